@@ -1,0 +1,1 @@
+"""Tell, for one input, whether a model has any business with it."""

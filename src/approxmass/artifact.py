@@ -1,0 +1,185 @@
+"""Files that are whole or not there: atomic writes, and the folder of a saved detector.
+
+A saved detector is a folder of `detector.json` (versioned, readable), `weights.safetensors` and
+`calibration.safetensors`. The JSON holds the digests of the other two and of itself. Nothing is
+pickled.
+"""
+
+__all__ = ["FORMAT_VERSION", "load_folder", "replace_folder", "save_folder", "write_atomic"]
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from .errors import ApproxMassError
+
+FORMAT_VERSION = 1
+_MANIFEST = "detector.json"
+_TENSOR_FILES = ("weights", "calibration")
+
+
+@contextlib.contextmanager
+def _plain_os_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ApproxMassError(
+            f"cannot write {target}: {reason}; free some space or choose another place "
+            "(nothing that was there has been changed)"
+        ) from error
+
+
+@contextlib.contextmanager
+def write_atomic(target: Path) -> Iterator[Path]:
+    """Give a path beside `target` to write to; on success it takes the name `target`.
+
+    On any failure the new file is removed and an older `target` stays as it was.
+
+    Raises:
+        ApproxMassError: the disk is full, the folder cannot be written to, and the like.
+
+    Example:
+        >>> target = Path(tempfile.mkdtemp()) / "scores.csv"
+        >>> with write_atomic(target) as path:
+        ...     _ = path.write_text("score")
+        >>> target.read_text()
+        'score'
+    """
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        path = Path(name)
+        try:
+            yield path
+            umask = os.umask(0)
+            os.umask(umask)
+            path.chmod(0o666 & ~umask)  # mkstemp makes private files
+            os.replace(path, target)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target` to fill; on success it takes the name `target`.
+
+    Raises:
+        ApproxMassError: as `write_atomic`.
+    """
+    with _plain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        fresh, old = beside / "new", beside / "old"
+        fresh.mkdir()
+        try:
+            yield fresh
+            if target.exists():
+                os.replace(target, old)
+            try:
+                os.replace(fresh, target)
+            except OSError:
+                if old.exists():
+                    os.replace(old, target)
+                raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    body = {key: value for key, value in manifest.items() if key != "digest"}
+    return _digest(json.dumps(body, sort_keys=True).encode())
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a place for a detector that holds something else.
+
+    Raises:
+        ApproxMassError: `folder` is a file, or a folder that is neither empty nor a detector.
+    """
+    if folder.is_dir() and ((folder / _MANIFEST).exists() or not any(folder.iterdir())):
+        return
+    if folder.exists():
+        raise ApproxMassError(f"{folder} exists and is not a detector: choose another folder")
+
+
+def save_folder(
+    folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Write a detector's folder; an older detector there is replaced once the new one is whole.
+
+    Arguments:
+        folder: Where; made if absent.
+        manifest: JSON-ready facts.
+        tensors: Named tensors of `weights` and `calibration`.
+
+    Raises:
+        ApproxMassError: `folder` holds something else, or as `write_atomic`.
+    """
+    check_target(folder)
+    digests = {}
+    with replace_folder(folder) as fresh:
+        for name in _TENSOR_FILES:
+            data = safetensors.torch.save(
+                {key: value.detach().cpu().contiguous() for key, value in tensors[name].items()}
+            )
+            digests[f"{name}.safetensors"] = _digest(data)
+            (fresh / f"{name}.safetensors").write_bytes(data)
+        full = {"format_version": FORMAT_VERSION, **manifest, "files": digests}
+        full["digest"] = _manifest_digest(full)
+        (fresh / _MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
+
+
+def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Read a detector's folder back: its manifest, and its tensors by file name.
+
+    Raises:
+        ApproxMassError: the folder is absent, incomplete, cut short, altered, or was written by a
+            newer version.
+    """
+    again = "copy the folder again or fit again"
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise ApproxMassError(
+            f"{folder} is not a detector: it has no {_MANIFEST}; make one with `approxmass fit`"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+        version = int(manifest["format_version"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ApproxMassError(
+            f"{path} cannot be read: it was cut short or edited; {again}"
+        ) from error
+    if version > FORMAT_VERSION:
+        raise ApproxMassError(
+            f"{path} has format {version}, newer than the {FORMAT_VERSION} known here: "
+            "upgrade with `pip install -U approxmass`"
+        )
+    if manifest.get("digest") != _manifest_digest(manifest):
+        raise ApproxMassError(f"{path} was edited after it was saved: {again}")
+    tensors = {}
+    for name in _TENSOR_FILES:
+        part = folder / f"{name}.safetensors"
+        try:
+            data = part.read_bytes()
+        except OSError as error:
+            raise ApproxMassError(f"{part} cannot be read ({error.strerror}): {again}") from error
+        if _digest(data) != manifest["files"][part.name]:
+            raise ApproxMassError(f"{part} was cut short or changed after it was saved: {again}")
+        tensors[name] = safetensors.torch.load(data)
+    return manifest, tensors

@@ -1,0 +1,103 @@
+"""From scores to p-values: split-conformal, one image or a group at a time."""
+
+__all__ = ["benjamini_hochberg", "group_p_value", "p_values", "smallest_p_value"]
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from .errors import ApproxMassError
+
+Floats = NDArray[np.float64]
+
+
+def p_values(calibration: Floats, scores: Floats) -> Floats:
+    """Split-conformal p-values: how unusual each score is among scores of in-distribution inputs.
+
+    `p = (1 + #{calibration >= score}) / (n + 1)`. For a new in-distribution input, exchangeable
+    with the `n` calibration inputs, `P(p <= e) <= e` for every `e`, whatever the score
+    (Vovk et al., 2005).
+
+    Arguments:
+        calibration: Scores `(n,)` of held-out in-distribution inputs; larger = more unusual.
+        scores: Scores `(N,)` of the inputs in question.
+
+    Returns:
+        p-values `(N,)` in `[1 / (n + 1), 1]`; small = out-of-distribution.
+
+    Raises:
+        ApproxMassError: no calibration scores, or NaN among the scores.
+
+    Example:
+        >>> p_values(np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.5, 9.0]))
+        array([1.  , 0.5 , 0.25])
+    """
+    if len(calibration) == 0:
+        raise ApproxMassError("there are no calibration scores: fit the detector first")
+    if np.isnan(scores).any() or np.isnan(calibration).any():
+        raise ApproxMassError("a score is NaN: check the images for unusual values")
+    below = np.searchsorted(np.sort(calibration), scores, side="left")
+    p: Floats = (1 + len(calibration) - below) / (1 + len(calibration))
+    return p
+
+
+def smallest_p_value(calibration: Floats) -> float:
+    """The smallest p-value that this many calibration scores can give, `1 / (n + 1)`.
+
+    Example:
+        >>> smallest_p_value(np.zeros(99))
+        0.01
+    """
+    return 1 / (1 + len(calibration))
+
+
+def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> NDArray[np.bool_]:
+    """Which of many p-values to call outliers, so that few of those called are false.
+
+    Among the inputs called, the expected share of in-distribution ones is at most
+    `false_discovery_rate` (Benjamini & Hochberg, 1995; valid for conformal p-values by Bates et
+    al., 2023).
+
+    Arguments:
+        p: p-values `(N,)`.
+        false_discovery_rate: Between 0 and 1.
+
+    Example:
+        >>> benjamini_hochberg(np.array([0.001, 0.02, 0.04, 0.5]), 0.05)
+        array([ True,  True, False, False])
+    """
+    if len(p) == 0:
+        return np.zeros(0, dtype=bool)
+    called: NDArray[np.bool_] = (
+        stats.false_discovery_control(p, method="bh") <= false_discovery_rate
+    )
+    return called
+
+
+def group_p_value(calibration: Floats, scores: Floats) -> float:
+    """One p-value for a group of inputs: do they, taken together, score like the calibration set?
+
+    One-sided Mann-Whitney test of the group against the calibration scores, valid for any group
+    size because both are exchangeable when nothing has changed. For one input it is the
+    conformal p-value of `p_values`.
+
+    Arguments:
+        calibration: Scores `(n,)` of held-out in-distribution inputs.
+        scores: Scores `(m,)` of the group.
+
+    Returns:
+        A p-value; small = the group has shifted towards out-of-distribution.
+
+    Raises:
+        ApproxMassError: an empty group, or as `p_values`.
+
+    Example:
+        >>> group_p_value(np.arange(100.0), np.array([90.0, 80.0, 95.0])) < 0.02
+        True
+    """
+    if len(scores) == 0:
+        raise ApproxMassError("a group needs at least one image")
+    if len(scores) == 1:
+        return float(p_values(calibration, scores)[0])
+    p_values(calibration, scores)  # for its checks
+    return float(stats.mannwhitneyu(scores, calibration, alternative="greater").pvalue)

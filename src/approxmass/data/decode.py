@@ -1,0 +1,194 @@
+"""One image of any encoding, or a block of an array, to 8-bit pixels.
+
+Every road ends in the same few lines, so that an image has the same pixels whichever it took.
+"""
+
+__all__ = [
+    "Encoded",
+    "Pixels",
+    "UnreadableError",
+    "channels_first",
+    "decode",
+    "pillow_guard",
+    "resize",
+    "to_uint8",
+]
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Encoded = bytes | Path | Image.Image | None
+Pixels = NDArray[np.uint8]
+
+
+class UnreadableError(Exception):
+    """Why an image cannot be used, worded to follow its name; `index` is its place in a block."""
+
+    def __init__(self, reason: str, index: int = 0) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+def to_uint8(block: NDArray[Any]) -> Pixels:
+    """8-bit pixels of images; always a new C-ordered array.
+
+    Arguments:
+        block: `(k, ...)`: uint8, bool, floats in [0, 1], or other integers in [0, 255].
+
+    Raises:
+        UnreadableError: A value is out of range; it carries the image's index.
+
+    Example:
+        >>> to_uint8(np.array([[0.0, 0.5, 1.0]]))
+        array([[  0, 128, 255]], dtype=uint8)
+    """
+    kind = block.dtype.kind
+    if kind == "b":
+        return block.astype(np.uint8, order="C") * np.uint8(255)
+    if block.dtype == np.uint8:
+        return block.copy(order="C")
+    top = 1 if kind == "f" else 255
+    # NaN fails every comparison; the slow search for the culprit only runs once there is one.
+    if not (block.min() >= 0 and block.max() <= top):
+        bad = ~((block >= 0) & (block <= top))
+        value = block[bad][0]
+        if not np.isfinite(value):
+            cure = "replace NaN and infinite values"
+        elif value < 0:
+            cure = f"bring them to the range 0 to {top}"
+        elif kind == "f":
+            cure = "float pixels go from 0 to 1, so divide by 255 (or convert to uint8)"
+        else:
+            cure = "8-bit pixels go from 0 to 255, so rescale them"
+        index = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
+        raise UnreadableError(f"has the value {value:g}: {cure}", index)
+    return (np.rint(block * 255) if kind == "f" else block).astype(np.uint8, order="C")
+
+
+def channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    """View of `array` as `(N, C, H, W)`, with C = 1 or 3.
+
+    Arguments:
+        array: `(H, W)` (one image), `(N, H, W)`, `(N, C, H, W)` or `(N, H, W, C)`; channels
+            first wins where both would do.
+
+    Raises:
+        UnreadableError: Any other shape, no pixels at all, or a dtype that holds none.
+
+    Example:
+        >>> channels_first(np.zeros((5, 28, 30, 3))).shape
+        (5, 3, 28, 30)
+    """
+    if array.dtype.kind == "O":
+        raise UnreadableError(
+            "holds Python objects, as arrays of mixed sizes do: give one size to all, "
+            "or a list of Pillow images and a size"
+        )
+    if array.dtype.kind not in "buif":
+        raise UnreadableError(f"holds {array.dtype} values: give uint8, or floats in [0, 1]")
+    shape = array.shape
+    if 0 in shape:
+        raise UnreadableError(f"holds no images (shape {shape})")
+    if array.ndim == 2:
+        return array[None, None]
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and shape[3] in (1, 3):
+        return np.moveaxis(array, 3, 1)
+    raise UnreadableError(
+        f"has shape {shape}: give (N,H,W), (N,C,H,W) or (N,H,W,C), with 1 or 3 channels"
+    )
+
+
+@contextmanager
+def pillow_guard() -> Iterator[None]:
+    """Make Pillow refuse decompression bombs, and keep its other warnings to itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode(item: Encoded, size: int | None = None) -> Pixels:
+    """Pixels `(C, H, W)` of one encoded image, upright, resized to `size` x `size` if given.
+
+    Modes 1, L, LA, I;16, I and F become grey (C = 1), all others RGB (C = 3). 16 bits are scaled
+    to 8. Call it within `pillow_guard()`.
+
+    Raises:
+        UnreadableError: There is no image in it, or too large a one.
+
+    Example:
+        >>> decode(Image.new("LA", (4, 2), (7, 255)), size=3).tolist()
+        [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
+    """
+    try:
+        if isinstance(item, Path):
+            item = item.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be opened ({error.strerror})") from error
+    if not item:
+        raise UnreadableError("is empty (0 bytes): copy it again or remove it")
+    try:
+        image = Image.open(io.BytesIO(item)) if isinstance(item, bytes) else item
+        image = _eight_bit(ImageOps.exif_transpose(image))
+        return _pixels(image if size is None else _resized(image, size))
+    except UnreadableError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise UnreadableError(f"has more than {limit}: make it smaller") from error
+    # Damaged files make Pillow's readers raise nearly anything, and none of it reads well.
+    except Exception as error:
+        raise UnreadableError(
+            "cannot be decoded (truncated, corrupt, or not an image): replace or remove it"
+        ) from error
+
+
+def resize(images: Pixels, size: int) -> Pixels:
+    """Images `(k, C, H, W)` as `(k, C, size, size)`, each by Pillow like the encoded ones.
+
+    Example:
+        >>> resize(np.array([[[[0, 100], [0, 100]]]], np.uint8), 3)[0, 0, 0].tolist()
+        [0, 50, 100]
+    """
+    if images.shape[2:] == (size, size):
+        return images
+    planes = images[:, 0] if images.shape[1] == 1 else np.moveaxis(images, 1, 3)
+    result = np.empty((*images.shape[:2], size, size), np.uint8)
+    for i, plane in enumerate(planes):
+        result[i] = _pixels(_resized(Image.fromarray(plane), size))
+    return result
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """`image` in mode L or RGB."""
+    if image.mode == "F":
+        return Image.fromarray(to_uint8(np.asarray(image)))
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadableError("has values outside 0 to 65535: save it with 8 or 16 bits")
+        # Pillow's own conversion to L clips at 255 instead of scaling.
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else np.moveaxis(array, 2, 0)

@@ -1,0 +1,171 @@
+"""A source of images as one kind of stream, whatever it reads from."""
+
+__all__ = ["Batches", "Chunk", "ImageSource"]
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from ..errors import ApproxMassError
+from .decode import Encoded, Pixels, UnreadableError, decode, pillow_guard, resize
+
+# Up to n items at a time, with their names: encoded images, or pixels (k, C, H, W).
+Batches = Callable[[int], Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Consecutive images of a source.
+
+    Attributes:
+        images: uint8 `(k, C, H, W)`, C-contiguous: those that could be read.
+        names: Of all the images, readable or not.
+        errors: Of all the images: why one cannot be read, or None (`k` times).
+    """
+
+    images: Pixels
+    names: list[str]
+    errors: list[str | None]
+
+
+class ImageSource:
+    """A finite, ordered stream of equally shaped 8-bit images; `open_images` makes one.
+
+    Attributes:
+        name: The source as a person wrote it, or "array".
+        size: Side of the square that every image is resized to; None leaves them as they are.
+    """
+
+    def __init__(self, name: str, count: int, batches: Batches) -> None:
+        if not count:
+            raise ApproxMassError(f"{name}: holds no images: give a source that has some")
+        self.name = name
+        self.size: int | None = None
+        self._count = count
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"ImageSource({self.name!r}, {len(self)} images, size={self.size})"
+
+    @functools.cached_property
+    def native_shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of the first readable image, before any resizing.
+
+        Raises:
+            ApproxMassError: Not one image of the source can be read.
+        """
+        first = ""
+        with pillow_guard():
+            for names, items in self._batches(16):
+                if isinstance(items, np.ndarray):
+                    return _shape(items[0])
+                for name, item in zip(names, items, strict=True):
+                    try:
+                        return _shape(decode(item))
+                    except UnreadableError as error:
+                        first = first or f"image {name} {error}"
+        raise ApproxMassError(f"{self.name}: no image can be read; the first, {first}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` of every image that `chunks` and `read` give."""
+        if self.size is None:
+            return self.native_shape
+        return (self.native_shape[0], self.size, self.size)
+
+    def resized(self, size: int) -> Self:
+        """The same source, with every image resized to `size` x `size` pixels.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> open_images(np.zeros((5, 28, 28), np.uint8)).resized(32).shape
+            (1, 32, 32)
+        """
+        if size < 1:
+            raise ApproxMassError(f"{self.name}: cannot resize to {size}: give a size of 1 or more")
+        other = copy.copy(self)
+        other.size = size
+        return other
+
+    def chunks(self, n: int = 1024) -> Iterator[Chunk]:
+        """Stream the images in order, at most `n` at a time; unreadable ones become errors.
+
+        Raises:
+            ApproxMassError: Not one image can be read, an array holds something else than
+                8-bit pixels, or the file breaks off.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> [len(chunk.names) for chunk in open_images("sample:mnist").chunks(400)]
+            [400, 400, 200]
+        """
+        if n < 1:
+            raise ApproxMassError(
+                f"{self.name}: cannot stream {n} images at a time: give 1 or more"
+            )
+        for names, items in self._batches(n):
+            if isinstance(items, np.ndarray):
+                images = items if self.size is None else resize(items, self.size)
+                yield Chunk(images, names, [None] * len(names))
+            else:
+                yield self._decoded(names, items)
+
+    def read(self) -> Pixels:
+        """All images, uint8 `(N, C, H, W)`.
+
+        Raises:
+            ApproxMassError: As `chunks`; or any image is unreadable.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> open_images("sample:mnist").read().shape
+            (1000, 1, 28, 28)
+        """
+        images = np.empty((len(self), *self.shape), np.uint8)
+        done = 0
+        for chunk in self.chunks():
+            for name, error in zip(chunk.names, chunk.errors, strict=True):
+                if error is not None:
+                    raise ApproxMassError(f"{self.name}: image {name} {error}")
+            images[done : done + len(chunk.images)] = chunk.images
+            done += len(chunk.images)
+        return images
+
+    def _decoded(self, names: list[str], items: Sequence[Encoded]) -> Chunk:
+        shape = self.shape
+        images = np.empty((len(items), *shape), np.uint8)
+        errors: list[str | None] = []
+        k = 0
+        with pillow_guard():
+            for item in items:
+                try:
+                    pixels = decode(item, self.size)
+                    if pixels.shape != shape:
+                        raise UnreadableError(_mismatch(_shape(pixels), shape))
+                except UnreadableError as error:
+                    errors.append(str(error))
+                else:
+                    images[k] = pixels
+                    errors.append(None)
+                    k += 1
+        return Chunk(images[:k], names, errors)
+
+
+def _shape(image: Pixels) -> tuple[int, int, int]:
+    channels, height, width = image.shape
+    return channels, height, width
+
+
+def _mismatch(shape: tuple[int, int, int], first: tuple[int, int, int]) -> str:
+    one, other = (f"{w}x{h} {'grey' if c == 1 else 'RGB'}" for c, h, w in (shape, first))
+    cure = "convert them all to grey or all to RGB"
+    if shape[0] == first[0]:
+        cure = "pass a size to have every image resized"
+    return f"is {one}, but the first image is {other}: {cure}"

@@ -1,0 +1,62 @@
+"""What a person sees while a fit runs: remarks, and a bar with the time left."""
+
+__all__ = ["TrainingBar"]
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .training import StepReport
+
+
+class TrainingBar:
+    """A progress bar on standard error; where that is no terminal, one line every tenth.
+
+    Arguments:
+        unit: `nats`, or `bits/dim` for pixel flows.
+        nats_to_unit: Scale and offset from NLL in nats to the unit.
+    """
+
+    def __init__(self, unit: str = "nats", nats_to_unit: tuple[float, float] = (1.0, 0.0)) -> None:
+        self.console = Console(file=sys.stderr, highlight=False)
+        self.unit = unit
+        self.scale, self.offset = nats_to_unit
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=None, facts="")
+        self.last_tenth = 0
+
+    def __enter__(self) -> "TrainingBar":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, report: StepReport) -> None:
+        """Show a step."""
+        facts = f"epoch {report.epoch}  loss {report.loss:,.1f}"
+        facts += f"  {report.nll * self.scale + self.offset:,.2f} {self.unit}"
+        if report.mass is not None:
+            facts += f"  mass {report.mass:,.1f}"
+        self.bar.update(self.task, completed=report.step, total=report.steps, facts=facts)
+        tenth = 10 * report.step // report.steps
+        if not self.console.is_terminal and tenth > self.last_tenth:
+            self.console.print(f"training {10 * tenth}%  {facts}")
+        self.last_tenth = tenth

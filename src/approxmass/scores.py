@@ -1,0 +1,176 @@
+"""The statistics of a trained flow: how unusual an image is, in several senses.
+
+Every statistic is larger for more out-of-distribution:
+
+- `nll`: negative log-likelihood in nats.
+- `mass`: approximate mass, the norm of the gradient of the log-likelihood.
+- `latent_fit` (pixel flows): departure of the latent maps from white noise.
+- `typicality`: distance of the NLL from its in-distribution mean, in nats (Nalisnick et al., 2019).
+- `fused`: the largest of `nll`, `mass` and `latent_fit`, each in standard deviations of
+  in-distribution images.
+"""
+
+__all__ = ["STATISTICS", "Scorer", "latent_features"]
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+
+from .encoders import Encoder
+from .errors import ApproxMassError
+from .flows import Flow, RealNVP
+from .mass import log_prob_and_mass
+
+STATISTICS = ("nll", "mass", "latent_fit", "typicality", "fused")
+_FUSED = ("nll", "mass", "latent_fit")
+# The Mahalanobis distance of the latent features is fitted on at most this many training images.
+_LATENT_IMAGES = 5000
+
+Floats = NDArray[np.float64]
+
+
+def latent_features(maps: list[Tensor]) -> Tensor:
+    """Second-order facts of latent maps that are 0 or constant for white noise.
+
+    Of each map and channel: the mean, the log mean square, mean products with the neighbours one
+    and two steps along rows and columns and one step along the diagonal; and of each pair of
+    channels the mean product. After the whiteness test of Wang et al. (2020).
+
+    Arguments:
+        maps: Latent maps `(N, c, h, w)`.
+
+    Returns:
+        Features `(N, F)`.
+
+    Example:
+        >>> latent_features([torch.randn(5, 2, 8, 8)]).shape  # 2 * 7 + 1
+        torch.Size([5, 15])
+    """
+    columns = []
+    for z in maps:
+        _, c, h, w = z.shape
+        columns += [z.mean((2, 3)), (z.square().mean((2, 3)) + 1e-12).log()]
+        for down, right in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 1)):
+            if down < h and right < w:
+                product = z[:, :, down:, right:] * z[:, :, : h - down, : w - right]
+                columns.append(product.mean((2, 3)))
+        first, second = torch.triu_indices(c, c, offset=1)
+        flat = z.flatten(2)
+        columns.append((flat @ flat.mT / (h * w))[:, first, second])
+    return torch.cat(columns, dim=1)
+
+
+class Scorer:
+    """Computes the statistics of images under one encoder and one flow.
+
+    Scores are deterministic: the flow is in eval mode, and in pixel space every image gets the
+    same dequantisation noise, drawn once from `seed`, so that a score depends on its image alone.
+    With several draws, the log-likelihood is the mean over them and the mass is that of the mean.
+
+    Arguments:
+        encoder: From pixels to the flow's input.
+        flow: The trained flow.
+        shape: `(C, H, W)` of the images.
+        draws: Dequantisation draws an image (pixel space only).
+        seed: Fixes the draws.
+    """
+
+    def __init__(
+        self, encoder: Encoder, flow: Flow, shape: tuple[int, int, int], *, draws: int, seed: int
+    ) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.flow = flow.eval().requires_grad_(False)
+        self.device = next(flow.parameters()).device
+        self.encoder.to(self.device)
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = torch.rand((draws, *shape), generator=generator).to(self.device) / 255
+        self.batch_size = 64 if isinstance(flow, RealNVP) else 2048
+        self.reference: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The statistics that this space has."""
+        image_flow = isinstance(self.flow, RealNVP)
+        return [name for name in STATISTICS if image_flow or name != "latent_fit"]
+
+    def fit(self, training: Tensor, held_out: Tensor) -> "Scorer":
+        """Learn what is usual: the latent fit on training images, the rest on held-out ones.
+
+        Arguments:
+            training: Images `(N, C, H, W)`, uint8, that the flow was trained on.
+            held_out: Images that it was not trained on, used for nothing else.
+        """
+        if isinstance(self.flow, RealNVP):
+            features = self._raw(training[:_LATENT_IMAGES])["latent"]
+            center, spread = features.mean(0), features.std(0) + 1e-12
+            precision = LedoitWolf().fit((features - center) / spread).precision_
+            self.reference["latent.center"] = torch.from_numpy(center)
+            self.reference["latent.spread"] = torch.from_numpy(spread)
+            self.reference["latent.precision"] = torch.from_numpy(precision)
+        raw = self._single(self._raw(held_out))
+        for name, values in raw.items():
+            moments = [values.mean(), max(values.std(), 1e-12)]
+            self.reference[f"{name}.moments"] = torch.tensor(moments, dtype=torch.float64)
+        return self
+
+    def __call__(self, images: Tensor) -> dict[str, Floats]:
+        """Statistics of images `(N, C, H, W)`, uint8: one `(N,)` float64 array for each of `names`.
+
+        Raises:
+            ApproxMassError: a score is not finite.
+        """
+        scores = self._single(self._raw(images))
+        for name, values in scores.items():
+            if not np.isfinite(values).all():
+                raise ApproxMassError(
+                    f"the {name} of image {int(np.flatnonzero(~np.isfinite(values))[0])} is not "
+                    "finite: the flow did not learn; fit again with a smaller alpha"
+                )
+        moments = {name: self.reference[f"{name}.moments"].tolist() for name in scores}
+        standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in _FUSED if n in scores]
+        scores["typicality"] = np.abs(scores["nll"] - moments["nll"][0])
+        scores["fused"] = np.max(standard, axis=0)
+        return scores
+
+    def _single(self, raw: dict[str, Floats]) -> dict[str, Floats]:
+        """The statistics that need no other statistic."""
+        if "latent" in raw:
+            center, spread, precision = (
+                self.reference[f"latent.{part}"].numpy()
+                for part in ("center", "spread", "precision")
+            )
+            offset = (raw.pop("latent") - center) / spread
+            squared = np.einsum("ni,ij,nj->n", offset, precision, offset, optimize=True)
+            raw["latent_fit"] = np.sqrt(np.maximum(squared, 0))
+        return raw
+
+    def _raw(self, images: Tensor) -> dict[str, Floats]:
+        """NLL, mass and, for an image flow, latent features `(N, F)`."""
+        parts: dict[str, list[Tensor]] = {}
+        for batch in torch.split(images, self.batch_size):
+            for name, values in self._raw_batch(batch).items():
+                parts.setdefault(name, []).append(values.double().cpu())
+        return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    def _raw_batch(self, images: Tensor) -> dict[str, Tensor]:
+        pixels = images.to(self.device).float() / 255
+        if not isinstance(self.flow, RealNVP):
+            with torch.no_grad():
+                code = self.encoder(pixels)
+            log_p, mass = log_prob_and_mass(self.flow.log_prob, code)
+            return {"nll": -log_p, "mass": mass}
+
+        flow, seen = self.flow, []
+
+        def density(x: Tensor) -> Tensor:
+            total = torch.zeros(len(x), device=x.device)
+            for noise in self.noise:
+                z, logdet = flow(x + noise)
+                seen.append(latent_features(flow.latent_maps(z.detach())))
+                total = total + flow.latent_log_prob(z) + logdet
+            return total / len(self.noise)
+
+        log_p, mass = log_prob_and_mass(density, self.encoder(pixels))
+        return {"nll": -log_p, "mass": mass, "latent": torch.stack(seen).mean(0)}

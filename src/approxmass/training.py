@@ -1,0 +1,350 @@
+"""Penalised maximum-likelihood training of a flow, which survives being stopped.
+
+All randomness (order of the data, training noise) is a function of the seed and the step number,
+so a run that is resumed from a checkpoint gives bit for bit the weights of one never stopped.
+Hugging Face Accelerate places the model, averages gradients over processes and sets the precision.
+Checkpoints are safetensors: Accelerate's own would be pickled.
+"""
+
+__all__ = ["EpochRecord", "StepReport", "TrainingDivergedError", "TrainingSettings", "train"]
+
+import hashlib
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from .artifact import write_atomic
+from .errors import ApproxMassError
+from .flows import Flow
+from .mass import log_prob_and_mass, penalized_loss
+
+# A smoothed loss this many nats per dimension above its best has left for good; weights with one
+# within a tenth of that are worth keeping.
+_DIVERGED = 10.0
+
+
+class TrainingDivergedError(ApproxMassError):
+    """The loss became NaN or grew without bound; the flow holds its last good weights."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; a checkpoint fits only the settings it was made with."""
+
+    alpha: float  # weight of the mass in the loss, per-sample convention
+    epochs: int
+    batch_size: int = 512  # over all processes together
+    learning_rate: float = 1e-3  # peak; warm-up over 1% of the steps, then cosine to 0
+    weight_decay: float = 0.01  # on the gains of weight-normalised layers where there are any
+    clip: float = 5.0  # largest L2 norm of the gradient
+    seed: int = 0
+    precision: Literal["no", "bf16"] = "no"  # of matrix products; "no" is float32
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ApproxMassError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.alpha < math.inf:
+            raise ApproxMassError(f"alpha must be a number of at least 0, not {self.alpha}")
+        if self.precision not in ("no", "bf16"):
+            raise ApproxMassError(f"precision must be 'no' or 'bf16', not {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress bar needs to know after a step; `mass` is None where alpha is 0."""
+
+    step: int
+    steps: int
+    epoch: int
+    loss: float
+    nll: float
+    mass: float | None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Means over one epoch, in nats; `mass` is None where alpha is 0."""
+
+    epoch: int
+    loss: float
+    nll: float
+    mass: float | None
+    learning_rate: float
+
+
+class _Objective(nn.Module):
+    """The loss as a forward pass, so that the wrapper for several processes sees all of it."""
+
+    def __init__(self, flow: Flow, alpha: float) -> None:
+        super().__init__()
+        self.flow = flow
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.alpha:
+            log_p, mass = log_prob_and_mass(self.flow.log_prob, x, create_graph=True)
+        else:
+            log_p = self.flow.log_prob(x)
+            mass = torch.zeros_like(log_p)
+        loss = penalized_loss(log_p, mass, self.alpha)
+        return loss, -log_p.detach().mean(), mass.detach().mean()
+
+
+@dataclass
+class _State:
+    """Everything that changes in a run besides the tensors; goes into the checkpoint as JSON."""
+
+    step: int = 0
+    smooth: float = math.nan  # running mean of the loss
+    best: float = math.inf  # smallest running mean so far
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)  # loss, nll, mass of the epoch under way
+    history: tuple[dict[str, Any], ...] = ()
+
+
+def train(
+    flow: Flow,
+    data: Tensor,
+    settings: TrainingSettings,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    on_step: Callable[[StepReport], None] | None = None,
+) -> list[EpochRecord]:
+    """Train `flow` in place on all rows of `data`.
+
+    The data goes to the device once. Each step takes a batch, adds the flow's training noise and
+    minimises `penalized_nll`; an incomplete last batch is left for the next epoch's order.
+
+    Arguments:
+        flow: An untrained flow (or a trained one, to train on).
+        data: Inputs of the flow `(N, ...)`: float, or uint8 pixels, which are scaled to [0, 1].
+        settings: How to train.
+        checkpoint: File to write the state of the run to, every `checkpoint_seconds` and when
+            the process is asked to stop (Ctrl-C, SIGTERM); None for no checkpoints.
+        resume: Go on from `checkpoint`; from the start if it is not there.
+        on_step: Called after every step, on the main process.
+
+    Returns:
+        One record an epoch.
+
+    Raises:
+        ApproxMassError: no data, or a checkpoint of another run.
+        TrainingDivergedError: see there.
+        KeyboardInterrupt: the run was asked to stop; the checkpoint has been written.
+
+    Example:
+        >>> from approxmass.flows import VectorFlow
+        >>> x = torch.randn(512, 2, generator=torch.Generator().manual_seed(0))
+        >>> settings = TrainingSettings(alpha=0.5, epochs=3, batch_size=64)
+        >>> history = train(VectorFlow("realnvp", 2), x, settings)
+        >>> history[-1].loss < history[0].loss
+        True
+    """
+    if len(data) == 0:
+        raise ApproxMassError("there is no data to train on")
+    # Accelerate refuses a second precision in one process unless its state is cleared.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    device, processes = accelerator.device, accelerator.num_processes
+    data = data.to(device)
+    flow.to(device).train()
+    optimizer = torch.optim.AdamW(_parameter_groups(flow, settings), lr=settings.learning_rate)
+    objective, optimizer = accelerator.prepare(_Objective(flow, settings.alpha), optimizer)
+
+    batch = min(settings.batch_size, len(data))
+    batch = max(processes, batch // processes * processes)
+    steps_per_epoch = max(1, len(data) // batch)
+    steps = settings.epochs * steps_per_epoch
+    spread = _DIVERGED * math.prod(data.shape[1:])
+    identity = _identity(flow, data, settings)
+
+    state = _State()
+    if resume and checkpoint is not None and checkpoint.exists():
+        state = _unpack(checkpoint.read_bytes(), str(checkpoint), flow, optimizer, identity)
+    good = _pack(flow, optimizer, identity, state)
+
+    def save(packed: bytes) -> None:
+        if checkpoint is not None and accelerator.is_main_process:
+            with write_atomic(checkpoint) as beside:
+                beside.write_bytes(packed)
+
+    saved_at = time.monotonic()
+    order, order_epoch = torch.empty(0, dtype=torch.long), -1
+    with _stop_requests() as stop:
+        while state.step < steps:
+            epoch, place = divmod(state.step, steps_per_epoch)
+            if epoch != order_epoch:
+                generator = _generator(settings.seed, "order", epoch)
+                order = torch.randperm(len(data), generator=generator).to(device)
+                order_epoch = epoch
+            rows = data[order[place * batch : (place + 1) * batch]]
+            x = rows.float() / 255 if rows.dtype == torch.uint8 else rows
+            # The noise is drawn for the whole batch, so that it does not depend on the processes.
+            x = flow.perturb(x, _generator(settings.seed, "noise", state.step, device))
+            x = x[accelerator.process_index :: processes]
+
+            rate = _learning_rate(settings.learning_rate, state.step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            loss, nll, mass = objective(x)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(flow.parameters(), settings.clip)
+            # One transfer a step; summed over processes, so that all take the same decision.
+            report = torch.stack([loss.detach(), nll, mass, loss.new_tensor(float(bool(stop)))])
+            report = accelerator.reduce(report.double(), "mean")
+            loss_now, nll_now, mass_now, stopping = report.tolist()
+
+            smooth = loss_now if math.isnan(state.smooth) else 0.98 * state.smooth + 0.02 * loss_now
+            if not (
+                math.isfinite(loss_now) and bool(norm.isfinite()) and smooth < state.best + spread
+            ):
+                kept = _unpack(good, "the last good state", flow, optimizer, identity)
+                save(good)
+                raise TrainingDivergedError(
+                    f"the loss {'grew without bound' if math.isfinite(loss_now) else 'became NaN'} "
+                    f"at step {state.step + 1} of {steps} (alpha {settings.alpha:g}, learning rate "
+                    f"{settings.learning_rate:g}): lower them, or check the images; the weights of "
+                    f"step {kept.step} are kept" + (f" in {checkpoint}" if checkpoint else "")
+                )
+            optimizer.step()
+
+            state.step += 1
+            state.smooth, state.best = smooth, min(state.best, smooth)
+            values = (loss_now, nll_now, mass_now)
+            sums = [a + b for a, b in zip(state.sums, values, strict=True)]
+            state.sums = (sums[0], sums[1], sums[2])
+            ended = state.step % steps_per_epoch == 0
+            if ended:
+                mean = [total / steps_per_epoch for total in state.sums]
+                mean_mass = mean[2] if settings.alpha else None
+                record = EpochRecord(epoch + 1, mean[0], mean[1], mean_mass, rate)
+                state.history += (asdict(record),)
+                state.sums = (0.0, 0.0, 0.0)
+            if on_step is not None and accelerator.is_main_process:
+                shown = mass_now if settings.alpha else None
+                on_step(StepReport(state.step, steps, epoch + 1, loss_now, nll_now, shown))
+            due = time.monotonic() - saved_at > settings.checkpoint_seconds
+            if (ended or due) and smooth < state.best + spread / 10:
+                good = _pack(flow, optimizer, identity, state)
+            if due or stopping:
+                save(_pack(flow, optimizer, identity, state))
+                saved_at = time.monotonic()
+            if stopping and state.step < steps:
+                raise KeyboardInterrupt
+    save(_pack(flow, optimizer, identity, state))
+    flow.eval()
+    return [EpochRecord(**record) for record in state.history]
+
+
+def _parameter_groups(flow: Flow, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Decay the gains of weight-normalised layers (as published), or everything without them."""
+    gains = [p for name, p in flow.named_parameters() if name.endswith("original0")]
+    if not gains:
+        return [{"params": list(flow.parameters()), "weight_decay": settings.weight_decay}]
+    others = [p for name, p in flow.named_parameters() if not name.endswith("original0")]
+    return [
+        {"params": gains, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def _learning_rate(peak: float, step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / max(1.0, 0.01 * steps))
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _generator(
+    seed: int, purpose: str, index: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A generator of its own for every purpose and step: nothing to save, nothing to restore."""
+    entropy = [seed, *purpose.encode(), index]
+    value = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(value) >> 1)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into an entry of a list, so that no step is cut in two."""
+    stop: list[int] = []
+    try:
+        old = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in _STOP_SIGNALS}
+    except ValueError:  # not the main thread: the caller handles its own signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _identity(flow: Flow, data: Tensor, settings: TrainingSettings) -> dict[str, Any]:
+    """What must agree between a checkpoint and the run that goes on from it."""
+    facts = asdict(settings)
+    facts.pop("checkpoint_seconds")
+    facts["weights"] = sum(p.numel() for p in flow.parameters())
+    facts["data"] = hashlib.sha256(data.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    return facts
+
+
+def _pack(flow: Flow, optimizer: Any, identity: dict[str, Any], state: _State) -> bytes:
+    tensors = {f"flow.{name}": value for name, value in flow.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    facts = {"identity": json.dumps(identity), "state": json.dumps(asdict(state))}
+    return safetensors.torch.save(tensors, facts)
+
+
+def _unpack(
+    packed: bytes, name: str, flow: Flow, optimizer: Any, identity: dict[str, Any]
+) -> _State:
+    """Put a packed run back into `flow` and `optimizer`."""
+    try:
+        tensors = safetensors.torch.load(packed)
+        # `load` leaves the header out: eight bytes of its length, then JSON.
+        header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+        saved = json.loads(header["__metadata__"]["identity"])
+        facts = json.loads(header["__metadata__"]["state"])
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ApproxMassError(
+            f"{name} is not a checkpoint or was cut short: remove it and start without resuming"
+        ) from error
+    for key, value in identity.items():
+        if saved.get(key) != value:
+            raise ApproxMassError(
+                f"{name} belongs to a run with {key} {saved.get(key)}, not {value}: "
+                "give the same settings and images, or start without resuming"
+            )
+    weights = {k[5:]: v for k, v in tensors.items() if k.startswith("flow.")}
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = value
+    flow.load_state_dict(weights)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    return _State(
+        facts["step"], facts["smooth"], facts["best"], tuple(facts["sums"]), tuple(facts["history"])
+    )
