@@ -5,7 +5,15 @@ A saved detector is a folder of `detector.json` (versioned, readable), `weights.
 pickled.
 """
 
-__all__ = ["FORMAT_VERSION", "load_folder", "replace_folder", "save_folder", "write_atomic"]
+__all__ = [
+    "FORMAT_VERSION",
+    "check_target",
+    "load_folder",
+    "replace_folder",
+    "save_folder",
+    "write_atomic",
+    "write_json",
+]
 
 import contextlib
 import hashlib
@@ -69,6 +77,12 @@ def write_atomic(target: Path) -> Iterator[Path]:
             os.replace(path, target)
         finally:
             path.unlink(missing_ok=True)
+
+
+def write_json(target: Path, facts: Mapping[str, Any]) -> None:
+    """Write facts as indented JSON, whole or not at all."""
+    with write_atomic(target) as path:
+        path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 @contextlib.contextmanager

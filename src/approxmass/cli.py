@@ -1,1 +1,258 @@
-def main() -> None: ...
+"""The command `approxmass`. Nothing here but parsing and printing; heavy imports wait."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .errors import ApproxMassError
+
+if TYPE_CHECKING:
+    from .detector import Detector
+
+app = typer.Typer(
+    help="Tell which images do not belong, with calibrated p-values, from usual images alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False, soft_wrap=False)
+remark = Console(stderr=True, highlight=False)
+
+SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the facts as JSON; - prints them."),
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector.")]
+
+
+def main() -> None:
+    """Run the command; mistakes end in one line on standard error and exit code 2."""
+    try:
+        app()
+    except ApproxMassError as error:
+        remark.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+@app.callback()
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as of
+
+        out.print(of("approxmass"))
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Where to write.")] = Path(
+        "approxmass-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Fixes the run.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Fit on FashionMNIST, find MNIST digits: real images that come with the package."""
+    from .demo import run_demo
+    from .tables import evaluation_table
+
+    result = run_demo(output, seed=seed)
+    _emit(result.facts, json_file)
+    if json_file != Path("-"):
+        out.print(evaluation_table(result.evaluation))
+        for source, share in result.facts["flagged_at_5_percent"].items():
+            out.print(f"{source}: {share:.1%} flagged at a false-alarm rate of 5%")
+        seconds = result.detector.facts["fit_seconds"]
+        out.print(f"Fitted and calibrated in {seconds:.0f} s. Detector and scores are in {output}/")
+
+
+@app.command()
+def fit(
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the detector.")],
+    space: Annotated[str, typer.Option(help="What the flow models: auto, pca or pixels.")] = "auto",
+    alpha: Annotated[str, typer.Option(help="Weight of the mass: a number, or auto.")] = "auto",
+    size: Annotated[int | None, typer.Option(help="Resize every image to SIZE x SIZE.")] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="The flow: compact or paper (pixels); realnvp, nice, maf, nsf, gf (pca)."
+        ),
+    ] = "auto",
+    epochs: Annotated[
+        str, typer.Option(help="Passes over the images: a number, or auto.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished fit.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Learn from usual images and calibrate on a held-out tenth of them."""
+    from accelerate import PartialState
+
+    from .artifact import check_target
+    from .detector import Detector
+
+    checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
+    check_target(output)
+    if checkpoint.exists() and not resume:
+        raise ApproxMassError(
+            f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew"
+        )
+    detector = Detector(
+        space,
+        _number(alpha, float, "--alpha"),
+        seed,
+        preset=preset,
+        size=size,
+        epochs=_number(epochs, int, "--epochs"),
+    )
+    try:
+        detector.fit(source, checkpoint=checkpoint, resume=resume, progress=True)
+    except KeyboardInterrupt:
+        remark.print(f"stopped; {checkpoint} holds the run: repeat the command with --resume")
+        raise typer.Exit(130) from None
+    if PartialState().is_main_process:
+        detector.save(output)
+        checkpoint.unlink(missing_ok=True)
+        _show(output, detector, json_file)
+
+
+@app.command()
+def score(
+    folder: Folder,
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    output: Annotated[
+        Path, typer.Option("-o", metavar="FILE", help="Table to write: .parquet or .csv.")
+    ],
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Score images: log-likelihood, mass, p-value and verdict, one row an image."""
+    import numpy as np
+
+    from .artifact import write_atomic
+    from .calibration import group_p_value
+    from .detector import Detector
+    from .score_file import ScoreFile, check_suffix
+
+    check_suffix(output)
+    detector = Detector.load(folder)
+    statistic, outliers, unreadable = [], 0, 0
+    with write_atomic(output) as path, ScoreFile(path, output) as file:
+        for chunk, scores in detector.score_chunks(source):
+            for name, error in zip(chunk.names, chunk.errors, strict=True):
+                if error is None:
+                    continue
+                if strict:
+                    raise ApproxMassError(f"{name}: {error}")
+                unreadable += 1
+                remark.print(f"skipped {name}: {error}", markup=False, soft_wrap=True)
+            file.write(chunk, scores)
+            statistic.append(scores.statistic)
+            outliers += int(scores.is_outlier.sum())
+    scored = np.concatenate(statistic)
+    facts: dict[str, Any] = {
+        "scored": len(scored),
+        "unreadable": unreadable,
+        "outliers_at_5_percent": outliers,
+        "output": str(output),
+    }
+    if len(scored):
+        facts["group_p_value"] = group_p_value(detector.calibration[detector.statistic], scored)
+    _emit(facts, json_file)
+    if json_file != Path("-"):
+        from .tables import facts_table
+
+        out.print(facts_table(f"{source}", facts))
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    id_source: Annotated[
+        str, typer.Option("--id", metavar="SOURCE", help="Usual images, not those of the fit.")
+    ],
+    ood: Annotated[
+        list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
+    ],
+    more_ood: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(min=1, help="Score groups of N images.")] = 1,
+    seed: Annotated[int, typer.Option(help="Fixes balancing, groups and intervals.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Measure how well each score tells usual images from outliers."""
+    from .detector import Detector
+    from .evaluation import evaluate as compare
+    from .machine import machine_facts
+    from .tables import evaluation_table
+
+    detector = Detector.load(folder)
+    sources = [*ood, *(more_ood or [])]
+    usual, outliers = detector.score(id_source), {name: detector.score(name) for name in sources}
+    result = compare(
+        id_source,
+        usual.statistics,
+        {name: scores.statistics for name, scores in outliers.items()},
+        group_size=group_size,
+        seed=seed,
+    )
+    flagged = {id_source: float(usual.is_outlier.mean())}
+    flagged |= {name: float(scores.is_outlier.mean()) for name, scores in outliers.items()}
+    facts = {
+        **result.as_dict(),
+        "seed": seed,
+        "flagged_at_5_percent": flagged,
+        "settings": detector.settings,
+        "fit": detector.facts,
+        "machine": machine_facts(),
+    }
+    _emit(facts, json_file)
+    if json_file != Path("-"):
+        out.print(evaluation_table(result))
+        for name, share in flagged.items():
+            out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%")
+
+
+@app.command()
+def inspect(folder: Folder, json_file: Json = None) -> None:
+    """Show what a detector is, what it learnt from and how finely it decides."""
+    from .detector import Detector
+
+    _show(folder, Detector.load(folder), json_file)
+
+
+def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:
+    from .tables import facts_table
+
+    facts = detector.describe()
+    _emit(facts, json_file)
+    if json_file != Path("-"):
+        out.print(facts_table(str(folder), facts))
+
+
+def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:
+    if json_file == Path("-"):
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    elif json_file is not None:
+        from .artifact import write_json
+
+        write_json(json_file, facts)
+
+
+def _number(text: str, kind: type, option: str) -> Any:
+    if text == "auto":
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise ApproxMassError(f"{option} takes a number or auto, not {text!r}") from None

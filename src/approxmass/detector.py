@@ -64,7 +64,7 @@ class _Recipe:
 
 def _recipe(space: str, preset: str, grey: bool) -> _Recipe:
     if space != "pixels":
-        return _Recipe(220_000, 40, TrainingSettings(alpha=0, epochs=1, batch_size=512))
+        return _Recipe(220_000, 20, TrainingSettings(alpha=0, epochs=1, batch_size=512))
     if preset == "paper":
         rate = 5e-5 if grey else 1e-4
         settings = TrainingSettings(
@@ -140,6 +140,7 @@ class Detector:
         self.components, self.epochs, self.holdout = components, epochs, holdout
         self.statistic, self.draws = statistic, draws
         self.features = space if isinstance(space, nn.Module) else None
+        self._asked = (self.space, preset, size)
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.history: list[EpochRecord] = []
@@ -170,6 +171,8 @@ class Detector:
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
         started = time.monotonic()
+        self.space, self.preset, self.size = self._asked  # an earlier fit has filled them in
+        self.notes = []
         source = self._open_to_fit(images)
         data = torch.from_numpy(source.read())
         if len(data) < _FEWEST_IMAGES:
@@ -308,7 +311,7 @@ class Detector:
         """
         scorer = self._fitted
         manifest = {
-            "settings": self._settings(),
+            "settings": self.settings,
             "facts": self.facts,
             "notes": self.notes,
             "history": [asdict(record) for record in self.history],
@@ -364,14 +367,41 @@ class Detector:
         return detector
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What the detector was made with, `auto` replaced by what a fit chose."""
+        names = "space alpha seed preset components size epochs holdout statistic draws"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of a fitted detector, as plain types."""
+        self._fitted  # noqa: B018
+        images, last = self.facts["images"], self.history[-1]
+        scores = self.calibration[self.statistic]
+        return {
+            "space": self.space,
+            "flow": f"{self.preset}, {self.facts['weights']:,} weights",
+            "images": _describe(tuple(self.facts["shape"])),
+            "dimension": self.facts["dimension"],
+            "alpha": self.facts["training"]["alpha"],
+            "epochs": self.facts["training"]["epochs"],
+            "seed": self.seed,
+            "last epoch": f"NLL {last.nll:,.2f} nats"
+            + ("" if last.mass is None else f", mass {last.mass:,.2f}"),
+            "fitted on": f"{images['source']}, {images['training']:,} images",
+            "fingerprint": images["sha256"],
+            "calibrated on": f"{images['calibration']:,} held-out images",
+            "statistic": self.statistic,
+            "threshold at 5%": float(np.quantile(scores, 0.95, method="higher")),
+            "smallest p-value": smallest_p_value(scores),
+            "fit seconds": self.facts["fit_seconds"],
+            "notes": "; ".join(self.notes) or "none",
+        }
+
+    @property
     def _fitted(self) -> Scorer:
         if self._scorer is None:
             raise ApproxMassError("this detector has learnt nothing yet: call fit first")
         return self._scorer
-
-    def _settings(self) -> dict[str, Any]:
-        names = "space alpha seed preset components size epochs holdout statistic draws"
-        return {name: getattr(self, name) for name in names.split()}
 
     def _open_to_fit(self, images: Any) -> ImageSource:
         source = open_images(images, size=self.size)

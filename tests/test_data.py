@@ -1,0 +1,587 @@
+"""Every kind of source gives the same pixels, and every bad one a line that a person can use."""
+
+import gzip
+import io
+import struct
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from approxmass.data import ImageSource, open_images
+from approxmass.data.decode import UnreadableError, decode, pillow_guard
+from approxmass.errors import ApproxMassError
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+
+# Neither square nor alike, so that no axis can be taken for another.
+IMAGES = {
+    "grey": np.random.default_rng(1).integers(0, 256, (12, 1, 9, 7), dtype=np.uint8),
+    "RGB": np.random.default_rng(2).integers(0, 256, (12, 3, 9, 7), dtype=np.uint8),
+}
+
+
+def pillow(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+
+
+def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def write_parquet(path: Path, rows: list[bytes | None], paths: list[str | None]) -> Path:
+    images = [{"bytes": row, "path": p} for row, p in zip(rows, paths, strict=True)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features = '{"info": {"features": {"image": {"_type": "Image"}}}}'
+    schema = pa.schema({"image": kind}, metadata={"huggingface": features})
+    pq.write_table(pa.table([pa.array(images, kind)], schema), path, row_group_size=5)
+    return path
+
+
+def idx(shape: tuple[int, ...], pixels: bytes, dtype: int = 8) -> bytes:
+    return struct.pack(f">HBB{len(shape)}I", 0, dtype, len(shape), *shape) + pixels
+
+
+def folder(x: np.ndarray, tmp: Path) -> object:
+    for i, image in enumerate(x):
+        (tmp / "pngs" / str(i // 5)).mkdir(parents=True, exist_ok=True)
+        pillow(image).save(tmp / "pngs" / str(i // 5) / f"{i:02}.png")
+    return tmp / "pngs"
+
+
+def npy(x: np.ndarray, tmp: Path) -> object:
+    np.save(tmp / "x.npy", x)
+    return str(tmp / "x.npy")
+
+
+def npz(x: np.ndarray, tmp: Path) -> object:
+    np.savez(tmp / "x.npz", labels=np.arange(len(x)), images=x)
+    return tmp / "x.npz"
+
+
+def npz_of_one(x: np.ndarray, tmp: Path) -> object:
+    np.savez_compressed(tmp / "x.npz", whatever=x)
+    return tmp / "x.npz"
+
+
+def parquet(x: np.ndarray, tmp: Path) -> object:
+    rows = [encoded(pillow(image)) for image in x]
+    return write_parquet(tmp / "x.parquet", rows, [None] * len(x))
+
+
+def plain_parquet(x: np.ndarray, tmp: Path) -> object:
+    rows = pa.array([encoded(pillow(image), "bmp") for image in x], pa.large_binary())
+    pq.write_table(pa.table({"image": rows, "label": pa.array(range(len(x)))}), tmp / "x.parquet")
+    return tmp / "x.parquet"
+
+
+def hub(x: np.ndarray, tmp: Path) -> object:
+    (tmp / "set").mkdir()
+    parquet(x, tmp / "set")
+    return f"hf:{tmp / 'set'}:train"
+
+
+def idx_file(x: np.ndarray, tmp: Path) -> object:
+    shape = x.shape if x.shape[1] == 3 else (len(x), *x.shape[2:])
+    (tmp / "images.idx").write_bytes(idx(shape, x.tobytes()))
+    return tmp / "images.idx"
+
+
+def idx_gzip(x: np.ndarray, tmp: Path) -> object:
+    last = x.transpose(0, 2, 3, 1)
+    (tmp / "t10k-images").write_bytes(gzip.compress(idx(last.shape, last.tobytes())))
+    return tmp / "t10k-images"
+
+
+ROADS: dict[str, Callable[[np.ndarray, Path], object]] = {
+    "folder": folder,
+    "npy": npy,
+    "npz": npz,
+    "npz of one array": npz_of_one,
+    "parquet": parquet,
+    "parquet of plain bytes": plain_parquet,
+    "hub": hub,
+    "IDX": idx_file,
+    "IDX by its magic bytes, in gzip": idx_gzip,
+    "array": lambda x, tmp: x,
+    "array in Fortran order": lambda x, tmp: np.asfortranarray(x),
+    "array, channels last": lambda x, tmp: x.transpose(0, 2, 3, 1),
+    "array of floats": lambda x, tmp: x / np.float32(255),
+    "array of 16-bit integers": lambda x, tmp: x.astype(np.uint16),
+    "tensor": lambda x, tmp: torch.from_numpy(x),
+    "tensor of floats": lambda x, tmp: torch.from_numpy(x) / 255,
+    "list of arrays": lambda x, tmp: list(x),
+    "list of tensors": lambda x, tmp: list(torch.from_numpy(x)),
+    "list of Pillow images": lambda x, tmp: [pillow(image) for image in x],
+    "source": lambda x, tmp: open_images(x),
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    cache = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+
+
+@pytest.mark.parametrize("size", [None, 5, 16])
+@pytest.mark.parametrize("colours", IMAGES)
+@pytest.mark.parametrize("road", ROADS)
+def test_every_road_gives_the_same_pixels(
+    road: str, colours: str, size: int | None, tmp_path: Path
+) -> None:
+    x = IMAGES[colours]
+    expected = x
+    if size:
+        small = [np.array(pillow(i).resize((size, size), Image.Resampling.BILINEAR)) for i in x]
+        expected = np.stack([i[None] if i.ndim == 2 else i.transpose(2, 0, 1) for i in small])
+    source = open_images(ROADS[road](x, tmp_path), size=size)
+    assert len(source) == 12
+    assert (source.shape, source.native_shape) == (expected.shape[1:], x.shape[1:])
+    np.testing.assert_array_equal(source.read(), expected)
+
+    chunks = list(source.chunks(5))
+    assert [len(chunk.names) for chunk in chunks] == [5, 5, 2]
+    np.testing.assert_array_equal(np.concatenate([c.images for c in chunks]), expected)
+    assert all(c.images.flags.c_contiguous and c.images.dtype == np.uint8 for c in chunks)
+    assert all(c.errors == [None] * len(c.names) for c in chunks)
+    names = [name for chunk in chunks for name in chunk.names]
+    if road == "folder":
+        assert names == [f"{i // 5}/{i:02}.png" for i in range(12)]
+    elif "parquet" in road or road == "hub":
+        assert names == [f"row {i}" for i in range(12)]
+    else:
+        assert names == [str(i) for i in range(12)]
+
+
+def test_the_name_is_what_the_person_wrote(tmp_path: Path) -> None:
+    path = npy(IMAGES["grey"], tmp_path)
+    assert open_images(path).name == path
+    assert open_images(Path(str(path))).name == path
+    assert open_images("sample:mnist").name == "sample:mnist"
+    assert open_images(IMAGES["grey"]).name == "array"
+
+
+def test_resizing_leaves_the_source_it_came_from_alone() -> None:
+    source = open_images(IMAGES["RGB"])
+    small = source.resized(4)
+    assert (source.size, source.shape) == (None, (3, 9, 7))
+    assert (small.size, small.shape, small.native_shape) == (4, (3, 4, 4), (3, 9, 7))
+    assert open_images(small) is small
+    assert open_images(small, size=6).shape == (3, 6, 6)
+
+
+def test_resizing_is_antialiased() -> None:
+    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    small = open_images(board, size=8).read()
+    assert abs(small.astype(int) - 128).max() <= 16  # plain bilinear sampling leaves 0s and 255s
+
+
+def test_what_comes_out_is_not_what_went_in() -> None:
+    x = IMAGES["grey"].copy()
+    next(open_images(x).chunks()).images[:] = 0
+    np.testing.assert_array_equal(x, IMAGES["grey"])
+
+
+def test_channels_first_wins_and_two_dimensions_are_one_image() -> None:
+    assert open_images(np.zeros((2, 3, 5, 1), np.uint8)).shape == (3, 5, 1)
+    assert open_images(np.zeros((5, 7), bool)).read().shape == (1, 1, 5, 7)
+    assert open_images(pillow(IMAGES["RGB"][0])).read().shape == (1, 3, 9, 7)
+    assert open_images(np.eye(3, dtype=bool)).read()[0, 0].tolist() == (255 * np.eye(3)).tolist()
+
+
+@given(arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3, st.sampled_from([1, 3]))))
+def test_any_images_survive_png_and_floats(x: np.ndarray) -> None:
+    x = x.transpose(0, 3, 1, 2)
+    pngs = [Image.open(io.BytesIO(encoded(pillow(image)))) for image in x]
+    np.testing.assert_array_equal(open_images(pngs).read(), x)
+    np.testing.assert_array_equal(open_images(np.ascontiguousarray(x) / 255).read(), x)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_return_to_the_bytes_they_came_from(dtype: type) -> None:
+    x = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    np.testing.assert_array_equal(open_images((x / 255).astype(dtype)).read()[0, 0], x)
+
+
+@given(st.lists(st.integers(0, 65535), min_size=4, max_size=4), st.sampled_from(["png", "tiff"]))
+def test_sixteen_bits_are_scaled_to_eight(values: list[int], kind: str) -> None:
+    image = Image.fromarray(np.array(values, np.uint16).reshape(2, 2))
+    with Image.open(io.BytesIO(encoded(image, kind))) as stored:
+        pixels = open_images([stored]).read()
+    assert pixels.ravel().tolist() == [round(value / 257) for value in values]
+
+
+def test_each_mode_becomes_grey_or_rgb(tmp_path: Path) -> None:
+    grey, colour = (pillow(IMAGES[kind][0]) for kind in ("grey", "RGB"))
+    half = Image.new("L", grey.size, 128)
+    alpha, solid = (image.copy() for image in (colour, grey))
+    alpha.putalpha(half)
+    solid.putalpha(half)
+    palette = colour.quantize(16)
+    wide = Image.fromarray(np.full((9, 7), 65535, np.int32))
+    real = Image.fromarray(np.full((9, 7), 0.2, np.float32))
+    cases = {
+        "one.png": (half.point(lambda v: 255).convert("1"), np.full((1, 9, 7), 255)),
+        "la.png": (solid, IMAGES["grey"][0]),
+        "rgba.png": (alpha, IMAGES["RGB"][0]),
+        "palette.png": (palette, np.array(palette.convert("RGB")).transpose(2, 0, 1)),
+        "grey_palette.png": (grey.convert("P"), np.repeat(IMAGES["grey"][0], 3, axis=0)),
+        "i.tiff": (wide, np.full((1, 9, 7), 255)),
+        "f.tiff": (real, np.full((1, 9, 7), 51)),
+        "cmyk.tiff": (Image.new("CMYK", (7, 9), (255, 0, 0, 0)), np.array([0, 255, 255])),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        want = expected[:, None, None] * np.ones((9, 7)) if expected.ndim == 1 else expected
+        np.testing.assert_array_equal(open_images(tmp_path / name).read()[0], want, err_msg=name)
+
+
+def test_a_photo_stands_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter, as phones do
+    pillow(IMAGES["RGB"][0]).save(tmp_path / "phone.png", exif=exif)
+    expected = np.rot90(IMAGES["RGB"][0], -1, axes=(1, 2))
+    np.testing.assert_array_equal(open_images(tmp_path / "phone.png").read()[0], expected)
+    with Image.open(tmp_path / "phone.png") as image:
+        np.testing.assert_array_equal(open_images([image]).read()[0], expected)
+        assert image.size == (7, 9)  # the person's own image is left as it was
+
+
+def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert open_images(tmp_path / "a.gif").read()[0, :, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_folder_is_its_images_in_order(tmp_path: Path) -> None:
+    png = encoded(pillow(IMAGES["grey"][0]))
+    seen = ["B.PNG", "a-b/1.png", "a/1.png", "a/b/c/2.png", "z.jpg"]
+    for name in [*seen, ".hidden.png", ".trash/3.png", "a/._1.png", "labels.csv", "notes"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png)
+    (tmp_path / "not_a_file.png").mkdir()
+    chunk = next(open_images(tmp_path).chunks())
+    assert chunk.names == seen
+    assert len(chunk.images) == 5
+
+
+def test_an_image_needs_no_extension(tmp_path: Path) -> None:
+    pillow(IMAGES["RGB"][0]).save(tmp_path / "photo", "png")
+    np.testing.assert_array_equal(open_images(tmp_path / "photo").read()[0], IMAGES["RGB"][0])
+
+
+def test_unreadable_images_are_rows_in_a_stream_and_the_end_of_a_read(tmp_path: Path) -> None:
+    good = encoded(pillow(IMAGES["grey"][0]))
+    rows = {
+        "0.png": b"",
+        "1.png": good,
+        "2.png": good[: len(good) // 2],
+        "3.png": b"no image at all",
+        "4.png": encoded(Image.new("L", (32, 30))),
+        "5.png": encoded(Image.new("RGB", (7, 9))),
+        "6.png": good,
+    }
+    (tmp_path / "f").mkdir()
+    for name, data in rows.items():
+        (tmp_path / "f" / name).write_bytes(data)
+    write_parquet(tmp_path / "x.parquet", [*rows.values(), None], [*rows, None])
+    decodes = "cannot be decoded (truncated, corrupt, or not an image): replace or remove it"
+    empty = "is empty (0 bytes): copy it again or remove it"
+    expected = {
+        "0.png": empty,
+        "1.png": None,
+        "2.png": decodes,
+        "3.png": decodes,
+        "4.png": "is 32x30 grey, but the first image is 7x9 grey: "
+        "pass a size to have every image resized",
+        "5.png": "is 7x9 RGB, but the first image is 7x9 grey: "
+        "convert them all to grey or all to RGB",
+        "6.png": None,
+    }
+    for path, more in ((tmp_path / "f", {}), (tmp_path / "x.parquet", {"row 7": empty})):
+        source = open_images(path)
+        assert source.shape == (1, 9, 7)  # of the first that can be read
+        chunks = list(source.chunks(4))
+        found = {n: e for c in chunks for n, e in zip(c.names, c.errors, strict=True)}
+        assert found == expected | more
+        assert [len(chunk.images) for chunk in chunks] == [1, 1]
+        np.testing.assert_array_equal(chunks[0].images[0], IMAGES["grey"][0])
+        fails(source, path.name, "image 0.png is empty (0 bytes)")
+        resized = [e for c in source.resized(8).chunks() for e in c.errors]
+        assert resized[4] is None
+        assert "is 8x8 RGB, but the first image is 8x8 grey" in (resized[5] or "")
+
+
+def test_no_image_can_be_read(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"broken")
+    fails(tmp_path, tmp_path.name, "no image can be read; the first, image a.png cannot be decoded")
+    fails(tmp_path / "b.png", "b.png", "no image can be read")
+
+
+@given(st.integers(1, 10_000), st.sampled_from(["png", "jpeg", "gif", "tiff", "bmp", "webp"]))
+def test_a_cut_image_has_a_plain_reason(cut: int, kind: str) -> None:
+    data = encoded(pillow(IMAGES["RGB"][0]), kind)
+    check_plain(data[: cut % len(data)])
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0"]))
+def test_noise_has_a_plain_reason(noise: bytes, start: bytes) -> None:
+    check_plain(start + noise)
+
+
+def check_plain(data: bytes) -> None:
+    with pillow_guard():
+        try:
+            decode(data)
+        except UnreadableError as error:
+            reason = str(error)
+        else:
+            return  # Pillow made something of it
+    assert reason.startswith(("is empty (0 bytes)", "cannot be decoded (truncated"))
+
+
+@pytest.mark.parametrize("side", [12, 20])  # Pillow warns above the limit, and raises above twice
+def test_a_decompression_bomb_is_an_unreadable_image(
+    side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow(IMAGES["grey"][0]).save(tmp_path / "a.png")
+    Image.new("L", (side, side)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        errors = next(open_images(tmp_path, size=5).chunks()).errors
+    assert errors == [None, "has more than 100 pixels: make it smaller"]
+
+
+def test_files_are_read_when_their_turn_comes(tmp_path: Path) -> None:
+    source = open_images(folder(IMAGES["grey"], tmp_path))
+    chunks = source.chunks(10)
+    next(chunks)
+    (tmp_path / "pngs" / "2" / "11.png").unlink()
+    assert next(chunks).errors == [None, "cannot be opened (No such file or directory)"]
+
+
+def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    source = folder(IMAGES["grey"], tmp_path)
+    path = npy(IMAGES["grey"], tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    fails(source, "pngs", "image 0/00.png cannot be opened (Permission denied)")
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    fails(path, "x.npy", "cannot be opened: Permission denied")
+    monkeypatch.setattr("os.scandir", refuse)
+    fails(source, "pngs", "cannot be opened: Permission denied")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_mapped_file_stays_on_disk(dtype: type, tmp_path: Path) -> None:
+    path = tmp_path / "big.npy"
+    np.lib.format.open_memmap(path, "w+", dtype, (60_000, 28, 28))  # sparse: takes no space
+    tracemalloc.start()
+    try:
+        source = open_images(path, size=28)
+        assert sum(len(chunk.images) for chunk in source.chunks(500)) == 60_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6  # of 47 MB or 188 MB
+
+
+def test_a_late_mistake_in_an_array_is_found_and_numbered() -> None:
+    x = np.zeros((3000, 2, 2), np.float32)
+    x[2500, 1] = 7
+    fails(x, "array: image 2500 has the value 7", "divide by 255")
+
+
+def fails(source: object, *words: str) -> None:
+    with pytest.raises(ApproxMassError) as caught:
+        (source if isinstance(source, ImageSource) else open_images(source)).read()
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert " at 0x" not in message
+
+
+ones = np.ones((3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (ones * 255, ["image 0 has the value 255", "divide by 255"]),
+        (-ones, ["image 0 has the value -1", "range 0 to 1"]),
+        (ones * [[[1]], [[np.nan]], [[np.inf]]], ["image 1 has the value nan", "replace"]),
+        (ones * [[[1]], [[1]], [[np.inf]]], ["image 2 has the value inf", "replace"]),
+        (ones.astype(int) * 256, ["image 0 has the value 256", "0 to 255"]),
+        (-ones.astype(np.int8), ["image 0 has the value -1", "range 0 to 255"]),
+        (ones.astype(complex), ["complex128", "give uint8"]),
+        (np.array(["a", "b"]), ["<U1", "give uint8"]),
+        (np.array([ones, ones[1:]], object), ["mixed sizes"]),
+        (np.ones((2, 4, 4, 4)), ["shape (2, 4, 4, 4)", "1 or 3 channels"]),
+        (np.ones((2, 2, 3, 4, 4)), ["shape (2, 2, 3, 4, 4)"]),
+        (np.ones(5), ["shape (5,)"]),
+        (np.float64(0.5), ["shape ()"]),
+        (np.ones((0, 4, 4)), ["no images"]),
+        (np.ones((4, 0, 4)), ["no images"]),
+        ([], ["no images"]),
+        ([ones[0], ones[0], ones[0, 1:]], ["image 2 is float64 (3, 4)", "first is float64 (4, 4)"]),
+        ([ones[0], ones[0].astype(np.uint8)], ["image 1 is uint8", "same shape and dtype"]),
+        ([Image.new("L", (2, 2)), ones[0]], ["image 1 is ndarray", "only Pillow"]),
+        ([Image.new("L", (2, 2)), Image.new("L", (3, 2))], ["image 1 is 3x2 grey", "pass a size"]),
+        ([[[0, 1], [0]]], ["image 0: cannot be turned into a NumPy array"]),
+        (torch.ones(2, 4, 4, requires_grad=True), ["cannot be turned", "requires grad"]),
+        (torch.ones(2, 4, 4, dtype=torch.bfloat16), ["cannot be turned", "BFloat16"]),
+        (["a.png", "b.png"], ["list of paths", "a folder of images"]),
+        (None, ["NoneType", "a folder of images", "sample:NAME"]),
+        ({"images": ones}, ["dict", "hf:NAME[:SPLIT]"]),
+        ("no/such/folder", ["no/such/folder", "no such file or folder"]),
+        ("sample:cifar", ["sample:cifar", "sample:fashion_mnist/train", "sample:mnist"]),
+        ("hf:", ["hf:", "give hf:NAME"]),
+        ("hf:/no/such/folder:test", ["hf:/no/such/folder:test", "check the name"]),
+    ],
+)
+def test_what_is_not_a_source_says_so(source: object, words: list[str]) -> None:
+    fails(source, *words, *(["array"] if isinstance(source, np.ndarray | list) else []))
+
+
+def saved(save: Callable[..., None], *arrays: object, **named: object) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+def table(**columns: list[object]) -> bytes:
+    return saved(lambda file: pq.write_table(pa.table(columns), file))
+
+
+mixed = np.array([1, "a"], object)
+pixels = idx((3, 4, 4), bytes(48))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("notes.txt", b"hello", ["not a file of images", ".npy"]),
+        ("empty", b"", ["not a file of images"]),
+        ("text.npy", saved(np.save, np.array(["a"])), ["<U1", "give uint8"]),
+        ("pickle.npy", saved(np.save, mixed), ["not a .npy file of numbers", "numpy.save"]),
+        ("cut.npy", saved(np.save, ones)[:-9], ["truncated", "numpy.save"]),
+        ("zero.npy", b"", ["truncated", "numpy.save"]),
+        ("none.npy", saved(np.save, ones[:0]), ["no images"]),
+        ("loud.npy", saved(np.save, ones * 9), ["image 0 has the value 9", "divide by 255"]),
+        ("two.npz", saved(np.savez, a=ones, b=ones), ["arrays a, b", "images"]),
+        ("none.npz", saved(np.savez), ["arrays (none)", "images"]),
+        ("pickle.npz", saved(np.savez, mixed), ["not a .npz file of numbers", "numpy.savez"]),
+        ("cut.npz", saved(np.savez, ones)[:-30], ["truncated", "numpy.savez"]),
+        ("really.npz", saved(np.save, ones), ["not a .npz", "numpy.savez"]),
+        ("cut.parquet", table(image=[b"a"])[:-9], ["truncated", "copy it again"]),
+        ("zero.parquet", b"", ["truncated", "copy it again"]),
+        ("label.parquet", table(label=[1], text=["a"]), ["label, text", "rename"]),
+        ("number.parquet", table(image=[1]), ["int64", "binary"]),
+        ("path.parquet", table(image=[{"path": "a"}]), ["struct<path", "binary"]),
+        ("none.parquet", table(image=pa.array([], pa.binary())), ["no images"]),
+        ("train-labels-idx1-ubyte", idx((3,), b"abc"), ["labels", "images-idx3-ubyte"]),
+        ("train-labels", idx((3,), b"abc"), ["labels", "images-idx3-ubyte"]),
+        ("flat.idx", idx((3, 4), bytes(12)), ["8-bit images (magic 0x0803"]),
+        ("float.idx", idx((1, 2, 2), bytes(16), dtype=0x0D), ["8-bit images (magic 0x0803"]),
+        ("wrong.idx", b"\x89PNG\r\n\x1a\n", ["8-bit images (magic 0x0803"]),
+        ("short.idx", pixels[:3], ["truncated", "download it again"]),
+        ("shorter.idx", pixels[:10], ["truncated", "download it again"]),
+        ("cut.idx", pixels[:-1], ["truncated", "download it again"]),
+        ("cut.idx.gz", gzip.compress(pixels)[:-4], ["truncated", "download it again"]),
+        ("damaged.idx.gz", gzip.compress(pixels)[:-8] + bytes(8), ["truncated", "download"]),
+        ("a-images-idx3-ubyte.gz", gzip.compress(pixels[:-1]), ["truncated", "download it again"]),
+        ("none.idx", idx((0, 4, 4), b""), ["no images"]),
+        ("deep.idx", idx((3, 4, 4, 4), bytes(192)), ["shape (3, 4, 4, 4)"]),
+        ("notes.txt.gz", gzip.compress(b"hello"), ["not a file of images"]),
+        (
+            "wide.tiff",
+            encoded(Image.fromarray(np.full((2, 2), 65536, np.int32)), "tiff"),
+            ["65535"],
+        ),
+        (
+            "f.tiff",
+            encoded(Image.fromarray(np.full((2, 2), 9.5, np.float32)), "tiff"),
+            ["value 9.5"],
+        ),
+    ],
+)
+def test_a_bad_file_is_named_with_a_cure(
+    name: str, data: bytes, words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    fails(tmp_path / name, name, *words)
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"")
+    fails(tmp_path, tmp_path.name, "no image in this folder")
+
+
+def test_a_parquet_file_damaged_inside_breaks_off(tmp_path: Path) -> None:
+    path = Path(str(parquet(IMAGES["RGB"], tmp_path)))
+    data = bytearray(path.read_bytes())
+    data[4:600] = bytes(596)
+    path.write_bytes(data)
+    fails(path, "x.parquet", "truncated or not a Parquet file")
+
+
+def test_the_hub_wants_its_package_an_image_column_and_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = str(hub(IMAGES["grey"], tmp_path))
+    fails(source.replace(":train", ":test"), source[:-6], "test", "check the name, the split")
+    assert len(open_images(source + "[:4]")) == 4
+    assert len(open_images(source.removesuffix(":train"))) == 12
+    (tmp_path / "numbers").mkdir()
+    (tmp_path / "numbers" / "train.parquet").write_bytes(table(label=[1, 2]))
+    fails(f"hf:{tmp_path}/numbers", "no image column among label")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    fails(source, source, "pip install 'approxmass[hub]'")
+
+
+def test_a_dataset_of_files_keeps_their_paths_and_errors(tmp_path: Path) -> None:
+    pngs = folder(IMAGES["RGB"][:2], tmp_path)
+    (tmp_path / "pngs" / "0" / "01.png").write_bytes(b"")
+    chunk = next(open_images(f"hf:{pngs}").chunks())
+    assert [Path(name).name for name in chunk.names] == ["00.png", "01.png"]
+    np.testing.assert_array_equal(chunk.images, IMAGES["RGB"][:1])
+    assert chunk.errors == [None, "is empty (0 bytes): copy it again or remove it"]
+
+
+@pytest.mark.parametrize("bad", [0, -3])
+def test_sizes_start_at_one(bad: int) -> None:
+    with pytest.raises(ApproxMassError, match="1 or more"):
+        open_images(IMAGES["grey"], size=bad)
+    with pytest.raises(ApproxMassError, match="1 or more"):
+        next(open_images(IMAGES["grey"]).chunks(bad))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data, with real datasets, is not here")
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cats/test", (3, 32, 32)), ("kmnist/test", (1, 28, 28))]
+)
+def test_real_datasets_open(name: str, shape: tuple[int, int, int]) -> None:
+    source = open_images(SHARED / f"{name}.parquet")
+    chunk = next(source.chunks(200))
+    assert source.shape == shape
+    assert chunk.errors == [None] * 200
+    assert len(np.unique(chunk.images.reshape(200, -1), axis=0)) > 190
