@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import struct
 import sys
 import tracemalloc
@@ -216,6 +217,8 @@ def test_any_images_survive_png_and_floats(x: np.ndarray) -> None:
 def test_floats_return_to_the_bytes_they_came_from(dtype: type) -> None:
     x = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(open_images((x / 255).astype(dtype)).read()[0, 0], x)
+    near = np.array([[0.3, 0.7, 254.4, 254.6]]) / 255
+    assert open_images(near.astype(dtype)).read().ravel().tolist() == [0, 1, 254, 255]
 
 
 @given(st.lists(st.integers(0, 65535), min_size=4, max_size=4), st.sampled_from(["png", "tiff"]))
@@ -262,6 +265,13 @@ def test_a_photo_stands_upright(tmp_path: Path) -> None:
         assert image.size == (7, 9)  # the person's own image is left as it was
 
 
+def test_damaged_exif_data_leave_an_image_as_it_is() -> None:
+    image = pillow(IMAGES["RGB"][0])
+    for exif in (b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12"):
+        with Image.open(io.BytesIO(encoded(image, exif=exif))) as damaged:
+            np.testing.assert_array_equal(open_images([damaged]).read()[0], IMAGES["RGB"][0])
+
+
 def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -278,6 +288,15 @@ def test_a_folder_is_its_images_in_order(tmp_path: Path) -> None:
     chunk = next(open_images(tmp_path).chunks())
     assert chunk.names == seen
     assert len(chunk.images) == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_file_name_that_is_no_text_can_still_be_printed(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")).write_bytes(
+        encoded(pillow(IMAGES["grey"][0]))
+    )
+    chunk = next(open_images(tmp_path).chunks())
+    assert (chunk.names, chunk.errors) == (["caf\N{REPLACEMENT CHARACTER}.png"], [None])
 
 
 def test_an_image_needs_no_extension(tmp_path: Path) -> None:
@@ -300,7 +319,7 @@ def test_unreadable_images_are_rows_in_a_stream_and_the_end_of_a_read(tmp_path: 
     for name, data in rows.items():
         (tmp_path / "f" / name).write_bytes(data)
     write_parquet(tmp_path / "x.parquet", [*rows.values(), None], [*rows, None])
-    decodes = "cannot be decoded (truncated, corrupt, or not an image): replace or remove it"
+    decodes = "cannot be decoded (truncated, corrupt, or of an unknown kind): replace or remove it"
     empty = "is empty (0 bytes): copy it again or remove it"
     expected = {
         "0.png": empty,
@@ -420,6 +439,11 @@ def fails(source: object, *words: str) -> None:
     assert " at 0x" not in message
 
 
+def closed() -> Image.Image:
+    with Image.open(io.BytesIO(encoded(Image.new("L", (2, 2))))) as image:
+        return image
+
+
 ones = np.ones((3, 4, 4))
 
 
@@ -446,6 +470,7 @@ ones = np.ones((3, 4, 4))
         ([ones[0], ones[0].astype(np.uint8)], ["image 1 is uint8", "same shape and dtype"]),
         ([Image.new("L", (2, 2)), ones[0]], ["image 1 is ndarray", "only Pillow"]),
         ([Image.new("L", (2, 2)), Image.new("L", (3, 2))], ["image 1 is 3x2 grey", "pass a size"]),
+        ([closed()], ["image 0 cannot be decoded"]),
         ([[[0, 1], [0]]], ["image 0: cannot be turned into a NumPy array"]),
         (torch.ones(2, 4, 4, requires_grad=True), ["cannot be turned", "requires grad"]),
         (torch.ones(2, 4, 4, dtype=torch.bfloat16), ["cannot be turned", "BFloat16"]),
@@ -531,6 +556,15 @@ def test_a_bad_file_is_named_with_a_cure(
     fails(tmp_path / name, name, *words)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_short_idx_file_is_refused_before_anything_is_read(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "cut.idx").write_bytes(pack(pixels[:-1]))
+    with pytest.raises(ApproxMassError, match=r"cut\.idx: is truncated"):
+        open_images(tmp_path / "cut.idx")
+
+
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"")
     fails(tmp_path, tmp_path.name, "no image in this folder")
@@ -553,7 +587,7 @@ def test_the_hub_wants_its_package_an_image_column_and_a_split(
     assert len(open_images(source.removesuffix(":train"))) == 12
     (tmp_path / "numbers").mkdir()
     (tmp_path / "numbers" / "train.parquet").write_bytes(table(label=[1, 2]))
-    fails(f"hf:{tmp_path}/numbers", "no image column among label")
+    fails(f"hf:{tmp_path}/numbers", "no image column, only label")
     monkeypatch.setitem(sys.modules, "datasets", None)
     fails(source, source, "pip install 'approxmass[hub]'")
 

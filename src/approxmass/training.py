@@ -302,7 +302,8 @@ def _identity(flow: Flow, data: Tensor, settings: TrainingSettings) -> dict[str,
     """What must agree between a checkpoint and the run that goes on from it."""
     facts = asdict(settings)
     facts.pop("checkpoint_seconds")
-    facts["weights"] = sum(p.numel() for p in flow.parameters())
+    layout = [(name, list(value.shape)) for name, value in flow.state_dict().items()]
+    facts["flow"] = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
     facts["data"] = hashlib.sha256(data.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
     return facts
 

@@ -17,7 +17,7 @@ __all__ = [
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,10 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
         raise UnreadableError("is empty (0 bytes): copy it again or remove it")
     try:
         image = Image.open(io.BytesIO(item)) if isinstance(item, bytes) else item
-        image = _eight_bit(ImageOps.exif_transpose(image))
+        image.load()
+        with suppress(Exception):  # damaged EXIF data, of which Pillow makes many errors
+            image = ImageOps.exif_transpose(image)
+        image = _eight_bit(image)
         return _pixels(image if size is None else _resized(image, size))
     except UnreadableError:
         raise
@@ -151,7 +154,7 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
     # Damaged files make Pillow's readers raise nearly anything, and none of it reads well.
     except Exception as error:
         raise UnreadableError(
-            "cannot be decoded (truncated, corrupt, or not an image): replace or remove it"
+            "cannot be decoded (truncated, corrupt, or of an unknown kind): replace or remove it"
         ) from error
 
 

@@ -206,11 +206,12 @@ def _from_parquet(name: str, path: Path) -> ImageSource:
         schema, count = file.schema_arrow, file.metadata.num_rows
     if "image" not in schema.names:
         raise ApproxMassError(
-            f"{name}: no column image among {', '.join(schema.names) or '(none)'}: rename it"
+            f"{name}: has no column image, only {', '.join(schema.names) or 'an empty schema'}: "
+            "rename the one that holds the images"
         )
     kind = schema.field("image").type
-    encoded = kind.field("bytes").type if _has_field(kind, "bytes") else kind
-    if not (pa.types.is_binary(encoded) or pa.types.is_large_binary(encoded)):
+    data = kind.field("bytes").type if _has_field(kind, "bytes") else kind
+    if not (pa.types.is_binary(data) or pa.types.is_large_binary(data)):
         raise ApproxMassError(
             f"{name}: the column image is {kind}: give encoded images as binary or struct<bytes>"
         )
@@ -220,11 +221,11 @@ def _from_parquet(name: str, path: Path) -> ImageSource:
         with _reading(name, damaged):
             for batch in file.iter_batches(n, columns=["image"]):
                 column = batch.column(0)
-                fields = {"bytes": column}
-                if pa.types.is_struct(kind):  # flatten, unlike field, keeps a null struct null
-                    fields = dict(zip([f.name for f in kind], column.flatten(), strict=True))
-                paths = fields["path"].to_pylist() if "path" in fields else [None] * len(column)
-                yield _stored(paths, done), fields["bytes"].to_pylist()
+                paths: list[str | None] = [None] * len(column)
+                if _has_field(kind, "path"):
+                    paths = column.field("path").to_pylist()
+                encoded = column.field("bytes") if pa.types.is_struct(kind) else column
+                yield _stored(paths, done), encoded.to_pylist()
                 done += len(column)
 
     return ImageSource(name, count, batches)
@@ -276,13 +277,15 @@ def _from_hub(name: str) -> ImageSource:
     try:
         data = datasets.load_dataset(match[1], split=match[2] or "train")
     except Exception as error:  # of many kinds, by the loader and by the network
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise ApproxMassError(
             f"{name}: cannot be loaded ({reason}): check the name, the split and the network"
         ) from error
     columns = [c for c, kind in data.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
-        raise ApproxMassError(f"{name}: no image column among {', '.join(data.features)}")
+        raise ApproxMassError(
+            f"{name}: has no image column, only {', '.join(data.features)}: give a set of images"
+        )
     data = data.select_columns(columns[:1]).cast_column(columns[0], datasets.Image(decode=False))
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:

@@ -1,0 +1,30 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+# The tensors of the tests are small: more threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> NDArray[np.uint8]:
+    """Grey images `(n, side, side)` with smooth structure; `shift` > 0 makes them another kind."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    phase = generator.uniform(0, 2 * np.pi, (n, 1, 1))
+    angle = generator.normal(0.3 + shift, 0.2, (n, 1, 1))
+    wave = np.sin(4 * np.pi * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
+    noisy = 128 + 70 * wave + generator.normal(0, 8, (n, side, side))
+    return noisy.clip(0, 255).astype(np.uint8)

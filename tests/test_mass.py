@@ -1,0 +1,155 @@
+import pytest
+import torch
+import zuko
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, StudentT
+
+from approxmass import ApproxMassError
+from approxmass.mass import approximate_mass, log_prob_and_mass, penalized_loss, penalized_nll
+
+
+def gaussian(dimension: int) -> tuple[MultivariateNormal, Tensor, Tensor]:
+    factor = torch.randn(dimension, dimension, dtype=torch.float64)
+    covariance = factor @ factor.T + torch.eye(dimension, dtype=torch.float64)
+    mean = torch.randn(dimension, dtype=torch.float64)
+    return MultivariateNormal(mean, covariance), mean, covariance
+
+
+class Density(nn.Module):
+    """A smooth density without closed form, up to its constant: enough for derivatives."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        width = int(torch.tensor(shape).prod())
+        self.net = nn.Sequential(
+            nn.Flatten(), nn.Linear(width, 16), nn.Tanh(), nn.Linear(16, 1), nn.Flatten(0)
+        )
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) - x.flatten(1).square().sum(1)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 20])
+def test_closed_form_of_a_gaussian(dimension: int) -> None:
+    density, mean, covariance = gaussian(dimension)
+    x = torch.randn(7, dimension, dtype=torch.float64)
+    expected = torch.linalg.vector_norm(torch.linalg.solve(covariance, (x - mean).T), dim=0)
+    torch.testing.assert_close(approximate_mass(density.log_prob, x), expected)
+
+
+def test_a_distribution_of_torch_with_heavy_tails() -> None:
+    # d/dx log t_nu(x) = -(nu + 1) x / (nu + x^2): falls again far out, unlike a Gaussian's
+    x = torch.tensor([[0.5], [3.0], [100.0]], dtype=torch.float64)
+    student = StudentT(torch.tensor(4.0, dtype=torch.float64))
+    expected = (5 * x / (4 + x**2)).flatten()
+    mass = approximate_mass(lambda v: student.log_prob(v).sum(1), x)
+    torch.testing.assert_close(mass, expected)
+
+
+def test_central_differences_on_images() -> None:
+    density, x = Density((2, 3, 4)), torch.randn(3, 2, 3, 4, dtype=torch.float64)
+    step = 1e-6
+    gradient = torch.zeros(3, 24, dtype=torch.float64)
+    for i in range(24):
+        change = torch.zeros(24, dtype=torch.float64)
+        change[i] = step
+        change = change.view(1, 2, 3, 4)
+        gradient[:, i] = (density(x + change) - density(x - change)).detach() / (2 * step)
+    expected = torch.linalg.vector_norm(gradient, dim=1)
+    torch.testing.assert_close(approximate_mass(density, x), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_score_does_not_depend_on_the_batch() -> None:
+    flow = zuko.flows.NSF(5, transforms=2, hidden_features=(16,)).double()
+    x = torch.randn(9, 5, dtype=torch.float64)
+    log_p, mass = log_prob_and_mass(flow().log_prob, x)
+    for i in range(9):
+        alone_p, alone = log_prob_and_mass(flow().log_prob, x[i : i + 1])
+        torch.testing.assert_close(alone[0], mass[i], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone_p[0], log_p[i], rtol=1e-12, atol=1e-12)
+
+
+def test_gradcheck_of_the_loss_in_its_parameters_and_of_the_mass_in_its_input() -> None:
+    density = Density((4,))
+    x = torch.randn(3, 4, dtype=torch.float64)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        names = [name for name, _ in density.named_parameters()]
+        given = dict(zip(names, parameters, strict=True))
+        return penalized_nll(lambda v: torch.func.functional_call(density, given, v), x, 0.7)
+
+    parameters = tuple(p.detach().requires_grad_() for p in density.parameters())
+    assert torch.autograd.gradcheck(loss, parameters)
+    assert torch.autograd.gradcheck(
+        lambda v: approximate_mass(density, v, create_graph=True), x.requires_grad_()
+    )
+
+
+def test_loss_of_a_zuko_flow_is_the_two_terms_and_trains_it() -> None:
+    flow = zuko.flows.RealNVP(3, transforms=2, hidden_features=(16,))
+    x = torch.randn(64, 3)
+    log_p, mass = log_prob_and_mass(flow().log_prob, x)
+    loss = penalized_nll(flow().log_prob, x, 0.5)
+    torch.testing.assert_close(loss.detach(), (0.5 * mass - log_p).mean())
+    before = approximate_mass(flow().log_prob, x).mean()
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        penalized_nll(flow().log_prob, x, 100.0).backward()
+        optimizer.step()
+    assert approximate_mass(flow().log_prob, x).mean() < 0.7 * before
+
+
+def test_batch_mean_is_the_gradient_of_the_batch_mean() -> None:
+    density, _, _ = gaussian(4)
+    x = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    mean = density.log_prob(x).mean()  # as released: differentiate the mean, norm per image
+    (gradient,) = torch.autograd.grad(mean, x)
+    expected = 2.0 * gradient.norm(dim=1).mean() - mean
+    torch.testing.assert_close(
+        penalized_nll(density.log_prob, x, 2.0, reduction="batch-mean"), expected
+    )
+    per_sample = penalized_nll(density.log_prob, x, 2.0 / 8)
+    torch.testing.assert_close(per_sample, expected)
+
+
+def test_alpha_zero_is_plain_maximum_likelihood() -> None:
+    density, _, _ = gaussian(4)
+    x = torch.randn(8, 4, dtype=torch.float64)
+    torch.testing.assert_close(penalized_nll(density.log_prob, x, 0.0), -density.log_prob(x).mean())
+
+
+def test_works_where_gradients_are_off() -> None:
+    density = Density((4,))
+    x = torch.randn(3, 4, dtype=torch.float64)
+    expected = approximate_mass(density, x)
+    with torch.no_grad():
+        torch.testing.assert_close(approximate_mass(density, x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(approximate_mass(density, x.clone()), expected)
+    assert not x.requires_grad
+
+
+def test_the_gradient_at_a_mode_is_zero_and_finite() -> None:
+    mean = torch.zeros(2, requires_grad=True)
+    density = MultivariateNormal(mean, torch.eye(2))
+    loss = penalized_nll(density.log_prob, torch.zeros(1, 2), 1.0)
+    loss.backward()
+    assert mean.grad is not None
+    assert mean.grad.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda f, x: approximate_mass(f, x.long()), "floating point"),
+        (lambda f, x: approximate_mass(lambda v: f(v).mean(), x), "must map"),
+        (lambda f, x: approximate_mass(lambda v: v, x), "must map"),
+        (lambda f, x: penalized_nll(f, x, -1.0), "alpha"),
+        (lambda f, x: penalized_loss(f(x), f(x), 1.0, "sum"), "reduction"),
+    ],
+)
+def test_mistakes_are_named(call, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ApproxMassError, match=words):
+        call(Density((4,)), torch.randn(3, 4, dtype=torch.float64))

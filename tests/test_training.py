@@ -1,0 +1,351 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from approxmass import ApproxMassError
+from approxmass.flows import RealNVP, VectorFlow
+from approxmass.mass import approximate_mass
+from approxmass.training import StepReport, TrainingDivergedError, TrainingSettings, train
+
+SETTINGS = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7)
+
+
+def data(n: int = 200) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.tensor([[2.0, 0.3, 0.0], [0.0, 0.5, 0.1], [0.0, 0.0, 1.0]])
+    return torch.randn(n, 3, generator=generator) @ mix
+
+
+def flow() -> VectorFlow:
+    return VectorFlow("realnvp", 3, seed=1)
+
+
+def weights(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trained.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_penalty_lowers_the_mass_and_the_likelihood_learns() -> None:
+    plain, penalised = flow(), flow()
+    x = data(2000)
+    long = TrainingSettings(alpha=0, epochs=8, batch_size=100)
+    history = train(plain, x, long)
+    assert history[-1].nll < history[0].nll - 0.3
+    assert history[0].mass is None
+    # Entropy of the Gaussian is the least NLL that any density can reach.
+    entropy = 0.5 * torch.logdet(2 * torch.pi * torch.e * torch.cov(x.T)).item()
+    assert entropy - 0.1 < history[-1].nll < entropy + 0.4
+    train(penalised, x, TrainingSettings(alpha=3, epochs=8, batch_size=100))
+    mass = {f: approximate_mass(f.log_prob, x).mean() for f in (plain, penalised)}
+    assert mass[penalised] < 0.7 * mass[plain]
+
+
+def test_a_seed_fixes_a_run_and_the_global_generator_does_not_matter() -> None:
+    runs = []
+    for seed, noise in ((7, 0), (7, 99), (8, 0)):
+        torch.manual_seed(noise)
+        trained = flow()
+        train(trained, data(), TrainingSettings(alpha=0.5, epochs=2, batch_size=32, seed=seed))
+        runs.append(weights(trained))
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_uint8_pixels_are_scaled() -> None:
+    pixels = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
+    runs = []
+    for given in (pixels, pixels.float() / 255):
+        torch.manual_seed(0)
+        image_flow = RealNVP((1, 4, 4), blocks=1, mid_channels=4)
+        train(image_flow, given, TrainingSettings(alpha=0.1, epochs=2, batch_size=16))
+        runs.append(weights(image_flow))
+    assert same(*runs)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 11])  # in the middle and at the end of an epoch
+def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int) -> None:
+    whole = flow()
+    history = train(whole, data(), SETTINGS)
+    checkpoint = tmp_path / "run.safetensors"
+
+    def stop(report: StepReport) -> None:
+        if report.step == at:
+            raise _Stop
+
+    often = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7, checkpoint_seconds=0)
+    with pytest.raises(_Stop):
+        train(flow(), data(), often, checkpoint=checkpoint, on_step=stop)
+    resumed = flow()
+    steps: list[int] = []
+    again = train(
+        resumed,
+        data(),
+        SETTINGS,
+        checkpoint=checkpoint,
+        resume=True,
+        on_step=lambda r: steps.append(r.step),
+    )
+    assert steps[0] <= at  # the step under way when it stopped is done again
+    assert steps[0] == max(1, at)
+    assert same(weights(whole), weights(resumed))
+    assert again == history
+
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_training import data, flow
+from approxmass.training import TrainingSettings, train
+from safetensors.torch import save_file
+settings = TrainingSettings(alpha=0.5, epochs=20, batch_size=32, seed=7, checkpoint_seconds=0.05)
+def slow(report):
+    print(report.step, flush=True)
+    time.sleep({pause})
+trained = flow()
+train(trained, data(), settings, checkpoint=Path({checkpoint!r}), resume=True, on_step=slow)
+save_file(trained.state_dict(), {result!r})
+"""
+
+
+def run_script(folder: Path, name: str, pause: float) -> subprocess.Popen[str]:
+    script = SCRIPT.format(
+        tests=str(Path(__file__).parent),
+        pause=pause,
+        checkpoint=str(folder / f"{name}.checkpoint"),
+        result=str(folder / f"{name}.safetensors"),
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_run_killed_twice_ends_with_the_weights_of_one_never_stopped(tmp_path: Path) -> None:
+    whole = run_script(tmp_path, "whole", 0)
+    assert whole.communicate()[1] == ""
+    reached = 0
+    for last in (30, 70):
+        killed = run_script(tmp_path, "killed", 0.01)
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            reached = int(line)
+            if reached >= last:
+                break
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+        assert not (tmp_path / "killed.safetensors").exists()
+    final = run_script(tmp_path, "killed", 0)
+    lines = final.communicate()[0].split()
+    assert 1 < int(lines[0]) <= reached + 1  # it went on, it did not start anew
+    assert same(
+        load_file(tmp_path / "whole.safetensors"), load_file(tmp_path / "killed.safetensors")
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
+    run = run_script(tmp_path, "asked", 0.01)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if int(line) >= 20:
+            break
+    run.send_signal(number)
+    stopped = int(line)
+    rest, errors = run.communicate()
+    stopped = max([stopped, *map(int, rest.split())])
+    assert run.returncode != 0
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    resumed = run_script(tmp_path, "asked", 0)
+    assert int(resumed.communicate()[0].split()[0]) == stopped + 1  # not one step is lost
+
+
+def test_a_stop_is_heard_between_steps_only(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def ask(report: StepReport) -> None:
+        seen.append(report.step)
+        if report.step == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(flow(), data(), SETTINGS, checkpoint=tmp_path / "run", on_step=ask)
+    assert seen == [1, 2, 3, 4, 5]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_works_outside_the_main_thread() -> None:
+    trained, expected = flow(), flow()
+    thread = threading.Thread(target=train, args=(trained, data(), SETTINGS))
+    thread.start()
+    thread.join()
+    train(expected, data(), SETTINGS)
+    assert same(weights(trained), weights(expected))
+
+
+def test_a_loss_that_becomes_nan_keeps_the_last_good_weights(tmp_path: Path) -> None:
+    x = data()
+    checkpoint = tmp_path / "run.safetensors"
+    trained = flow()
+    good: dict[str, torch.Tensor] = {}
+
+    def poison(report: StepReport) -> None:
+        if report.step == 6:  # the end of the first epoch
+            good.update(weights(trained))
+        if report.step == 8:
+            with torch.no_grad():
+                next(trained.parameters()).fill_(float("nan"))
+
+    with pytest.raises(
+        TrainingDivergedError, match="became NaN at step 9.*step 6 are kept"
+    ) as info:
+        train(trained, x, SETTINGS, checkpoint=checkpoint, on_step=poison)
+    assert "\n" not in str(info.value)
+    assert same(weights(trained), good)
+    kept = {k[5:]: v for k, v in load_file(checkpoint).items() if k.startswith("flow.")}
+    assert same(kept, good)
+
+
+def test_nan_data_stops_at_once_with_finite_weights() -> None:
+    trained = flow()
+    with pytest.raises(TrainingDivergedError, match="NaN at step 1 "):
+        train(trained, torch.full((64, 3), float("nan")), SETTINGS)
+    assert all(v.isfinite().all() for v in weights(trained).values())
+
+
+def test_a_loss_that_grows_without_bound_stops() -> None:
+    trained = flow()
+
+    def push(report: StepReport) -> None:
+        if report.step > 6:
+            with torch.no_grad():
+                for parameter in trained.parameters():
+                    parameter.mul_(1.6)
+
+    settings = TrainingSettings(alpha=0, epochs=50, batch_size=32)
+    with pytest.raises(TrainingDivergedError, match=r"without bound|became NaN") as info:
+        train(trained, data(), settings, on_step=push)
+    assert "alpha 0" in str(info.value)
+    assert all(v.isfinite().all() for v in weights(trained).values())
+    assert -trained.log_prob(data()).mean() < 20
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.safetensors"
+    train(flow(), data(), SETTINGS, checkpoint=checkpoint)
+    other = TrainingSettings(alpha=0.7, epochs=3, batch_size=32, seed=7)
+    with pytest.raises(ApproxMassError, match="alpha 0.5, not 0.7"):
+        train(flow(), data(), other, checkpoint=checkpoint, resume=True)
+    with pytest.raises(ApproxMassError, match="data"):
+        train(flow(), data() + 1, SETTINGS, checkpoint=checkpoint, resume=True)
+    with pytest.raises(ApproxMassError, match="a run with flow"):
+        train(VectorFlow("maf", 3), data(), SETTINGS, checkpoint=checkpoint, resume=True)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, -1])
+def test_a_checkpoint_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
+    checkpoint = tmp_path / "run.safetensors"
+    train(flow(), data(), SETTINGS, checkpoint=checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
+    with pytest.raises(ApproxMassError, match="cut short"):
+        train(flow(), data(), SETTINGS, checkpoint=checkpoint, resume=True)
+
+
+def test_bfloat16_learns_nearly_the_same() -> None:
+    x = data(1000)
+    losses = {}
+    for precision in ("no", "bf16"):
+        settings = TrainingSettings(alpha=0.5, epochs=5, batch_size=100, precision=precision)  # type: ignore[arg-type]
+        losses[precision] = train(flow(), x, settings)[-1].loss
+    assert losses["bf16"] == pytest.approx(losses["no"], abs=0.05)
+    assert losses["bf16"] != losses["no"]
+
+
+WORKER = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from accelerate import PartialState
+from test_training import SETTINGS, data, flow
+from approxmass.training import train
+from safetensors.torch import save_file
+trained = flow()
+history = train(trained, data(), SETTINGS)
+state = PartialState()
+assert state.num_processes == 2
+if state.is_main_process:
+    save_file(trained.state_dict(), {result!r})
+    print(history[-1].loss)
+"""
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    result = tmp_path / "two.safetensors"
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), result=str(result)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(script)],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = flow()
+    history = train(alone, data(), SETTINGS)
+    assert float(done.stdout.split()[-1]) == pytest.approx(history[-1].loss, rel=1e-4)
+    together = load_file(result)
+    for name, value in weights(alone).items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"alpha": -1.0, "epochs": 1}, "alpha"),
+        ({"alpha": float("nan"), "epochs": 1}, "alpha"),
+        ({"alpha": 0.0, "epochs": 0}, "epochs"),
+        ({"alpha": 0.0, "epochs": 1, "batch_size": 0}, "batch_size"),
+        ({"alpha": 0.0, "epochs": 1, "precision": "fp16"}, "precision"),
+    ],
+)
+def test_mistakes_are_named(settings: dict[str, float], words: str) -> None:
+    with pytest.raises(ApproxMassError, match=words):
+        TrainingSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_no_data_is_an_error() -> None:
+    with pytest.raises(ApproxMassError, match="no data"):
+        train(flow(), torch.empty(0, 3), SETTINGS)
+
+
+def test_checkpoints_come_on_a_period(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.safetensors"
+    written = []
+
+    def watch(report: StepReport) -> None:
+        written.append(checkpoint.exists())
+        time.sleep(0.02)
+
+    period = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, checkpoint_seconds=0.1)
+    train(flow(), data(), period, checkpoint=checkpoint, on_step=watch)
+    assert written[0] is False
+    assert written[-1] is True
