@@ -73,7 +73,7 @@ def test_uint8_pixels_are_scaled() -> None:
     assert same(*runs)
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     pass
 
 
@@ -85,10 +85,10 @@ def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int) -> 
 
     def stop(report: StepReport) -> None:
         if report.step == at:
-            raise _Stop
+            raise _StopError
 
     often = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7, checkpoint_seconds=0)
-    with pytest.raises(_Stop):
+    with pytest.raises(_StopError):
         train(flow(), data(), often, checkpoint=checkpoint, on_step=stop)
     resumed = flow()
     steps: list[int] = []
@@ -213,7 +213,7 @@ def test_a_loss_that_becomes_nan_keeps_the_last_good_weights(tmp_path: Path) -> 
                 next(trained.parameters()).fill_(float("nan"))
 
     with pytest.raises(
-        TrainingDivergedError, match="became NaN at step 9.*step 6 are kept"
+        TrainingDivergedError, match=r"became NaN at step 9.*step 6 are kept"
     ) as info:
         train(trained, x, SETTINGS, checkpoint=checkpoint, on_step=poison)
     assert "\n" not in str(info.value)
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.safetensors"
     train(flow(), data(), SETTINGS, checkpoint=checkpoint)
     other = TrainingSettings(alpha=0.7, epochs=3, batch_size=32, seed=7)
-    with pytest.raises(ApproxMassError, match="alpha 0.5, not 0.7"):
+    with pytest.raises(ApproxMassError, match=r"alpha 0\.5, not 0\.7"):
         train(flow(), data(), other, checkpoint=checkpoint, resume=True)
     with pytest.raises(ApproxMassError, match="data"):
         train(flow(), data() + 1, SETTINGS, checkpoint=checkpoint, resume=True)

@@ -13,6 +13,7 @@ from .errors import ApproxMassError
 
 if TYPE_CHECKING:
     from .detector import Detector
+    from .evaluation import Evaluation
 
 app = typer.Typer(
     help="Tell which images do not belong, with calibrated p-values, from usual images alone.",
@@ -62,14 +63,11 @@ def demo(
 ) -> None:
     """Fit on FashionMNIST, find MNIST digits: real images that come with the package."""
     from .demo import run_demo
-    from .tables import evaluation_table
 
     result = run_demo(output, seed=seed)
     _emit(result.facts, json_file)
     if json_file != Path("-"):
-        out.print(evaluation_table(result.evaluation))
-        for source, share in result.facts["flagged_at_5_percent"].items():
-            out.print(f"{source}: {share:.1%} flagged at a false-alarm rate of 5%")
+        _show_evaluation(result.evaluation, result.facts["flagged_at_5_percent"])
         seconds = result.detector.facts["fit_seconds"]
         out.print(f"Fitted and calibrated in {seconds:.0f} s. Detector and scores are in {output}/")
 
@@ -148,13 +146,12 @@ def score(
     statistic, outliers, unreadable = [], 0, 0
     with write_atomic(output) as path, ScoreFile(path, output) as file:
         for chunk, scores in detector.score_chunks(source):
+            if strict:
+                chunk.require_readable(source)
             for name, error in zip(chunk.names, chunk.errors, strict=True):
-                if error is None:
-                    continue
-                if strict:
-                    raise ApproxMassError(f"{name}: {error}")
-                unreadable += 1
-                remark.print(f"skipped {name}: {error}", markup=False, soft_wrap=True)
+                if error is not None:
+                    unreadable += 1
+                    remark.print(f"skipped: image {name} {error}", markup=False, soft_wrap=True)
             file.write(chunk, scores)
             statistic.append(scores.statistic)
             outliers += int(scores.is_outlier.sum())
@@ -194,7 +191,6 @@ def evaluate(
     from .detector import Detector
     from .evaluation import evaluate as compare
     from .machine import machine_facts
-    from .tables import evaluation_table
 
     detector = Detector.load(folder)
     sources = [*ood, *(more_ood or [])]
@@ -218,9 +214,7 @@ def evaluate(
     }
     _emit(facts, json_file)
     if json_file != Path("-"):
-        out.print(evaluation_table(result))
-        for name, share in flagged.items():
-            out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%")
+        _show_evaluation(result, flagged)
 
 
 @app.command()
@@ -238,6 +232,16 @@ def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:
     _emit(facts, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
+
+
+def _show_evaluation(evaluation: "Evaluation", flagged: Mapping[str, float]) -> None:
+    from .tables import LEGEND, evaluation_tables
+
+    for table in evaluation_tables(evaluation):
+        out.print(table)
+    out.print(LEGEND, style="dim")
+    for name, share in flagged.items():
+        out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%")
 
 
 def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:

@@ -47,7 +47,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: bool = True) -> Demo:
     detector.save(folder / "detector")
 
     train = open_images(TRAIN).read()
-    plain = {
+    plain: dict[str, NearestNeighbour | PCAResidual] = {
         "1-nearest-neighbour": NearestNeighbour().fit(train),
         "PCA residual": PCAResidual().fit(train),
     }

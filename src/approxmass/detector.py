@@ -223,10 +223,9 @@ class Detector:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
         parts = []
-        for chunk, scores in self.score_chunks(images):
-            for name, error in zip(chunk.names, chunk.errors, strict=True):
-                if error is not None:
-                    raise ApproxMassError(f"{name}: {error}")
+        source = open_images(images, size=self.size)
+        for chunk, scores in self.score_chunks(source):
+            chunk.require_readable(source.name)
             parts.append(scores)
         join = np.concatenate
         return Scores(

@@ -1,8 +1,9 @@
 """Terminal tables: the same facts as the JSON, for people."""
 
-__all__ = ["evaluation_table", "facts_table"]
+__all__ = ["LEGEND", "evaluation_tables", "facts_table"]
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -11,37 +12,41 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 
-def evaluation_table(evaluation: "Evaluation") -> Table:
-    """One row for each set of outliers and score; every metric names its positive class."""
-    first = evaluation.rows[0].metrics
-    table = Table(
-        title=f"in-distribution: {evaluation.id}\n{evaluation.protocol} "
-        f"({first.n_id:,} + {first.n_ood:,}); 95% intervals by bootstrap",
-        title_justify="left",
-        caption="The class in brackets is the positive one. TNR95: outliers rejected where 95% of "
-        "ID pass. FPR95: ID flagged where 95% of outliers are caught.",
-        caption_justify="left",
-    )
-    table.add_column("outliers", overflow="fold")
-    table.add_column("score")
-    for title in ("AUROC", "AUPR\n(ID)", "AUPR\n(OOD)", "TNR95\n(ID)", "FPR95\n(OOD)"):
-        table.add_column(title, justify="right")
-    previous = None
-    for row in evaluation.rows:
-        m = row.metrics
-        area = f"{m.auroc.value:.4f} [dim]{m.auroc.low:.3f}-{m.auroc.high:.3f}[/dim]"
-        others = (
-            m.aupr_id_positive,
-            m.aupr_ood_positive,
-            m.tnr95_id_positive,
-            m.fpr95_ood_positive,
+def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
+    """A table for each set of outliers, a row for each score; every metric names its class."""
+    for ood, rows in groupby(evaluation.rows, key=lambda row: row.ood):
+        first, *others = rows
+        m = first.metrics
+        table = Table(
+            title=f"{ood} against {evaluation.id}\n{evaluation.protocol}, {m.n_id:,} + {m.n_ood:,}",
+            title_justify="left",
+            title_style="bold",
         )
-        if previous not in (None, row.ood):
-            table.add_section()
-        name = row.ood if row.ood != previous else ""
-        table.add_row(name, row.score, area, *(f"{each.value:.3f}" for each in others))
-        previous = row.ood
-    return table
+        table.add_column("score")
+        for column in ("AUROC", "95% interval", "AUPR ID", "AUPR OOD", "TNR95 ID", "FPR95 OOD"):
+            table.add_column(column.replace(" ", "\n"), justify="right")
+        for row in (first, *others):
+            m = row.metrics
+            rest = (
+                m.aupr_id_positive,
+                m.aupr_ood_positive,
+                m.tnr95_id_positive,
+                m.fpr95_ood_positive,
+            )
+            table.add_row(
+                row.score,
+                f"{m.auroc.value:.4f}",
+                f"{m.auroc.low:.3f}-{m.auroc.high:.3f}",
+                *(f"{each.value:.3f}" for each in rest),
+            )
+        yield table
+
+
+LEGEND = (
+    "Larger score = more out-of-distribution. ID or OOD after a metric: its positive class.\n"
+    "TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID flagged where 95%\n"
+    "of OOD are caught. Intervals by bootstrap."
+)
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:

@@ -63,7 +63,7 @@ def test_samples_of_a_trained_flow_look_like_the_data() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ApproxMassError, match="unknown flow 'glow'.*realnvp"):
+    with pytest.raises(ApproxMassError, match=r"unknown flow 'glow'.*realnvp"):
         VectorFlow("glow", 4)
     with pytest.raises(ApproxMassError, match="at least 2"):
         VectorFlow("realnvp", 1)

@@ -31,6 +31,12 @@ class Chunk:
     names: list[str]
     errors: list[str | None]
 
+    def require_readable(self, source: str) -> None:
+        """Raise `ApproxMassError` for the first unreadable image, if there is any."""
+        for name, error in zip(self.names, self.errors, strict=True):
+            if error is not None:
+                raise ApproxMassError(f"{source}: image {name} {error}")
+
 
 class ImageSource:
     """A finite, ordered stream of equally shaped 8-bit images; `open_images` makes one.
@@ -131,9 +137,7 @@ class ImageSource:
         images = np.empty((len(self), *self.shape), np.uint8)
         done = 0
         for chunk in self.chunks():
-            for name, error in zip(chunk.names, chunk.errors, strict=True):
-                if error is not None:
-                    raise ApproxMassError(f"{self.name}: image {name} {error}")
+            chunk.require_readable(self.name)
             images[done : done + len(chunk.images)] = chunk.images
             done += len(chunk.images)
         return images

@@ -1,0 +1,95 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from approxmass import ApproxMassError
+from approxmass.calibration import (
+    benjamini_hochberg,
+    group_p_value,
+    p_values,
+    smallest_p_value,
+)
+
+
+def test_p_values_by_counting() -> None:
+    generator = np.random.default_rng(0)
+    calibration = generator.integers(0, 20, 50).astype(float)  # with ties
+    scores = generator.integers(-5, 25, 200).astype(float)
+    expected = [(1 + sum(c >= s for c in calibration)) / 51 for s in scores]
+    np.testing.assert_allclose(p_values(calibration, scores), expected)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_p_values_keep_their_promise_exactly(ties: bool) -> None:
+    # Over every way to choose the new input among 6 exchangeable ones, P(p <= e) <= e.
+    values = np.array([0.0, 1, 1, 2, 2, 2] if ties else [0.0, 1, 2, 3, 4, 5])
+    p = [p_values(np.delete(values, i), values[i : i + 1])[0] for i in range(6)]
+    for level in np.arange(0.01, 1, 0.01):
+        assert np.mean([each <= level for each in p]) <= level + 1e-12
+
+
+def test_larger_scores_have_smaller_p_values_down_to_the_smallest() -> None:
+    calibration = np.random.default_rng(0).normal(size=199)
+    p = p_values(calibration, np.linspace(-10, 10, 100))
+    assert (np.diff(p) <= 0).all()
+    assert p[0] == 1
+    assert p[-1] == smallest_p_value(calibration) == 1 / 200
+
+
+def test_benjamini_hochberg_bounds_the_false_discoveries() -> None:
+    generator = np.random.default_rng(0)
+    shares, powers = [], []
+    for _ in range(300):
+        calibration = generator.normal(size=1000)
+        scores = np.r_[generator.normal(size=180), generator.normal(4.5, 1, 20)]
+        called = benjamini_hochberg(p_values(calibration, scores), 0.1)
+        shares.append(called[:180].sum() / max(1, called.sum()))
+        powers.append(called[180:].mean())
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert np.mean(shares) < 0.1 + 3 * error
+    assert np.mean(powers) > 0.8
+    assert benjamini_hochberg(np.empty(0), 0.1).shape == (0,)
+
+
+def test_a_group_of_one_has_the_conformal_p_value_and_small_groups_the_exact_one() -> None:
+    generator = np.random.default_rng(0)
+    calibration = generator.normal(size=40)
+    for score in (-1.0, 0.3, 5.0):
+        group = np.array([score])
+        assert group_p_value(calibration, group) == p_values(calibration, group)[0]
+    # all ways to choose 2 of 9 values: how often the rank sum is at least that of the largest two
+    values = np.arange(9.0)
+    ranks = [sum(pair) for pair in itertools.combinations(range(9), 2)]
+    assert group_p_value(values[:7], values[7:]) == pytest.approx(1 / len(ranks))
+
+
+@pytest.mark.parametrize("size", [2, 10, 50])
+def test_group_p_values_are_uniform_when_nothing_has_changed(size: int) -> None:
+    generator = np.random.default_rng(size)
+    p = [
+        group_p_value(generator.normal(size=300), generator.normal(size=size)) for _ in range(1500)
+    ]
+    for level in (0.01, 0.05, 0.2):
+        alarms = sum(each <= level for each in p)
+        assert stats.binomtest(alarms, 1500, level, alternative="greater").pvalue > 1e-3
+    assert 0.45 < np.mean(p) < 0.55
+
+
+def test_a_group_finds_a_shift_that_single_images_do_not() -> None:
+    generator = np.random.default_rng(0)
+    calibration, shifted = generator.normal(size=500), generator.normal(0.5, 1, 64)
+    assert (p_values(calibration, shifted) <= 0.05).mean() < 0.3
+    assert group_p_value(calibration, shifted) < 0.01
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ApproxMassError, match="no calibration"):
+        p_values(np.empty(0), np.zeros(1))
+    with pytest.raises(ApproxMassError, match="NaN"):
+        p_values(np.zeros(3), np.array([np.nan]))
+    with pytest.raises(ApproxMassError, match="at least one"):
+        group_p_value(np.zeros(3), np.empty(0))
+    with pytest.raises(ApproxMassError, match="NaN"):
+        group_p_value(np.zeros(3), np.array([1.0, np.nan]))

@@ -1,0 +1,244 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from approxmass import ApproxMassError, Detector, open_images
+from approxmass.metrics import auroc
+from conftest import textures
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Detector:
+    return Detector(epochs=10, seed=1).fit(textures(1200))
+
+
+def colour(n: int, side: int = 8, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    tint = generator.normal(0, 20, (n, 1, 1, 3))
+    return (textures(n, side, seed=seed)[..., None] + tint).clip(0, 255).astype(np.uint8)
+
+
+def test_it_finds_another_kind_of_image(fitted: Detector) -> None:
+    usual, other = (
+        fitted.score(textures(400, seed=5)),
+        fitted.score(textures(400, shift=0.8, seed=6)),
+    )
+    for name in ("mass", "nll", "fused"):
+        assert auroc(usual.statistics[name], other.statistics[name]) > 0.9
+    assert fitted.predict(textures(400, shift=0.8, seed=6)).mean() > 0.6
+    assert usual.is_outlier.mean() < 0.1
+
+
+def test_scores_agree_with_each_other(fitted: Detector) -> None:
+    x = textures(50, seed=5)
+    scores = fitted.score(x)
+    assert all(len(v) == 50 for v in (scores.log_prob, scores.mass, scores.p_value))
+    np.testing.assert_array_equal(scores.log_prob, -scores.statistics["nll"])
+    np.testing.assert_array_equal(scores.statistic, scores.statistics["fused"])
+    np.testing.assert_array_equal(scores.is_outlier, scores.p_value <= 0.05)
+    np.testing.assert_array_equal(fitted.predict(x, 0.2), scores.p_value <= 0.2)
+    order = np.argsort(scores.statistic)
+    assert (np.diff(scores.p_value[order]) <= 0).all()
+
+
+@pytest.mark.parametrize("statistic", ["nll", "mass", "typicality", "fused"])
+def test_false_alarms_on_images_never_seen_over_20_seeds(statistic: str) -> None:
+    """P(p <= 5%) <= 5% whatever the flow has learnt, with real images."""
+    every = open_images("sample:fashion_mnist/train").read()[:, :, ::2, ::2]
+    alarms, trials, new = 0, 20, 500
+    for seed in range(trials):
+        order = np.random.default_rng(seed).permutation(len(every))
+        usual, unseen = every[order[:1500]], every[order[1500 : 1500 + new]]
+        detector = Detector(
+            seed=seed, epochs=1, components=16, holdout=0.2, statistic=statistic
+        ).fit(usual)
+        count = int(detector.predict(unseen).sum())
+        n = len(detector.calibration[statistic])
+        # Given n calibration scores, the number of alarms is beta-binomial (Vovk, 2012).
+        k = int(0.05 * (n + 1))
+        one = stats.betabinom(new, k, n + 1 - k)
+        assert one.cdf(count) > 1e-4
+        assert one.sf(count - 1) > 1e-4
+        alarms += count
+    # All seeds together: mean and variance of the sum of independent beta-binomials.
+    mean, variance = trials * one.mean(), trials * one.var()
+    assert abs(alarms - mean) < 3.5 * np.sqrt(variance)
+    assert alarms / (trials * new) < 0.05 + 3.5 * np.sqrt(variance) / (trials * new)
+
+
+def test_discoveries_are_controlled(fitted: Detector) -> None:
+    mixed = np.concatenate([textures(300, seed=8), textures(100, shift=1.2, seed=9)])
+    # 90 calibration scores cannot give p-values small enough for a few discoveries among many,
+    # so that at 20% there are either many, mostly right, or none.
+    called = fitted.predict(mixed, 0.2, control="discoveries")
+    assert called[300:].mean() > 0.5
+    assert called[:300].sum() / called.sum() < 0.35
+    assert called.sum() <= fitted.predict(mixed, 0.2).sum()
+
+
+def test_a_group_of_usual_images_is_usual_and_a_drifted_one_is_not(fitted: Detector) -> None:
+    assert fitted.group_p_value(textures(64, seed=10)) > 0.01
+    assert fitted.group_p_value(textures(64, shift=0.3, seed=10)) < 0.01
+
+
+def test_saving_and_loading_changes_no_bit(fitted: Detector, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "d")
+    loaded = Detector.load(tmp_path / "d")
+    x = textures(60, seed=5)
+    before, after = fitted.score(x), loaded.score(x)
+    for name in before.statistics:
+        np.testing.assert_array_equal(before.statistics[name], after.statistics[name])
+    np.testing.assert_array_equal(before.p_value, after.p_value)
+    assert loaded.describe() == fitted.describe()
+    assert loaded.history == fitted.history
+    loaded.save(tmp_path / "again")
+    for name in ("detector.json", "weights.safetensors", "calibration.safetensors"):
+        assert (tmp_path / "d" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_a_seed_repeats_a_fit_and_another_does_not() -> None:
+    x, probe = textures(300), textures(20, seed=5)
+    scores = [Detector(epochs=1, seed=s).fit(x).score(probe).statistic for s in (1, 1, 2)]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+def test_a_detector_can_be_fitted_again() -> None:
+    detector = Detector(epochs=1).fit(textures(200, side=10))
+    assert detector.space == "pca"
+    detector.fit(colour(200))
+    assert detector.space == "pixels"
+    assert detector.score(colour(5)).p_value.shape == (5,)
+
+
+def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) -> None:
+    detector = Detector(epochs=1, draws=2).fit(colour(200))
+    assert detector.space == "pixels"
+    assert detector.preset == "compact"
+    assert any("pixels" in note and "colour" in note for note in detector.notes)
+    assert detector.facts["training"]["alpha"] == 2 / 32
+    x = colour(30, seed=4)
+    assert "latent_fit" in detector.score(x).statistics
+    detector.save(tmp_path / "d")
+    np.testing.assert_array_equal(
+        Detector.load(tmp_path / "d").score(x).statistic, detector.score(x).statistic
+    )
+    darker, usual = detector.score(x // 8), detector.score(x)
+    assert auroc(usual.statistics["latent_fit"], darker.statistics["latent_fit"]) > 0.95
+
+
+def test_grey_goes_to_pca_and_alpha_follows_the_dimension() -> None:
+    detector = Detector(epochs=1, components=20).fit(textures(300))
+    assert detector.space == "pca"
+    assert any("grey" in note for note in detector.notes)
+    assert detector.facts["dimension"] == 21
+    assert detector.facts["training"]["alpha"] == pytest.approx(0.35 * np.sqrt(21))
+
+
+def test_grey_images_in_pixels_with_the_flow_named() -> None:
+    detector = Detector("pixels", 0.0, epochs=1, preset="compact").fit(textures(150))
+    assert detector.facts["training"]["alpha"] == 0
+    assert detector.history[-1].mass is None
+    assert np.isfinite(detector.score(textures(5, seed=3)).mass).all()
+
+
+def test_large_images_are_resized_and_it_is_said() -> None:
+    large = textures(120, side=80)
+    detector = Detector(epochs=1).fit(large)
+    assert detector.facts["shape"] == [1, 64, 64]
+    assert any("80x80" in note and "64x64" in note for note in detector.notes)
+    small = open_images(large, size=64).read()
+    np.testing.assert_array_equal(detector.score(large[:9]).mass, detector.score(small[:9]).mass)
+    chosen = Detector(epochs=1, size=16).fit(large)
+    assert chosen.facts["shape"] == [1, 16, 16]
+    assert not any("resized" in note for note in chosen.notes)
+
+
+def test_any_module_can_be_the_space(tmp_path: Path) -> None:
+    def features() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.GELU(), nn.Flatten())
+
+    detector = Detector(features(), epochs=5).fit(textures(400))
+    x = textures(50, seed=5)
+    other = textures(50, shift=1.0, seed=6)
+    assert auroc(detector.score(x).statistic, detector.score(other).statistic) > 0.9
+    detector.save(tmp_path / "d")
+    with pytest.raises(ApproxMassError, match="features="):
+        Detector.load(tmp_path / "d")
+    blank = features()
+    with torch.no_grad():
+        for parameter in blank.parameters():
+            parameter.zero_()  # the saved weights come back into the module that is given
+    loaded = Detector.load(tmp_path / "d", features=blank)
+    np.testing.assert_array_equal(loaded.score(x).statistic, detector.score(x).statistic)
+
+
+def test_a_stream_is_scored_as_the_whole(fitted: Detector) -> None:
+    x = textures(5000, seed=5)
+    parts = [scores.statistic for _, scores in fitted.score_chunks(x)]
+    assert len(parts) > 1
+    np.testing.assert_array_equal(np.concatenate(parts), fitted.score(x).statistic)
+
+
+def test_the_held_out_images_are_not_trained_on() -> None:
+    facts = Detector(epochs=1).fit(textures(1000)).facts["images"]
+    assert (facts["training"], facts["reference"], facts["calibration"]) == (900, 25, 75)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Detector("latent"), "unknown space 'latent'"),
+        (lambda: Detector(alpha=-1.0), "alpha"),
+        (lambda: Detector(alpha="big"), "alpha"),  # type: ignore[arg-type]
+        (lambda: Detector(epochs=0), "epochs"),
+        (lambda: Detector(size=0), "size"),
+        (lambda: Detector(holdout=1.0), "holdout"),
+        (lambda: Detector(statistic="odin"), "unknown statistic 'odin'"),
+        (lambda: Detector(draws=0), "draws"),
+        (lambda: Detector(preset="huge").fit(textures(200)), "unknown flow 'huge'"),
+        (lambda: Detector("pixels", preset="huge").fit(textures(200)), "unknown preset 'huge'"),
+        (lambda: Detector().fit(textures(99)), "at least 100"),
+        (lambda: Detector().fit(np.full((200, 8, 8), 7, np.uint8)), "all images are the same"),
+        (lambda: Detector("pixels").fit(textures(200, side=9)), "divisible by 2"),
+        (lambda: Detector().score(textures(3)), "call fit first"),
+        (lambda: Detector().predict(textures(3)), "call fit first"),
+        (lambda: Detector().save("nowhere"), "call fit first"),
+        (lambda: Detector().fit(np.full((200, 8, 8), np.nan)), "NaN"),
+        (lambda: Detector().fit(np.full((200, 8, 8), 3.0)), "255"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(make, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ApproxMassError) as info:
+        make()
+    assert words in str(info.value)
+    assert "\n" not in str(info.value)
+
+
+def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
+    with pytest.raises(ApproxMassError, match="10x10 grey, but the detector.*12x12 grey"):
+        fitted.score(textures(3, side=10))
+    with pytest.raises(ApproxMassError, match="12x12 colour, but"):
+        fitted.score(colour(3, side=12))
+
+
+def test_rates_that_the_calibration_cannot_resolve_are_refused(fitted: Detector) -> None:
+    with pytest.raises(ApproxMassError, match="999 calibration images"):
+        fitted.predict(textures(3), 0.001)
+    with pytest.raises(ApproxMassError, match=r"in \(0, 1\)"):
+        fitted.predict(textures(3), 0.0)
+
+
+def test_the_manifest_is_readable(fitted: Detector, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "d")
+    manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
+    assert manifest["format_version"] == 1
+    assert manifest["settings"]["space"] == "pca"
+    assert manifest["facts"]["images"]["training"] == 1080
+    assert len(manifest["history"]) == 10

@@ -1,0 +1,149 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from approxmass import ApproxMassError
+from approxmass.encoders import PixelEncoder, WhitenedEncoder
+from approxmass.flows import RealNVP, VectorFlow
+from approxmass.mass import log_prob_and_mass
+from approxmass.scores import Scorer, latent_features
+from conftest import textures
+
+SHAPE = (1, 12, 12)
+
+
+def images(n: int, **kind: float) -> torch.Tensor:
+    return torch.from_numpy(textures(n, **kind))[:, None]  # type: ignore[arg-type]
+
+
+def pixel_scorer(draws: int = 1) -> Scorer:
+    flow = RealNVP(SHAPE, scales=2, blocks=1, mid_channels=4, norm="none")
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return Scorer(PixelEncoder(SHAPE), flow, SHAPE, draws=draws, seed=3)
+
+
+def whitened_scorer() -> Scorer:
+    encoder = WhitenedEncoder(10).fit(images(200))
+    return Scorer(encoder, VectorFlow("realnvp", encoder.dimension), SHAPE, draws=1, seed=3)
+
+
+@pytest.mark.parametrize("make", [pixel_scorer, whitened_scorer])
+def test_a_score_depends_on_its_image_alone(make) -> None:  # type: ignore[no-untyped-def]
+    scorer = make().fit(images(100), images(50, seed=1))
+    x = images(70, seed=2)
+    together, again, shuffled = scorer(x), scorer(x), scorer(x.flip(0))
+    assert set(together) == set(scorer.names)
+    for name in scorer.names:
+        assert together[name].dtype == np.float64
+        assert np.array_equal(together[name], again[name])
+        np.testing.assert_allclose(together[name], shuffled[name][::-1], rtol=1e-4)
+        np.testing.assert_allclose(together[name][5:6], scorer(x[5:6])[name], rtol=1e-4)
+
+
+def test_statistics_of_the_whitened_space_by_hand() -> None:
+    scorer = whitened_scorer()
+    held_out, x = images(50, seed=1), images(20, seed=2)
+    scorer.fit(images(100), held_out)
+
+    def by_hand(given: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        code = scorer.encoder(given.float() / 255)
+        log_p, mass = log_prob_and_mass(scorer.flow.log_prob, code)
+        return -log_p.double().numpy(), mass.double().numpy()
+
+    nll, mass = by_hand(x)
+    usual_nll, usual_mass = by_hand(held_out)
+    scores = scorer(x)
+    np.testing.assert_allclose(scores["nll"], nll, rtol=1e-5)
+    np.testing.assert_allclose(scores["mass"], mass, rtol=1e-5)
+    np.testing.assert_allclose(scores["typicality"], abs(nll - usual_nll.mean()), rtol=1e-3)
+    standard = [
+        (nll - usual_nll.mean()) / usual_nll.std(),
+        (mass - usual_mass.mean()) / usual_mass.std(),
+    ]
+    np.testing.assert_allclose(scores["fused"], np.maximum(*standard), rtol=1e-3, atol=1e-4)
+
+
+def test_more_draws_average_the_noise_away() -> None:
+    x = images(30, seed=2)
+    single = [
+        Scorer(s.encoder, s.flow, SHAPE, draws=1, seed=i)
+        for i, s in enumerate([pixel_scorer()] * 6)
+    ]
+    torch.manual_seed(0)
+    many = [
+        Scorer(s.encoder, s.flow, SHAPE, draws=16, seed=i) for i, s in enumerate([single[0]] * 6)
+    ]
+    spread = []
+    for group in (single, many):
+        nll = np.stack([s._raw(x)["nll"] for s in group])
+        spread.append(nll.std(0).mean())
+    assert spread[1] < 0.5 * spread[0]  # by a factor of 4 in expectation
+
+
+def test_the_mass_of_several_draws_is_that_of_the_mean_log_likelihood() -> None:
+    scorer, x = pixel_scorer(draws=3), images(4, seed=2)
+
+    def mean_log_prob(v: torch.Tensor) -> torch.Tensor:
+        assert isinstance(scorer.flow, RealNVP)
+        return torch.stack([scorer.flow.log_prob(v + noise) for noise in scorer.noise]).mean(0)
+
+    log_p, mass = log_prob_and_mass(mean_log_prob, x.float() / 255)
+    raw = scorer._raw(x)
+    np.testing.assert_allclose(raw["nll"], -log_p.double().numpy(), rtol=1e-5)
+    np.testing.assert_allclose(raw["mass"], mass.double().numpy(), rtol=1e-4)
+
+
+def test_white_noise_has_the_latent_features_it_should() -> None:
+    z = torch.randn(4000, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    features = latent_features([z])
+    mean = features.mean(0)
+    expected = torch.zeros(15)
+    # E[log mean square] of 64 normals: digamma(32) + log(2 / 64)
+    expected[2:4] = torch.digamma(torch.tensor(32.0)) + math.log(2 / 64)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=0.01)
+
+
+def test_each_latent_feature_sees_its_own_departure() -> None:
+    z = torch.randn(500, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    base = latent_features([z]).mean(0)
+    brighter = latent_features([z + torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)]).mean(0) - base
+    assert brighter[0] == pytest.approx(1, abs=0.01)
+    assert brighter[1] == pytest.approx(0, abs=0.01)
+    louder = latent_features([2 * z]).mean(0) - base
+    torch.testing.assert_close(louder[2:4], torch.full((2,), math.log(4)), rtol=0, atol=1e-4)
+    smeared = (z + z.roll(1, dims=3)) / math.sqrt(2)  # neighbours along rows share half
+    lag = latent_features([smeared]).mean(0) - base
+    torch.testing.assert_close(lag[4:6], torch.full((2,), 0.5), rtol=0, atol=0.1)
+    assert lag[6:14].abs().max() < 0.1
+    tied = torch.stack([z[:, 0], z[:, 0]], 1)
+    assert (latent_features([tied]).mean(0) - base)[14] == pytest.approx(1, abs=0.05)
+
+
+def test_small_maps_have_the_features_they_can() -> None:
+    assert latent_features([torch.randn(3, 1, 1, 1)]).isfinite().all()
+    assert latent_features([torch.randn(3, 1, 2, 2)]).shape == (3, 5)
+
+
+def test_the_latent_fit_finds_latents_that_are_not_white() -> None:
+    # The flow starts as the identity, so that its latents are the logits of the pixels.
+    flow = RealNVP(SHAPE, scales=2, blocks=1, mid_channels=4, norm="none")
+    scorer = Scorer(PixelEncoder(SHAPE), flow, SHAPE, draws=1, seed=0)
+    noise = torch.randint(60, 196, (400, *SHAPE), dtype=torch.uint8)
+    scorer.fit(noise[:300], noise[300:])
+    # the same grey levels in order: the likelihood cannot tell, the latent fit can
+    flat = noise[:50].flatten(1).sort(1).values.view(50, *SHAPE)
+    usual, ordered = scorer(noise[300:]), scorer(flat)
+    np.testing.assert_allclose(ordered["nll"].mean(), usual["nll"].mean(), rtol=0.02)
+    assert ordered["latent_fit"].min() > usual["latent_fit"].max()
+    assert ordered["fused"].min() > usual["fused"].max()
+
+
+def test_scores_that_are_not_finite_are_an_error() -> None:
+    scorer = whitened_scorer().fit(images(100), images(50, seed=1))
+    with torch.no_grad():
+        next(scorer.flow.parameters()).fill_(float("nan"))
+    with pytest.raises(ApproxMassError, match="not finite"):
+        scorer(images(3))
