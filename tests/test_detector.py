@@ -222,7 +222,7 @@ def test_mistakes_are_named_in_one_line(make, words: str) -> None:  # type: igno
 
 
 def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
-    with pytest.raises(ApproxMassError, match="10x10 grey, but the detector.*12x12 grey"):
+    with pytest.raises(ApproxMassError, match=r"10x10 grey, but the detector.*12x12 grey"):
         fitted.score(textures(3, side=10))
     with pytest.raises(ApproxMassError, match="12x12 colour, but"):
         fitted.score(colour(3, side=12))

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False, soft_wrap=False)
+out = Console(highlight=False)
 remark = Console(stderr=True, highlight=False)
 
 SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
@@ -241,7 +241,7 @@ def _show_evaluation(evaluation: "Evaluation", flagged: Mapping[str, float]) -> 
         out.print(table)
     out.print(LEGEND, style="dim")
     for name, share in flagged.items():
-        out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%")
+        out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%", soft_wrap=True)
 
 
 def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:

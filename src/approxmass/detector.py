@@ -473,7 +473,7 @@ class Detector:
             bar = TrainingBar("bits/dim", (per_dim, math.log2(255)))
         weights = sum(p.numel() for p in flow.parameters())
         for note in self.notes:
-            bar.console.print(note)
+            bar.console.print(note, soft_wrap=True)
         bar.console.print(
             f"flow: {self.preset}, {weights:,} weights on {encoder.dimension} dimensions; "
             f"alpha {settings.alpha:.3g}, {settings.epochs} epochs"

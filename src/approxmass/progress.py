@@ -58,5 +58,5 @@ class TrainingBar:
         self.bar.update(self.task, completed=report.step, total=report.steps, facts=facts)
         tenth = 10 * report.step // report.steps
         if not self.console.is_terminal and tenth > self.last_tenth:
-            self.console.print(f"training {10 * tenth}%  {facts}")
+            self.console.print(f"training {10 * tenth}%  {facts}", soft_wrap=True)
         self.last_tenth = tenth

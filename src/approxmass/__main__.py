@@ -1,0 +1,5 @@
+"""`python -m approxmass` is the command `approxmass`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,157 @@
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from approxmass import ApproxMassError
+from approxmass.artifact import FORMAT_VERSION, load_folder, save_folder, write_atomic, write_json
+
+TENSORS = {"weights": {"w": torch.arange(6.0).view(2, 3)}, "calibration": {"c": torch.ones(4)}}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def saved(folder: Path, facts: str = "first") -> Path:
+    save_folder(folder, {"facts": facts}, TENSORS)
+    return folder
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    manifest, tensors = load_folder(saved(tmp_path / "d"))
+    assert manifest["facts"] == "first"
+    assert manifest["format_version"] == FORMAT_VERSION
+    assert torch.equal(tensors["weights"]["w"], TENSORS["weights"]["w"])
+    assert torch.equal(tensors["calibration"]["c"], TENSORS["calibration"]["c"])
+
+
+def test_a_newer_detector_replaces_the_older_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    saved(tmp_path / "d")
+    saved(tmp_path / "d", "second")
+    assert load_folder(tmp_path / "d")[0]["facts"] == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_save_that_fails_half_way_leaves_the_old_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(saved(tmp_path / "d"))
+    written = []
+
+    def full(self: Path, data: bytes) -> int:
+        written.append(self.name)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        with self.open("wb") as file:
+            return file.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ApproxMassError, match="no space left on device"):
+        saved(tmp_path / "d", "second")
+    monkeypatch.undo()
+    assert len(written) == 2
+    assert snapshot(tmp_path / "d") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ApproxMassError, match="not a detector: choose another"):
+        saved(tmp_path / "d")
+    assert snapshot(tmp_path / "d") == {"thesis.tex": b"years of work"}
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ApproxMassError, match="not a detector"):
+        saved(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "name", ["detector.json", "weights.safetensors", "calibration.safetensors"]
+)
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_a_file_cut_short_is_found(tmp_path: Path, name: str, keep: int) -> None:
+    part = saved(tmp_path / "d") / name
+    # The last byte of the JSON is a newline, which says nothing: cut one more.
+    part.write_bytes(part.read_bytes()[: keep - (keep < 0)])
+    with pytest.raises(ApproxMassError, match=name) as info:
+        load_folder(tmp_path / "d")
+    assert "again" in str(info.value)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "calibration.safetensors"])
+def test_every_changed_byte_is_found(tmp_path: Path, name: str) -> None:
+    part = saved(tmp_path / "d") / name
+    whole = part.read_bytes()
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        part.write_bytes(bytes(changed))
+        with pytest.raises(ApproxMassError, match="changed"):
+            load_folder(tmp_path / "d")
+
+
+def test_an_edited_manifest_is_found(tmp_path: Path) -> None:
+    path = saved(tmp_path / "d") / "detector.json"
+    path.write_text(path.read_text().replace("first", "third"))
+    with pytest.raises(ApproxMassError, match="edited"):
+        load_folder(tmp_path / "d")
+
+
+def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
+    path = saved(tmp_path / "d") / "detector.json"
+    manifest = json.loads(path.read_text())
+    manifest["format_version"] = FORMAT_VERSION + 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ApproxMassError, match=r"newer.*upgrade"):
+        load_folder(tmp_path / "d")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"format_version": "x"}', "\x00"])
+def test_a_manifest_that_is_something_else_is_found(tmp_path: Path, text: str) -> None:
+    (saved(tmp_path / "d") / "detector.json").write_text(text)
+    with pytest.raises(ApproxMassError, match=r"detector\.json"):
+        load_folder(tmp_path / "d")
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ApproxMassError, match="approxmass fit"):
+        load_folder(tmp_path)
+    (saved(tmp_path / "d") / "weights.safetensors").unlink()
+    with pytest.raises(ApproxMassError, match=r"weights\.safetensors"):
+        load_folder(tmp_path / "d")
+
+
+def test_nothing_of_a_failed_write_is_left(tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    target.write_text("old")
+
+    def fail() -> None:
+        with write_atomic(target) as path:
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert snapshot(tmp_path) == {"out.csv": b"old"}
+
+
+def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        write_json(tmp_path / "a" / "b.json", {"x": 1})
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "a" / "b.json").stat().st_mode) == 0o644
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"x": 1}
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ApproxMassError, match="cannot write") as info:
+        write_json(tmp_path / "file" / "b.json", {})
+    assert "\n" not in str(info.value)

@@ -1,0 +1,406 @@
+"""The command as a person runs it: exit codes, files, and one line for every mistake."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+from typer.testing import CliRunner, Result
+
+from approxmass import Detector, open_images
+from approxmass.cli import app
+from approxmass.errors import ApproxMassError
+from conftest import SHARED, textures
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(*words: object) -> Result:
+    """Run in this process; what would be printed by `main` for a mistake is in `exception`."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def mistake(*words: object) -> str:
+    result = run(*words)
+    assert isinstance(result.exception, ApproxMassError), (result.output, result.exception)
+    message = str(result.exception)
+    assert "\n" not in message
+    return message
+
+
+def command(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run as its own process."""
+    return subprocess.run(
+        [sys.executable, "-m", "approxmass", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=ONE_THREAD,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector and some sources of images."""
+    folder = tmp_path_factory.mktemp("place")
+    np.save(folder / "usual.npy", textures(600))
+    np.save(folder / "new.npy", textures(120, seed=5))
+    np.save(folder / "other.npy", textures(90, shift=1.0, seed=6))
+    Detector(epochs=4).fit(folder / "usual.npy").save(folder / "detector")
+    (folder / "images").mkdir()
+    for i, image in enumerate(textures(12, seed=7)):
+        Image.fromarray(image).save(folder / "images" / f"{i:02}.png")
+    return folder
+
+
+def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
+    result = run("fit", place / "usual.npy", "-o", tmp_path / "d", "--epochs", 2, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]  # the checkpoint is gone
+    loaded = Detector.load(tmp_path / "d")
+    assert (loaded.seed, loaded.epochs, loaded.space) == (3, 2, "pca")
+    expected = Detector(seed=3, epochs=2).fit(place / "usual.npy").score(place / "new.npy")
+
+    for suffix in ("csv", "parquet"):
+        target = tmp_path / f"scores.{suffix}"
+        assert run("score", tmp_path / "d", place / "new.npy", "-o", target).exit_code == 0
+    table = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    np.testing.assert_array_equal(table["mass"], expected.mass)
+    np.testing.assert_array_equal(table["p_value"], expected.p_value)
+    np.testing.assert_array_equal(table["is_outlier"], expected.is_outlier)
+    assert table["name"][:2] == ["0", "1"]
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["p_value"]) for row in rows] == table["p_value"]
+    assert list(rows[0]) == list(table)
+
+    facts = tmp_path / "facts.json"
+    result = run(
+        "evaluate",
+        place / "detector",
+        "--id",
+        place / "new.npy",
+        "--ood",
+        place / "other.npy",
+        "--json",
+        facts,
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(facts.read_text())
+    assert found["protocol"] == "per image, balanced"
+    scores = {row["score"]: row["metrics"] for row in found["rows"]}
+    assert set(scores) == {"nll", "mass", "typicality", "fused"}
+    assert scores["fused"]["auroc"]["value"] > 0.9
+    assert scores["fused"]["n_id"] == scores["fused"]["n_ood"] == 90
+    assert "AUROC" in result.output
+    assert "flagged at a false-alarm rate of 5%" in result.output
+
+    shown = run("inspect", place / "detector", "--json", "-")
+    assert json.loads(shown.output)["space"] == "pca"
+    assert "calibrated on" in run("inspect", place / "detector").output
+
+
+def test_groups_and_several_outlier_sets(place: Path, tmp_path: Path) -> None:
+    facts = tmp_path / "facts.json"
+    words = ["evaluate", place / "detector", "--id", place / "new.npy", "--group-size", 10]
+    sets = [place / "other.npy", place / "usual.npy"]
+    for given in (["--ood", sets[0], "--ood", sets[1]], ["--ood", *sets]):
+        assert run(*words, *given, "--json", facts).exit_code == 0
+        found = json.loads(facts.read_text())
+        assert found["protocol"] == "per group of 10, balanced"
+        assert [r["ood"] for r in found["rows"]][::4] == [str(s) for s in sets]
+        assert found["rows"][0]["metrics"]["n_ood"] == 9
+
+
+def test_unreadable_images_get_a_row_with_the_reason(place: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(place / "images", tmp_path / "images")
+    (images / "03.png").write_bytes((images / "03.png").read_bytes()[:60])
+    (images / "05.png").write_bytes(b"")
+    Image.fromarray(textures(1, side=10)[0]).save(images / "07.png")
+    target = tmp_path / "scores.csv"
+    result = run("score", place / "detector", images, "-o", target)
+    assert result.exit_code == 0
+    assert result.stderr.count("skipped") == 3
+    with target.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [f"{i:02}.png" for i in range(12)]
+    bad = {row["name"] for row in rows if row["error"]}
+    assert bad == {"03.png", "05.png", "07.png"}
+    assert all((row["p_value"] == "") == bool(row["error"]) for row in rows)
+    good = [float(row["mass"]) for row in rows if not row["error"]]
+    whole = Detector.load(place / "detector").score(textures(12, seed=7)).mass
+    np.testing.assert_allclose(good, np.delete(whole, [3, 5, 7]), rtol=1e-4)
+
+
+def test_strict_stops_and_keeps_the_older_table(place: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(place / "images", tmp_path / "images")
+    (images / "03.png").write_bytes(b"not an image")
+    target = tmp_path / "scores.csv"
+    target.write_text("older")
+    message = mistake("score", place / "detector", images, "-o", target, "--strict")
+    assert "03.png" in message
+    assert target.read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "scores.csv"]
+
+
+Bad = Callable[[Path, Path], list[object]]
+
+
+def corrupt_weights(place: Path, tmp: Path) -> list[object]:
+    folder = shutil.copytree(place / "detector", tmp / "detector")
+    with (folder / "weights.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+    return ["inspect", folder]
+
+
+def truncated(place: Path, tmp: Path) -> list[object]:
+    folder = shutil.copytree(place / "detector", tmp / "detector")
+    (folder / "detector.json").write_text((folder / "detector.json").read_text()[:200])
+    return ["score", folder, place / "new.npy", "-o", tmp / "s.csv"]
+
+
+def newer(place: Path, tmp: Path) -> list[object]:
+    folder = shutil.copytree(place / "detector", tmp / "detector")
+    manifest = json.loads((folder / "detector.json").read_text())
+    manifest["format_version"] = 99
+    (folder / "detector.json").write_text(json.dumps(manifest))
+    return ["inspect", folder]
+
+
+def corrupt_image(place: Path, tmp: Path) -> list[object]:
+    images = shutil.copytree(place / "images", tmp / "images")
+    (images / "04.png").write_bytes(b"\x89PNG broken")
+    return ["fit", images, "-o", tmp / "d"]
+
+
+def mixed_sizes(place: Path, tmp: Path) -> list[object]:
+    images = shutil.copytree(place / "images", tmp / "images")
+    Image.fromarray(textures(1, side=20)[0]).save(images / "04.png")
+    return ["fit", images, "-o", tmp / "d"]
+
+
+def mixed_channels(place: Path, tmp: Path) -> list[object]:
+    images = shutil.copytree(place / "images", tmp / "images")
+    Image.fromarray(textures(1)[0]).convert("RGB").save(images / "04.png")
+    return ["fit", images, "-o", tmp / "d"]
+
+
+def empty_folder(place: Path, tmp: Path) -> list[object]:
+    (tmp / "empty").mkdir()
+    return ["fit", tmp / "empty", "-o", tmp / "d"]
+
+
+def wrong_kind(place: Path, tmp: Path) -> list[object]:
+    (tmp / "notes.txt").write_text("hello")
+    return ["fit", tmp / "notes.txt", "-o", tmp / "d"]
+
+
+def not_a_number(place: Path, tmp: Path) -> list[object]:
+    x = textures(200).astype(float) / 255
+    x[17, 3, 3] = np.nan
+    np.save(tmp / "x.npy", x)
+    return ["fit", tmp / "x.npy", "-o", tmp / "d"]
+
+
+def infinite(place: Path, tmp: Path) -> list[object]:
+    x = textures(200).astype(np.float32) / 255
+    x[17, 3, 3] = np.inf
+    np.save(tmp / "x.npy", x)
+    return ["score", place / "detector", tmp / "x.npy", "-o", tmp / "s.csv"]
+
+
+def occupied(place: Path, tmp: Path) -> list[object]:
+    (tmp / "d").mkdir()
+    (tmp / "d" / "precious.txt").write_text("mine")
+    return ["fit", place / "usual.npy", "-o", tmp / "d"]
+
+
+def unfinished(place: Path, tmp: Path) -> list[object]:
+    (tmp / "d.checkpoint.safetensors").write_bytes(b"")
+    return ["fit", place / "usual.npy", "-o", tmp / "d"]
+
+
+def resume_nothing(place: Path, tmp: Path) -> list[object]:
+    (tmp / "d.checkpoint.safetensors").write_bytes(b"cut")
+    return ["fit", place / "usual.npy", "-o", tmp / "d", "--resume"]
+
+
+def simple(*words: object) -> Bad:
+    def make(place: Path, tmp: Path) -> list[object]:
+        names = {"DETECTOR": place / "detector", "NEW": place / "new.npy", "TMP": tmp}
+        return [names.get(w, tmp / w[4:] if str(w).startswith("TMP/") else w) for w in words]  # type: ignore[call-overload, index]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (corrupt_weights, ["weights.safetensors", "again"]),
+        (truncated, ["detector.json", "again"]),
+        (newer, ["newer", "upgrade"]),
+        (corrupt_image, ["04.png"]),
+        (mixed_sizes, ["04.png", "20x20", "size"]),
+        (mixed_channels, ["04.png", "RGB", "convert"]),
+        (empty_folder, ["empty", "images"]),
+        (wrong_kind, ["notes.txt", "folder of images"]),
+        (not_a_number, ["x.npy", "17"]),
+        (infinite, ["x.npy", "17"]),
+        (occupied, ["not a detector", "choose another"]),
+        (unfinished, ["--resume", "remove"]),
+        (resume_nothing, ["checkpoint", "cut short"]),
+        (simple("fit", "sample:mmist", "-o", "TMP/d"), ["mmist", "fashion_mnist/train"]),
+        (simple("fit", "TMP/absent", "-o", "TMP/d"), ["absent", "no such"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--space", "latent"), ["latent", "pca"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--alpha", "much"), ["--alpha", "much"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--alpha", "-1"), ["alpha", "-1"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--epochs", "1.5"), ["--epochs", "1.5"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--preset", "huge"), ["huge", "realnvp"]),
+        (simple("score", "DETECTOR", "NEW", "-o", "TMP/s.xlsx"), ["s.xlsx", ".csv"]),
+        (simple("score", "TMP", "NEW", "-o", "TMP/s.csv"), ["not a detector", "approxmass fit"]),
+        (simple("score", "DETECTOR", "sample:mnist", "-o", "TMP/s.csv"), ["28x28", "12x12"]),
+        (
+            simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", "NEW", "--group-size", "500"),
+            ["500"],
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_trace(
+    make: Bad, words: list[str], place: Path, tmp_path: Path
+) -> None:
+    given = make(place, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    message = mistake(*given)
+    for word in words:
+        assert word in message
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_mistake_ends_the_process_with_2_and_one_line_on_stderr(tmp_path: Path) -> None:
+    done = command("fit", tmp_path / "absent [x]", "-o", tmp_path / "d")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "absent [x]" in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_destroys_nothing(place: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(place / "detector", tmp_path / "d")
+    before = {p.name: p.read_bytes() for p in older.iterdir()}
+
+    def limit() -> None:  # the kernel refuses to let any file grow beyond 100 kB
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    fit = ["fit", place / "usual.npy", "-o", older, "--epochs", 1]
+    done = command(*fit, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in done.stderr
+    assert {p.name: p.read_bytes() for p in older.iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+    target = tmp_path / "scores.csv"
+    target.write_text("older")
+    np.save(tmp_path / "many.npy", textures(4000))
+    done = command("score", older, tmp_path / "many.npy", "-o", target, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert target.read_text() == "older"
+
+
+def fit_process(place: Path, folder: Path) -> subprocess.Popen[str]:
+    words = ["fit", place / "usual.npy", "-o", folder, "--epochs", 40, "--resume"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "approxmass", *map(str, words)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ONE_THREAD,
+    )
+
+
+def test_ctrl_c_then_resume_gives_the_detector_of_a_fit_never_stopped(
+    place: Path, tmp_path: Path
+) -> None:
+    whole = fit_process(place, tmp_path / "whole")
+    assert whole.wait() == 0
+    stopped = fit_process(place, tmp_path / "stopped")
+    assert stopped.stderr is not None
+    for line in stopped.stderr:
+        if line.startswith("training 10%"):
+            break
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.wait() == 130
+    rest = stopped.stderr.read()
+    assert "--resume" in rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "stopped").exists()
+    assert (tmp_path / "stopped.checkpoint.safetensors").exists()
+    again = fit_process(place, tmp_path / "stopped")
+    assert again.wait() == 0
+    assert again.stderr is not None
+    first = again.stderr.read().split("training ")[1]
+    assert int(first.split("epoch")[1].split()[0]) > 4  # it went on, it did not start anew
+    assert not (tmp_path / "stopped.checkpoint.safetensors").exists()
+    for name in ("weights.safetensors", "calibration.safetensors"):
+        first, second = load_file(tmp_path / "whole" / name), load_file(tmp_path / "stopped" / name)
+        assert first.keys() == second.keys()
+        for key, value in first.items():
+            np.testing.assert_array_equal(value, second[key])
+
+
+def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from approxmass import demo
+
+    # The whole demo takes half a minute; here it runs on a part of the same images.
+    np.save(tmp_path / "part.npy", open_images("sample:fashion_mnist/train").read()[:1500])
+    monkeypatch.setattr(demo, "TRAIN", str(tmp_path / "part.npy"))
+    result = run("demo", "-o", tmp_path / "demo", "--json", "-")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts == json.loads((tmp_path / "demo" / "demo.json").read_text())
+    area = {r["score"]: r["metrics"]["auroc"]["value"] for r in facts["evaluation"]["rows"]}
+    assert set(area) == {"mass", "nll", "fused", "1-nearest-neighbour", "PCA residual"}
+    assert min(area.values()) > 0.9
+    scores = pq.read_table(tmp_path / "demo" / "mnist.parquet")
+    assert scores.num_rows == 1000
+    share = np.mean(scores["is_outlier"].to_pylist())
+    assert share == pytest.approx(facts["flagged_at_5_percent"]["sample:mnist"])
+    detector = Detector.load(tmp_path / "demo" / "detector")
+    mass = detector.score("sample:mnist").mass
+    np.testing.assert_array_equal(mass, scores["mass"].to_numpy())
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from approxmass.cli import app; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    helped = command("--help")
+    assert helped.returncode == 0
+    for word in ("demo", "fit", "score", "evaluate", "inspect"):
+        assert word in helped.stdout
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
+def test_parquet_files_of_real_sets(tmp_path: Path) -> None:
+    usual, other = SHARED / "mnist" / "test.parquet", SHARED / "kmnist" / "test.parquet"
+    assert run("fit", usual, "-o", tmp_path / "d", "--epochs", 2).exit_code == 0
+    words = ["--id", usual, "--ood", other, "--json", tmp_path / "facts.json"]
+    assert run("evaluate", tmp_path / "d", *words).exit_code == 0
+    rows = json.loads((tmp_path / "facts.json").read_text())["rows"]
+    area = {row["score"]: row["metrics"]["auroc"]["value"] for row in rows}
+    assert area["fused"] > 0.95

@@ -1,0 +1,49 @@
+"""The documents say what the committed results say, and their code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+
+
+@pytest.mark.usefixtures("tools")
+def test_every_number_of_the_documents_is_that_of_its_json() -> None:
+    import write_docs
+
+    for document in write_docs.DOCUMENTS:
+        text = (ROOT / document).read_text()
+        assert "<!-- demo -->\n<!--" not in text
+        assert write_docs.updated(text) == text, f"run `python tools/write_docs.py` for {document}"
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    # One epoch instead of twenty: this shows that the lines run, not how well it detects.
+    short = code[1].replace("Detector()", "Detector(epochs=1)")
+    assert short != code[1]
+    monkeypatch.chdir(tmp_path)
+    printed: list[str] = []
+    exec(compile(short, "README.md", "exec"), {"print": printed.append})
+    assert re.fullmatch(r"\d+% called, drift p = .*", printed[0])
+    assert (tmp_path / "detector" / "detector.json").exists()
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_figures_are_no_older_than_their_numbers() -> None:
+    for numbers in (ROOT / "docs" / "figures").glob("*.json"):
+        for suffix in (".png", ".svg"):
+            assert numbers.with_suffix(suffix).exists()
