@@ -70,7 +70,7 @@ def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]  # the checkpoint is gone
     loaded = Detector.load(tmp_path / "d")
-    assert (loaded.seed, loaded.epochs, loaded.space) == (3, 2, "pca")
+    assert (loaded.settings.seed, loaded.settings.epochs, loaded.settings.space) == (3, 2, "pca")
     expected = Detector(seed=3, epochs=2).fit(place / "usual.npy").score(place / "new.npy")
 
     for suffix in ("csv", "parquet"):

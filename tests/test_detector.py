@@ -94,7 +94,9 @@ def test_saving_and_loading_changes_no_bit(fitted: Detector, tmp_path: Path) -> 
     for name in before.statistics:
         np.testing.assert_array_equal(before.statistics[name], after.statistics[name])
     np.testing.assert_array_equal(before.p_value, after.p_value)
-    assert loaded.describe() == fitted.describe()
+    assert loaded.settings == fitted.settings
+    assert loaded.facts == fitted.facts
+    assert loaded.notes == fitted.notes
     assert loaded.history == fitted.history
     loaded.save(tmp_path / "again")
     for name in ("detector.json", "weights.safetensors", "calibration.safetensors"):
@@ -110,16 +112,16 @@ def test_a_seed_repeats_a_fit_and_another_does_not() -> None:
 
 def test_a_detector_can_be_fitted_again() -> None:
     detector = Detector(epochs=1).fit(textures(200, side=10))
-    assert detector.space == "pca"
+    assert detector.settings.space == "pca"
     detector.fit(colour(200))
-    assert detector.space == "pixels"
+    assert detector.settings.space == "pixels"
     assert detector.score(colour(5)).p_value.shape == (5,)
 
 
 def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) -> None:
     detector = Detector(epochs=1, draws=2).fit(colour(200))
-    assert detector.space == "pixels"
-    assert detector.preset == "compact"
+    assert detector.settings.space == "pixels"
+    assert detector.settings.preset == "compact"
     assert any("pixels" in note and "colour" in note for note in detector.notes)
     assert detector.facts["training"]["alpha"] == 2 / 32
     x = colour(30, seed=4)
@@ -134,7 +136,7 @@ def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) 
 
 def test_grey_goes_to_pca_and_alpha_follows_the_dimension() -> None:
     detector = Detector(epochs=1, components=20).fit(textures(300))
-    assert detector.space == "pca"
+    assert detector.settings.space == "pca"
     assert any("grey" in note for note in detector.notes)
     assert detector.facts["dimension"] == 21
     assert detector.facts["training"]["alpha"] == pytest.approx(0.35 * np.sqrt(21))
@@ -224,7 +226,7 @@ def test_mistakes_are_named_in_one_line(make, words: str) -> None:  # type: igno
 def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
     with pytest.raises(ApproxMassError, match=r"10x10 grey, but the detector.*12x12 grey"):
         fitted.score(textures(3, side=10))
-    with pytest.raises(ApproxMassError, match="12x12 colour, but"):
+    with pytest.raises(ApproxMassError, match="12x12 RGB, but"):
         fitted.score(colour(3, side=12))
 
 

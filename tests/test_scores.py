@@ -141,9 +141,31 @@ def test_the_latent_fit_finds_latents_that_are_not_white() -> None:
     assert ordered["fused"].min() > usual["fused"].max()
 
 
-def test_scores_that_are_not_finite_are_an_error() -> None:
-    scorer = whitened_scorer().fit(images(100), images(50, seed=1))
+@pytest.mark.parametrize("make", [pixel_scorer, whitened_scorer])
+def test_an_image_that_overflows_scores_highest_and_spoils_no_other(make) -> None:  # type: ignore[no-untyped-def]
+    scorer = make().fit(images(100), images(50, seed=1))
+    x = images(5, seed=2)
+    expected = scorer(x)
+    real, dark = scorer.flow.forward, x[2].float() / 255
+
+    def overflow(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, logdet = real(v)
+        at = scorer.encoder(dark[None])
+        hit = (v - at).flatten(1).abs().amax(1) < 0.01
+        return z * torch.where(hit, torch.inf, 1.0)[:, None], logdet
+
+    scorer.flow.forward = overflow
+    scores = scorer(x)
+    others = [0, 1, 3, 4]
+    for name, values in scores.items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(values[others], expected[name][others], rtol=1e-6)
+        assert values[2] > 1e6 * values[others].max()
+
+
+def test_a_flow_that_overflows_on_usual_images_is_an_error() -> None:
+    scorer = whitened_scorer()
     with torch.no_grad():
         next(scorer.flow.parameters()).fill_(float("nan"))
-    with pytest.raises(ApproxMassError, match="not finite"):
-        scorer(images(3))
+    with pytest.raises(ApproxMassError, match="did not learn"):
+        scorer.fit(images(100), images(50, seed=1))

@@ -163,7 +163,9 @@ def score(
         "output": str(output),
     }
     if len(scored):
-        facts["group_p_value"] = group_p_value(detector.calibration[detector.statistic], scored)
+        facts["group_p_value"] = group_p_value(
+            detector.calibration[detector.settings.statistic], scored
+        )
     _emit(facts, json_file)
     if json_file != Path("-"):
         from .tables import facts_table
@@ -188,6 +190,8 @@ def evaluate(
     json_file: Json = None,
 ) -> None:
     """Measure how well each score tells usual images from outliers."""
+    from dataclasses import asdict
+
     from .detector import Detector
     from .evaluation import evaluate as compare
     from .machine import machine_facts
@@ -208,7 +212,7 @@ def evaluate(
         **result.as_dict(),
         "seed": seed,
         "flagged_at_5_percent": flagged,
-        "settings": detector.settings,
+        "settings": asdict(detector.settings),
         "fit": detector.facts,
         "machine": machine_facts(),
     }
@@ -226,9 +230,9 @@ def inspect(folder: Folder, json_file: Json = None) -> None:
 
 
 def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:
-    from .tables import facts_table
+    from .tables import describe, facts_table
 
-    facts = detector.describe()
+    facts = describe(detector)
     _emit(facts, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 
 from . import artifact
 from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
-from .data import Chunk, ImageSource, open_images
+from .data import Chunk, ImageSource, describe_shape, open_images
 from .encoders import Encoder, PixelEncoder, WhitenedEncoder
 from .errors import ApproxMassError
 from .flows import Flow, RealNVP, VectorFlow
-from .progress import TrainingBar
-from .scores import STATISTICS, Scorer
-from .training import EpochRecord, TrainingSettings, train
+from .progress import announce
+from .scores import Scorer
+from .settings import Settings
+from .training import EpochRecord, train
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Images larger than this a side are resized to it unless a size is given.
-_LARGEST_SIDE = 64
 # Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
 _FEWEST_IMAGES = 100
+_FEWEST_HELD_OUT = 40
 # False-alarm rate behind `Scores.is_outlier`.
 _FALSE_ALARM_RATE = 0.05
 
@@ -51,28 +51,6 @@ class Scores:
     p_value: Floats
     is_outlier: Bools  # p_value <= 0.05
     statistics: dict[str, Floats]  # every statistic of the space, by name
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    """How to train a kind of flow when nobody says otherwise."""
-
-    images_seen: int  # epochs follow from it
-    most_epochs: int
-    training: TrainingSettings
-
-
-def _recipe(space: str, preset: str, grey: bool) -> _Recipe:
-    if space != "pixels":
-        return _Recipe(220_000, 20, TrainingSettings(alpha=0, epochs=1, batch_size=512))
-    if preset == "paper":
-        rate = 5e-5 if grey else 1e-4
-        settings = TrainingSettings(
-            alpha=0, epochs=1, batch_size=32, learning_rate=rate, weight_decay=5e-5, clip=100
-        )
-        return _Recipe(10**12, 200, settings)
-    settings = TrainingSettings(alpha=0, epochs=1, batch_size=32, learning_rate=1e-3, clip=100)
-    return _Recipe(30_000, 40, settings)
 
 
 class Detector:
@@ -120,27 +98,20 @@ class Detector:
         statistic: str = "fused",
         draws: int = 1,
     ) -> None:
-        if isinstance(space, str) and space not in ("auto", "pca", "pixels"):
-            raise ApproxMassError(f"unknown space {space!r}: use 'auto', 'pca' or 'pixels'")
-        if alpha != "auto" and not (isinstance(alpha, float | int) and 0 <= alpha < math.inf):
-            raise ApproxMassError(f"alpha must be 'auto' or a number of at least 0, not {alpha!r}")
-        if epochs != "auto" and not (isinstance(epochs, int) and epochs > 0):
-            raise ApproxMassError(f"epochs must be 'auto' or at least 1, not {epochs!r}")
-        if size is not None and size < 1:
-            raise ApproxMassError(f"size must be at least 1, not {size}")
-        if not 0 < holdout < 1:
-            raise ApproxMassError(f"holdout must be between 0 and 1, not {holdout}")
-        if statistic not in STATISTICS:
-            known = ", ".join(STATISTICS)
-            raise ApproxMassError(f"unknown statistic {statistic!r}: use one of {known}")
-        if draws < 1 or components < 1:
-            raise ApproxMassError("draws and components must be at least 1")
-        self.space = space if isinstance(space, str) else "features"
-        self.alpha, self.seed, self.preset, self.size = alpha, seed, preset, size
-        self.components, self.epochs, self.holdout = components, epochs, holdout
-        self.statistic, self.draws = statistic, draws
         self.features = space if isinstance(space, nn.Module) else None
-        self._asked = (self.space, preset, size)
+        self.asked = Settings(
+            space if isinstance(space, str) else "features",
+            alpha,
+            seed,
+            preset,
+            components,
+            size,
+            epochs,
+            holdout,
+            statistic,
+            draws,
+        )
+        self.settings = self.asked  # after a fit: what `auto` has become
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.history: list[EpochRecord] = []
@@ -171,43 +142,33 @@ class Detector:
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
         started = time.monotonic()
-        self.space, self.preset, self.size = self._asked  # an earlier fit has filled them in
-        self.notes = []
-        source = self._open_to_fit(images)
-        data = torch.from_numpy(source.read())
-        if len(data) < _FEWEST_IMAGES:
-            raise ApproxMassError(
-                f"{source.name} has {len(data)} images: give at least {_FEWEST_IMAGES}, so that "
-                "some can be held out to calibrate"
-            )
+        source = open_images(images, size=self.asked.size)
+        settings, notes = self.asked.resolve(source.native_shape)
+        source = source if settings.size is None else source.resized(settings.size)
         shape = source.shape
-        self._choose_space(shape)
-        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(self.seed))
-        held = max(_FEWEST_IMAGES * 2 // 5, round(self.holdout * len(data)))
-        reference, calibration, training = order[: held // 4], order[held // 4 : held], order[held:]
-        if len(training) < len(data) // 4:
-            raise ApproxMassError(f"holdout {self.holdout} leaves too few images: use about 0.1")
+        data = torch.from_numpy(source.read())
+        training, reference, calibration = _split(data, settings, source.name)
 
-        encoder, flow = self._build(data[training], shape)
-        settings = self._training_settings(encoder, len(training), grey=shape[0] == 1)
-        bar = self._bar(encoder, flow, settings) if progress else None
+        encoder = _encoder(settings, shape, self.features, training)
+        flow = _flow(settings, shape, encoder.dimension)
+        how = settings.training(shape[0], encoder.dimension, len(training))
+        bar = announce(notes, flow, how) if progress else None
         with bar or contextlib.nullcontext():
-            inputs = data[training] if self.space == "pixels" else _encode(encoder, data[training])
-            self.history = train(
-                flow, inputs, settings, checkpoint=checkpoint, resume=resume, on_step=bar
-            )
-        scorer = Scorer(encoder, flow, shape, draws=self.draws, seed=self.seed)
-        scorer.fit(data[training], data[reference])
-        self.calibration = scorer(data[calibration])
-        self._scorer = scorer
+            inputs = _inputs(encoder, training)
+            history = train(flow, inputs, how, checkpoint=checkpoint, resume=resume, on_step=bar)
+        scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
+        scorer.fit(training, reference)
+        # Only now: a fit that fails leaves an earlier one as it was.
+        self.calibration = scorer(calibration)
+        self.settings, self.notes, self.history, self._scorer = settings, notes, history, scorer
         self.facts = {
             "shape": list(shape),
             "dimension": encoder.dimension,
             "weights": sum(p.numel() for p in flow.parameters()),
-            "training": asdict(settings),
+            "training": asdict(how),
             "images": {
                 "source": source.name,
-                "sha256": hashlib.sha256(data.numpy().tobytes()).hexdigest(),
+                "sha256": hashlib.sha256(data.numpy().data).hexdigest(),
                 "training": len(training),
                 "reference": len(reference),
                 "calibration": len(calibration),
@@ -222,20 +183,13 @@ class Detector:
         Raises:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
-        parts = []
-        source = open_images(images, size=self.size)
+        source = self._open_to_score(images)
+        parts: dict[str, list[Floats]] = {}
         for chunk, scores in self.score_chunks(source):
             chunk.require_readable(source.name)
-            parts.append(scores)
-        join = np.concatenate
-        return Scores(
-            join([p.log_prob for p in parts]),
-            join([p.mass for p in parts]),
-            join([p.statistic for p in parts]),
-            join([p.p_value for p in parts]),
-            join([p.is_outlier for p in parts]),
-            {name: join([p.statistics[name] for p in parts]) for name in self._fitted.names},
-        )
+            for name, values in scores.statistics.items():
+                parts.setdefault(name, []).append(values)
+        return self._scores({name: np.concatenate(values) for name, values in parts.items()})
 
     def score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
         """Score images piece by piece, in order and in flat memory.
@@ -245,21 +199,14 @@ class Detector:
         """
         scorer = self._fitted
         for chunk in self._open_to_score(images).chunks(2048):
-            statistics = scorer(torch.from_numpy(chunk.images)) if len(chunk.images) else {}
-            statistics = statistics or {name: np.empty(0) for name in scorer.names}
-            statistic = statistics[self.statistic]
-            p = p_values(self.calibration[self.statistic], statistic)
-            yield (
-                chunk,
-                Scores(
-                    -statistics["nll"],
-                    statistics["mass"],
-                    statistic,
-                    p,
-                    p <= _FALSE_ALARM_RATE,
-                    statistics,
-                ),
-            )
+            yield chunk, self._scores(scorer(torch.from_numpy(chunk.images)))
+
+    def _scores(self, statistics: dict[str, Floats]) -> Scores:
+        statistic = statistics[self.settings.statistic]
+        p = p_values(self.calibration[self.settings.statistic], statistic)
+        return Scores(
+            -statistics["nll"], statistics["mass"], statistic, p, p <= _FALSE_ALARM_RATE, statistics
+        )
 
     def predict(
         self,
@@ -284,15 +231,14 @@ class Detector:
             raise ApproxMassError(f"false_alarm_rate must be in (0, 1), not {false_alarm_rate}")
         if control not in ("image", "discoveries"):
             raise ApproxMassError(f"control must be 'image' or 'discoveries', not {control!r}")
-        self._fitted  # noqa: B018
-        smallest = smallest_p_value(self.calibration[self.statistic])
+        p = self.score(images).p_value
+        smallest = smallest_p_value(self.calibration[self.settings.statistic])
         if false_alarm_rate < smallest:
             raise ApproxMassError(
                 f"a false-alarm rate of {false_alarm_rate:g} needs at least "
                 f"{math.ceil(1 / false_alarm_rate) - 1} calibration images: fit on more images "
                 f"or ask for at least {smallest:.2g}"
             )
-        p = self.score(images).p_value
         if control == "discoveries":
             return benjamini_hochberg(p, false_alarm_rate)
         called: Bools = p <= false_alarm_rate
@@ -300,7 +246,9 @@ class Detector:
 
     def group_p_value(self, images: Any) -> float:
         """One p-value for all the images together: has this batch or stream shifted?"""
-        return group_p_value(self.calibration[self.statistic], self.score(images).statistic)
+        return group_p_value(
+            self.calibration[self.settings.statistic], self.score(images).statistic
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.
@@ -310,7 +258,7 @@ class Detector:
         """
         scorer = self._fitted
         manifest = {
-            "settings": self.settings,
+            "settings": asdict(self.settings),
             "facts": self.facts,
             "notes": self.notes,
             "history": [asdict(record) for record in self.history],
@@ -336,29 +284,30 @@ class Detector:
             ApproxMassError: no detector there, or one that is incomplete, altered or newer.
         """
         manifest, tensors = artifact.load_folder(Path(folder))
-        settings = dict(manifest["settings"])
-        if (settings["space"] == "features") != (features is not None):
+        settings = Settings(**manifest["settings"])
+        if (settings.space == "features") != (features is not None):
             raise ApproxMassError(
                 f"{folder} was fitted on {'a' if features is None else 'no'} module of features: "
                 f"load it with{'' if features is None else 'out'} features=..."
             )
-        space = settings.pop("space")
-        detector = cls(features if features is not None else space, **settings)
+        detector = cls()
+        detector.asked = detector.settings = settings
+        detector.features = features
         detector.facts, detector.notes = manifest["facts"], manifest["notes"]
         detector.history = [EpochRecord(**record) for record in manifest["history"]]
         channels, height, width = manifest["facts"]["shape"]
         shape = (channels, height, width)
         weights = tensors["weights"]
         encoder: Encoder = PixelEncoder(shape)
-        if space != "pixels":
-            encoder = WhitenedEncoder(detector.components, features)
+        if settings.space != "pixels":
+            encoder = WhitenedEncoder(settings.components, features)
             for name in ("mean", "axes", "scale", "energy"):
                 setattr(encoder, name, weights[f"encoder.{name}"])
         encoder.load_state_dict(_below(weights, "encoder"))
-        flow = detector._flow(shape, encoder.dimension)
+        flow = _flow(settings, shape, encoder.dimension)
         flow.load_state_dict(_below(weights, "flow"))
         flow.to(_device())
-        scorer = Scorer(encoder, flow, shape, draws=detector.draws, seed=detector.seed)
+        scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
         scorer.reference = _below(tensors["calibration"], "reference")
         scores = _below(tensors["calibration"], "scores")
         detector.calibration = {name: value.numpy() for name, value in scores.items()}
@@ -366,119 +315,48 @@ class Detector:
         return detector
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What the detector was made with, `auto` replaced by what a fit chose."""
-        names = "space alpha seed preset components size epochs holdout statistic draws"
-        return {name: getattr(self, name) for name in names.split()}
-
-    def describe(self) -> dict[str, Any]:
-        """What a person wants to know of a fitted detector, as plain types."""
-        self._fitted  # noqa: B018
-        images, last = self.facts["images"], self.history[-1]
-        scores = self.calibration[self.statistic]
-        return {
-            "space": self.space,
-            "flow": f"{self.preset}, {self.facts['weights']:,} weights",
-            "images": _describe(tuple(self.facts["shape"])),
-            "dimension": self.facts["dimension"],
-            "alpha": self.facts["training"]["alpha"],
-            "epochs": self.facts["training"]["epochs"],
-            "seed": self.seed,
-            "last epoch": f"NLL {last.nll:,.2f} nats"
-            + ("" if last.mass is None else f", mass {last.mass:,.2f}"),
-            "fitted on": f"{images['source']}, {images['training']:,} images",
-            "fingerprint": images["sha256"],
-            "calibrated on": f"{images['calibration']:,} held-out images",
-            "statistic": self.statistic,
-            "threshold at 5%": float(np.quantile(scores, 0.95, method="higher")),
-            "smallest p-value": smallest_p_value(scores),
-            "fit seconds": self.facts["fit_seconds"],
-            "notes": "; ".join(self.notes) or "none",
-        }
-
-    @property
     def _fitted(self) -> Scorer:
         if self._scorer is None:
             raise ApproxMassError("this detector has learnt nothing yet: call fit first")
         return self._scorer
 
-    def _open_to_fit(self, images: Any) -> ImageSource:
-        source = open_images(images, size=self.size)
-        side = max(source.native_shape[1:])
-        if self.size is None and side > _LARGEST_SIDE:
-            height, width = source.native_shape[1:]
-            self.size = _LARGEST_SIDE
-            self.notes.append(
-                f"size: images of {height}x{width} are resized to {self.size}x{self.size}, the "
-                "largest side that is kept unless a size is given"
-            )
-            source = source.resized(self.size)
-        return source
-
     def _open_to_score(self, images: Any) -> ImageSource:
-        source = open_images(images, size=self.size)
-        expected = tuple(self.facts["shape"])
+        expected = self._fitted.shape
+        source = open_images(images, size=self.settings.size)
         if source.shape != expected:
             raise ApproxMassError(
-                f"{source.name} has images of {_describe(source.shape)}, but the detector was "
-                f"fitted on {_describe(expected)}: convert them, or fit with a size and images of "
-                "the same colours"
+                f"{source.name} has images of {describe_shape(source.shape)}, but the detector was "
+                f"fitted on {describe_shape(expected)}: convert them, or fit on such images or "
+                "with a size"
             )
         return source
 
-    def _choose_space(self, shape: tuple[int, int, int]) -> None:
-        if self.space == "auto":
-            self.space = "pca" if shape[0] == 1 else "pixels"
-            why = (
-                "the images are grey, and there the whitened mass is strongest"
-                if shape[0] == 1
-                else "the images are in colour, and there the latent fit of a pixel flow is "
-                "strongest"
-            )
-            self.notes.append(f"space: {self.space}, because {why}")
-        if self.preset == "auto":
-            self.preset = "compact" if self.space == "pixels" else "realnvp"
 
-    def _build(self, training: Tensor, shape: tuple[int, int, int]) -> tuple[Encoder, Flow]:
-        if self.space == "pixels":
-            return PixelEncoder(shape), self._flow(shape, math.prod(shape))
-        if self.features is not None:
-            self.features.cpu()  # PCA runs there
-        encoder = WhitenedEncoder(self.components, self.features).fit(training, seed=self.seed)
-        return encoder, self._flow(shape, encoder.dimension)
-
-    def _flow(self, shape: tuple[int, int, int], dimension: int) -> Flow:
-        if self.space != "pixels":
-            return VectorFlow(self.preset, dimension, seed=self.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return RealNVP.preset(self.preset, shape)
-
-    def _training_settings(self, encoder: Encoder, count: int, grey: bool) -> TrainingSettings:
-        recipe = _recipe(self.space, self.preset, grey)
-        if self.alpha != "auto":
-            alpha = float(self.alpha)
-        else:
-            alpha = 2 / 32 if self.space == "pixels" else 0.35 * math.sqrt(encoder.dimension)
-        if self.epochs != "auto":
-            epochs = self.epochs
-        else:
-            epochs = min(recipe.most_epochs, max(1, round(recipe.images_seen / count)))
-        return replace(recipe.training, alpha=alpha, epochs=epochs, seed=self.seed)
-
-    def _bar(self, encoder: Encoder, flow: Flow, settings: TrainingSettings) -> TrainingBar:
-        bar = TrainingBar()
-        if self.space == "pixels":
-            per_dim = 1 / (encoder.dimension * math.log(2))
-            bar = TrainingBar("bits/dim", (per_dim, math.log2(255)))
-        weights = sum(p.numel() for p in flow.parameters())
-        for note in self.notes:
-            bar.console.print(note, soft_wrap=True)
-        bar.console.print(
-            f"flow: {self.preset}, {weights:,} weights on {encoder.dimension} dimensions; "
-            f"alpha {settings.alpha:.3g}, {settings.epochs} epochs"
+def _split(data: Tensor, settings: Settings, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Training, reference and calibration images, at random."""
+    if len(data) < _FEWEST_IMAGES:
+        raise ApproxMassError(
+            f"{name} has {len(data)} images: give at least {_FEWEST_IMAGES}, so that some can be "
+            "held out to calibrate"
         )
-        return bar
+    held = max(_FEWEST_HELD_OUT, round(settings.holdout * len(data)))
+    if held > 0.75 * len(data):
+        raise ApproxMassError(f"holdout {settings.holdout} leaves too few images: use about 0.1")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(settings.seed))
+    parts = order[held:], order[: held // 4], order[held // 4 : held]
+    return data[parts[0]], data[parts[1]], data[parts[2]]
+
+
+def _encoder(
+    settings: Settings,
+    shape: tuple[int, int, int],
+    features: nn.Module | None,
+    training: Tensor,
+) -> Encoder:
+    if settings.space == "pixels":
+        return PixelEncoder(shape)
+    features = None if features is None else features.cpu()  # where PCA runs
+    return WhitenedEncoder(settings.components, features).fit(training, seed=settings.seed)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -490,12 +368,19 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _describe(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'colour'}"
+def _flow(settings: Settings, shape: tuple[int, int, int], dimension: int) -> Flow:
+    if settings.space != "pixels":
+        return VectorFlow(settings.preset, dimension, seed=settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return RealNVP.preset(settings.preset, shape)
 
 
 @torch.no_grad()
-def _encode(encoder: Encoder, images: Tensor) -> Tensor:
+def _inputs(encoder: Encoder, images: Tensor) -> Tensor:
+    """What the flow trains on: uint8 pixels as they are, or codes, made once."""
+    if isinstance(encoder, PixelEncoder):
+        return images
     encoder.to(_device())
     batches = torch.split(images, 4096)
     return torch.cat([encoder(batch.to(_device()).float() / 255) for batch in batches])

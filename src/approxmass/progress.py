@@ -1,14 +1,17 @@
 """What a person sees while a fit runs: remarks, and a bar with the time left."""
 
-__all__ = ["TrainingBar"]
+__all__ = ["TrainingBar", "announce"]
 
+import math
 import sys
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .training import StepReport
+from .flows import Flow, RealNVP
+from .training import StepReport, TrainingSettings
 
 
 class TrainingBar:
@@ -60,3 +63,19 @@ class TrainingBar:
         if not self.console.is_terminal and tenth > self.last_tenth:
             self.console.print(f"training {10 * tenth}%  {facts}", soft_wrap=True)
         self.last_tenth = tenth
+
+
+def announce(notes: Sequence[str], flow: Flow, training: TrainingSettings) -> TrainingBar:
+    """Say what is about to be trained and how, and give the bar to show it with."""
+    bar = TrainingBar()
+    if isinstance(flow, RealNVP):
+        # The inverse of `bits_per_dim`, as a scale and an offset of the NLL.
+        bar = TrainingBar("bits/dim", (1 / (flow.dimension * math.log(2)), math.log2(255)))
+    weights = sum(p.numel() for p in flow.parameters())
+    for line in (
+        *notes,
+        f"flow: {weights:,} weights on {flow.dimension} dimensions; alpha {training.alpha:.3g}, "
+        f"{training.epochs} epochs",
+    ):
+        bar.console.print(line, soft_wrap=True)
+    return bar

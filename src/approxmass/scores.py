@@ -25,6 +25,8 @@ from .mass import log_prob_and_mass
 
 STATISTICS = ("nll", "mass", "latent_fit", "typicality", "fused")
 _FUSED = ("nll", "mass", "latent_fit")
+# Stands for a score that overflows: larger than any other, and still a number.
+_OVERFLOW = 1e30
 # The Mahalanobis distance of the latent features is fitted on at most this many training images.
 _LATENT_IMAGES = 5000
 
@@ -82,6 +84,7 @@ class Scorer:
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.flow = flow.eval().requires_grad_(False)
+        self.shape = shape
         self.device = next(flow.parameters()).device
         self.encoder.to(self.device)
         generator = torch.Generator().manual_seed(seed)
@@ -101,6 +104,9 @@ class Scorer:
         Arguments:
             training: Images `(N, C, H, W)`, uint8, that the flow was trained on.
             held_out: Images that it was not trained on, used for nothing else.
+
+        Raises:
+            ApproxMassError: a score of theirs overflows.
         """
         if isinstance(self.flow, RealNVP):
             features = self._raw(training[:_LATENT_IMAGES])["latent"]
@@ -111,6 +117,11 @@ class Scorer:
             self.reference["latent.precision"] = torch.from_numpy(precision)
         raw = self._single(self._raw(held_out))
         for name, values in raw.items():
+            if values.max() >= _OVERFLOW:
+                raise ApproxMassError(
+                    f"the {name} of usual images overflows: the flow did not learn; fit again with "
+                    "a smaller alpha or more images"
+                )
             moments = [values.mean(), max(values.std(), 1e-12)]
             self.reference[f"{name}.moments"] = torch.tensor(moments, dtype=torch.float64)
         return self
@@ -118,16 +129,9 @@ class Scorer:
     def __call__(self, images: Tensor) -> dict[str, Floats]:
         """Statistics of images `(N, C, H, W)`, uint8: one `(N,)` float64 array for each of `names`.
 
-        Raises:
-            ApproxMassError: a score is not finite.
+        A score that overflows, as for an image that is nothing like the training images, is 1e30.
         """
         scores = self._single(self._raw(images))
-        for name, values in scores.items():
-            if not np.isfinite(values).all():
-                raise ApproxMassError(
-                    f"the {name} of image {int(np.flatnonzero(~np.isfinite(values))[0])} is not "
-                    "finite: the flow did not learn; fit again with a smaller alpha"
-                )
         moments = {name: self.reference[f"{name}.moments"].tolist() for name in scores}
         standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in _FUSED if n in scores]
         scores["typicality"] = np.abs(scores["nll"] - moments["nll"][0])
@@ -141,15 +145,19 @@ class Scorer:
                 self.reference[f"latent.{part}"].numpy()
                 for part in ("center", "spread", "precision")
             )
-            offset = (raw.pop("latent") - center) / spread
-            squared = np.einsum("ni,ij,nj->n", offset, precision, offset, optimize=True)
+            with np.errstate(invalid="ignore", over="ignore"):
+                offset = (raw.pop("latent") - center) / spread
+                squared = np.einsum("ni,ij,nj->n", offset, precision, offset, optimize=True)
             raw["latent_fit"] = np.sqrt(np.maximum(squared, 0))
-        return raw
+        return {
+            name: np.minimum(np.nan_to_num(values, nan=np.inf, neginf=np.inf), _OVERFLOW)
+            for name, values in raw.items()
+        }
 
     def _raw(self, images: Tensor) -> dict[str, Floats]:
         """NLL, mass and, for an image flow, latent features `(N, F)`."""
         parts: dict[str, list[Tensor]] = {}
-        for batch in torch.split(images, self.batch_size):
+        for batch in torch.split(images, self.batch_size):  # one empty batch if there are none
             for name, values in self._raw_batch(batch).items():
                 parts.setdefault(name, []).append(values.double().cpu())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}

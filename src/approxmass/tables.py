@@ -1,14 +1,19 @@
 """Terminal tables: the same facts as the JSON, for people."""
 
-__all__ = ["LEGEND", "evaluation_tables", "facts_table"]
+__all__ = ["LEGEND", "describe", "evaluation_tables", "facts_table"]
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
+from .calibration import smallest_p_value
+from .data import describe_shape
+
 if TYPE_CHECKING:
+    from .detector import Detector
     from .evaluation import Evaluation
 
 
@@ -47,6 +52,32 @@ LEGEND = (
     "TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID flagged where 95%\n"
     "of OOD are caught. Intervals by bootstrap."
 )
+
+
+def describe(detector: "Detector") -> dict[str, Any]:
+    """What a person wants to know of a fitted detector, as plain types."""
+    settings, facts = detector.settings, detector.facts
+    images, last = facts["images"], detector.history[-1]
+    scores = detector.calibration[settings.statistic]
+    mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
+    return {
+        "space": settings.space,
+        "flow": f"{settings.preset}, {facts['weights']:,} weights",
+        "images": describe_shape(facts["shape"]),
+        "dimension": facts["dimension"],
+        "alpha": facts["training"]["alpha"],
+        "epochs": facts["training"]["epochs"],
+        "seed": settings.seed,
+        "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
+        "fitted on": f"{images['training']:,} images of {images['source']}",
+        "fingerprint": images["sha256"],
+        "calibrated on": f"{images['calibration']:,} held-out images",
+        "statistic": settings.statistic,
+        "threshold at 5%": float(np.quantile(scores, 0.95, method="higher")),
+        "smallest p-value": smallest_p_value(scores),
+        "fit seconds": facts["fit_seconds"],
+        "notes": "; ".join(detector.notes) or "none",
+    }
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:

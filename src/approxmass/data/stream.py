@@ -1,6 +1,6 @@
 """A source of images as one kind of stream, whatever it reads from."""
 
-__all__ = ["Batches", "Chunk", "ImageSource"]
+__all__ = ["Batches", "Chunk", "ImageSource", "describe_shape"]
 
 import copy
 import functools
@@ -167,9 +167,19 @@ def _shape(image: Pixels) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def describe_shape(shape: Sequence[int]) -> str:
+    """`(C, H, W)` in words.
+
+    Example:
+        >>> describe_shape((3, 32, 48))
+        '48x32 RGB'
+    """
+    channels, height, width = shape
+    return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
+
+
 def _mismatch(shape: tuple[int, int, int], first: tuple[int, int, int]) -> str:
-    one, other = (f"{w}x{h} {'grey' if c == 1 else 'RGB'}" for c, h, w in (shape, first))
     cure = "convert them all to grey or all to RGB"
     if shape[0] == first[0]:
         cure = "pass a size to have every image resized"
-    return f"is {one}, but the first image is {other}: {cure}"
+    return f"is {describe_shape(shape)}, but the first image is {describe_shape(first)}: {cure}"

@@ -1,0 +1,132 @@
+"""What a detector is asked to be, and what its `auto` settings become on given images."""
+
+__all__ = ["Settings"]
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from .errors import ApproxMassError
+from .scores import STATISTICS
+from .training import TrainingSettings
+
+# Images larger than this a side are resized to it unless a size is given.
+_LARGEST_SIDE = 64
+
+# How a flow is trained when nobody says otherwise: settings, images seen, most epochs.
+_WHITENED = (TrainingSettings(alpha=0, epochs=1, batch_size=512, learning_rate=1e-3), 220_000, 20)
+_COMPACT = (
+    TrainingSettings(alpha=0, epochs=1, batch_size=16, learning_rate=3e-3, clip=100),
+    30_000,
+    40,
+)
+# As published, but for the schedule; the learning rate of grey and colour images.
+_PAPER = TrainingSettings(alpha=0, epochs=200, batch_size=32, weight_decay=5e-5, clip=100)
+_PAPER_RATES = {1: 5e-5, 3: 1e-4}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of a `Detector`, described there.
+
+    Raises:
+        ApproxMassError: a value out of range.
+    """
+
+    space: str = "auto"  # auto, pca, pixels, or features (of a module given beside)
+    alpha: float | Literal["auto"] = "auto"
+    seed: int = 0
+    preset: str = "auto"
+    components: int = 128
+    size: int | None = None
+    epochs: int | Literal["auto"] = "auto"
+    holdout: float = 0.1
+    statistic: str = "fused"
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.space not in ("auto", "pca", "pixels", "features"):
+            raise ApproxMassError(f"unknown space {self.space!r}: use 'auto', 'pca' or 'pixels'")
+        if self.alpha != "auto" and not (_is_number(self.alpha) and 0 <= self.alpha < math.inf):
+            raise ApproxMassError(
+                f"alpha must be 'auto' or a number of at least 0, not {self.alpha!r}"
+            )
+        if self.epochs != "auto" and not (isinstance(self.epochs, int) and self.epochs > 0):
+            raise ApproxMassError(f"epochs must be 'auto' or at least 1, not {self.epochs!r}")
+        if self.seed < 0:
+            raise ApproxMassError(f"seed must be at least 0, not {self.seed}")
+        if self.size is not None and self.size < 1:
+            raise ApproxMassError(f"size must be at least 1, not {self.size}")
+        if not 0 < self.holdout < 1:
+            raise ApproxMassError(f"holdout must be between 0 and 1, not {self.holdout}")
+        if self.statistic not in STATISTICS:
+            known = ", ".join(STATISTICS)
+            raise ApproxMassError(f"unknown statistic {self.statistic!r}: use one of {known}")
+        if self.draws < 1 or self.components < 1:
+            raise ApproxMassError("draws and components must be at least 1")
+
+    def resolve(self, shape: tuple[int, int, int]) -> tuple["Settings", list[str]]:
+        """Replace the `auto` of space, preset and size for images of `shape` (C, H, W).
+
+        Returns:
+            The settings, and a remark for each choice that a person may want to know of.
+
+        Example:
+            >>> settings, remarks = Settings().resolve((1, 28, 28))
+            >>> settings.space, settings.preset
+            ('pca', 'realnvp')
+        """
+        notes = []
+        channels, height, width = shape
+        space, size = self.space, self.size
+        if size is None and max(height, width) > _LARGEST_SIDE:
+            size = _LARGEST_SIDE
+            notes.append(
+                f"size: images of {width}x{height} are resized to {size}x{size}; larger ones are, "
+                "unless a size is given"
+            )
+        if space == "auto" and channels == 1:
+            space = "pca"
+            notes.append("space: pca, because the images are grey: the mass is strongest there")
+        elif space == "auto":
+            space = "pixels"
+            notes.append(
+                "space: pixels, because the images are in colour: the latent fit is strongest there"
+            )
+        preset = self.preset
+        if preset == "auto":
+            preset = "compact" if space == "pixels" else "realnvp"
+        if self.statistic == "latent_fit" and space != "pixels":
+            raise ApproxMassError(
+                "the statistic latent_fit belongs to the space pixels: choose that, or another "
+                "statistic"
+            )
+        return replace(self, space=space, preset=preset, size=size), notes
+
+    def training(self, channels: int, dimension: int, count: int) -> TrainingSettings:
+        """How to train on `count` images whose code has `dimension` numbers; after `resolve`.
+
+        Example:
+            >>> settings, _ = Settings().resolve((1, 28, 28))
+            >>> training = settings.training(channels=1, dimension=129, count=54_000)
+            >>> round(training.alpha, 2), training.epochs
+            (3.98, 4)
+        """
+        if self.preset == "paper":
+            training = replace(_PAPER, learning_rate=_PAPER_RATES[channels])
+            epochs = training.epochs
+        else:
+            training, images_seen, most = _COMPACT if self.space == "pixels" else _WHITENED
+            epochs = min(most, max(1, round(images_seen / count)))
+        # In pixels as released: 2, divided by the batch size there.
+        alpha = 2 / 32 if self.space == "pixels" else 0.35 * math.sqrt(dimension)
+        return replace(
+            training,
+            alpha=alpha if self.alpha == "auto" else float(self.alpha),
+            epochs=epochs if self.epochs == "auto" else self.epochs,
+            seed=self.seed,
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,36 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from approxmass.progress import TrainingBar
+from approxmass.training import StepReport
+
+
+def shown(bar: TrainingBar, terminal: bool, steps: int = 200) -> str:
+    text = io.StringIO()
+    bar.console = Console(file=text, force_terminal=terminal, width=120, highlight=False)
+    bar.bar.live.console = bar.console
+    with bar:
+        for step in range(1, steps + 1):
+            bar(StepReport(step, steps, 1 + step // 100, 12.0, 3072.0, 4.5))
+    return text.getvalue()
+
+
+def test_without_a_terminal_there_is_a_line_every_tenth() -> None:
+    lines = shown(TrainingBar(), terminal=False).splitlines()
+    assert [line.split()[1] for line in lines] == [f"{p}%" for p in range(10, 101, 10)]
+    assert lines[0] == "training 10%  epoch 1  loss 12.0  3,072.00 nats  mass 4.5"
+
+
+def test_pixel_flows_are_shown_in_bits() -> None:
+    bar = TrainingBar("bits/dim", (1 / 3072, 1.0))
+    assert "2.00 bits/dim" in shown(bar, terminal=False)
+
+
+def test_without_a_penalty_no_mass_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingBar() as bar:
+        bar(StepReport(1, 1, 1, 2.0, 2.0, None))
+    printed = capsys.readouterr().err
+    assert "training 100%" in printed
+    assert "mass" not in printed

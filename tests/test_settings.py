@@ -1,0 +1,56 @@
+import pytest
+
+from approxmass import ApproxMassError
+from approxmass.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("shape", "space", "preset"),
+    [((1, 28, 28), "pca", "realnvp"), ((3, 32, 32), "pixels", "compact")],
+)
+def test_auto_follows_the_colours_and_says_why(
+    shape: tuple[int, int, int], space: str, preset: str
+) -> None:
+    settings, notes = Settings().resolve(shape)
+    assert (settings.space, settings.preset, settings.size) == (space, preset, None)
+    assert len(notes) == 1
+    assert notes[0].startswith(f"space: {space}, because")
+
+
+def test_what_a_person_chose_is_kept_without_a_word() -> None:
+    chosen = Settings("pca", preset="nsf", size=100)
+    assert chosen.resolve((3, 200, 300)) == (chosen, [])
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, None), (65, 64), (500, 64)])
+def test_large_images_are_made_smaller(side: int, size: int | None) -> None:
+    settings, notes = Settings("pca", preset="nsf").resolve((1, 20, side))
+    assert settings.size == size
+    assert len(notes) == (size is not None)
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs"), [(54_000, 4), (9_000, 20), (100, 20), (10_000_000, 1)]
+)
+def test_epochs_see_about_as_many_images_whatever_their_number(count: int, epochs: int) -> None:
+    settings, _ = Settings().resolve((1, 28, 28))
+    assert settings.training(1, 129, count).epochs == epochs
+
+
+def test_alpha_auto() -> None:
+    pca, pixels = Settings("pca").resolve((1, 8, 8))[0], Settings("pixels").resolve((1, 8, 8))[0]
+    assert pca.training(1, 100, 1000).alpha == pytest.approx(3.5)
+    assert pixels.training(1, 64, 1000).alpha == pytest.approx(2 / 32)
+    assert Settings("pca", 7).resolve((1, 8, 8))[0].training(1, 100, 1000).alpha == 7
+
+
+def test_the_preset_of_the_paper_is_its_setting() -> None:
+    paper = Settings("pixels", preset="paper").resolve((3, 32, 32))[0].training(3, 3072, 45_000)
+    assert (paper.epochs, paper.batch_size, paper.learning_rate) == (200, 32, 1e-4)
+    assert (paper.weight_decay, paper.clip, paper.alpha) == (5e-5, 100, 2 / 32)
+
+
+def test_the_latent_fit_needs_pixels() -> None:
+    with pytest.raises(ApproxMassError, match="pixels"):
+        Settings(statistic="latent_fit").resolve((1, 28, 28))
+    assert Settings(statistic="latent_fit").resolve((3, 32, 32))[0].space == "pixels"
