@@ -193,6 +193,12 @@ def test_odd_sizes_are_rejected_with_the_cure(shape: tuple[int, int, int], scale
         RealNVP(shape, scales=scales)
 
 
+@pytest.mark.parametrize(("norm", "expected"), [(None, False), ("none", False), ("batch", True)])
+def test_the_norm_of_the_compact_preset_is_a_choice(norm: str | None, expected: bool) -> None:
+    flow = RealNVP.preset("compact", (3, 8, 8), norm=norm)  # type: ignore[arg-type]
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in flow.modules()) is expected
+
+
 def test_other_mistakes_are_named() -> None:
     with pytest.raises(ApproxMassError, match="unknown preset 'huge'"):
         RealNVP.preset("huge", (1, 28, 28))

@@ -121,18 +121,24 @@ class RealNVP(nn.Module):
         self.scales = cast(Sequence[_Scale], nn.ModuleList(built))
 
     @classmethod
-    def preset(cls, name: str, shape: Sequence[int]) -> "RealNVP":
-        """Build a named size: `compact` for CPUs, or `paper` (9.9M weights grey, 66M colour).
+    def preset(cls, name: str, shape: Sequence[int], *, norm: Norm | None = None) -> "RealNVP":
+        """Build a named size.
+
+        Arguments:
+            name: `compact` for CPUs, 0.3M weights; or `paper`, 9.9M grey and 66M in colour.
+            shape: `(C, H, W)`.
+            norm: `batch` or `none`; None for what the size comes with: `none` if compact, so that
+                the images of a batch are not tied together, `batch` as published.
 
         Raises:
             ApproxMassError: an unknown name.
         """
-        grey = shape[0] == 1
         if name == "compact":
-            return cls(shape, scales=2 if grey else 3, blocks=1, mid_channels=16, norm="none")
-        if name == "paper":
-            return cls(shape, scales=2 if grey else 3, blocks=4 if grey else 6, mid_channels=64)
-        raise ApproxMassError(f"unknown preset {name!r} for pixels: use 'compact' or 'paper'")
+            return cls(shape, scales=2, blocks=2, mid_channels=16, norm=norm or "none")
+        if name != "paper":
+            raise ApproxMassError(f"unknown preset {name!r} for pixels: use 'compact' or 'paper'")
+        scales, blocks = (2, 4) if shape[0] == 1 else (3, 6)
+        return cls(shape, scales=scales, blocks=blocks, mid_channels=64, norm=norm or "batch")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, C, H, W)` to latents `(N, C*H*W)` and logdet `(N,)` in nats."""
