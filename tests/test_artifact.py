@@ -1,13 +1,22 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from approxmass import ApproxMassError
-from approxmass.artifact import FORMAT_VERSION, load_folder, save_folder, write_atomic, write_json
+from approxmass import ApproxMassError, artifact
+from approxmass.artifact import (
+    FORMAT_VERSION,
+    check_target,
+    load_folder,
+    save_folder,
+    write_atomic,
+    write_json,
+)
 
 TENSORS = {"weights": {"w": torch.arange(6.0).view(2, 3)}, "calibration": {"c": torch.ones(4)}}
 
@@ -61,12 +70,63 @@ def test_a_save_that_fails_half_way_leaves_the_old_detector(
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ApproxMassError, match="not a detector: choose another"):
+    with pytest.raises(ApproxMassError, match=r"holds 'thesis\.tex': choose another"):
         saved(tmp_path / "d")
     assert snapshot(tmp_path / "d") == {"thesis.tex": b"years of work"}
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ApproxMassError, match="not a detector"):
+    with pytest.raises(ApproxMassError, match="not a folder"):
         saved(tmp_path / "file")
+    (saved(tmp_path / "mine") / "notes.txt").write_text("mine")  # beside a real detector
+    with pytest.raises(ApproxMassError, match=r"notes\.txt"):
+        saved(tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    with pytest.raises(ApproxMassError, match="no name"):
+        check_target(Path("/"))
+
+
+def test_a_process_killed_while_it_replaces_leaves_a_whole_detector(tmp_path: Path) -> None:
+    """SIGKILL after any system call that renames: one of the two detectors is there, whole."""
+    saved(tmp_path / "d")
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from approxmass import artifact
+from test_artifact import saved
+real = artifact._exchange
+def killed(a, b):
+    done = real(a, b)
+    os.kill(os.getpid(), 9) if done else None
+    return done
+artifact._exchange = killed
+saved(Path({str(tmp_path / "d")!r}), "second")
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert load_folder(tmp_path / "d")[0]["facts"] == "second"
+
+
+def test_where_names_cannot_be_swapped_two_renames_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "_exchange", lambda a, b: False)
+    saved(saved(tmp_path / "d"), "second")
+    assert load_folder(tmp_path / "d")[0]["facts"] == "second"
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+def test_links_stay_links_and_devices_stay_devices(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_json(tmp_path / "link.json", {"x": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text()) == {"x": 1}
+    with pytest.raises(ApproxMassError, match="not a regular file"):
+        write_json(Path("/dev/null"), {"x": 1})
+    saved(tmp_path / "d")
+    (tmp_path / "current").symlink_to(tmp_path / "d")
+    saved(tmp_path / "current", "second")
+    assert (tmp_path / "current").is_symlink()
+    assert load_folder(tmp_path / "d")[0]["facts"] == "second"
 
 
 @pytest.mark.parametrize(

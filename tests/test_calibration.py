@@ -77,6 +77,21 @@ def test_group_p_values_are_uniform_when_nothing_has_changed(size: int) -> None:
     assert 0.45 < np.mean(p) < 0.55
 
 
+@pytest.mark.parametrize(("n", "size"), [(75, 2), (75, 8), (300, 20)])
+def test_group_p_values_are_valid_with_many_ties(n: int, size: int) -> None:
+    generator = np.random.default_rng(size)
+    for share in (0.02, 0.1, 0.5):
+        p = [
+            group_p_value(
+                (generator.random(n) < share).astype(float),
+                (generator.random(size) < share).astype(float),
+            )
+            for _ in range(600)
+        ]
+        alarms = sum(each <= 0.05 for each in p)
+        assert stats.binomtest(alarms, 600, 0.05, alternative="greater").pvalue > 1e-3
+
+
 def test_a_group_finds_a_shift_that_single_images_do_not() -> None:
     generator = np.random.default_rng(0)
     calibration, shifted = generator.normal(size=500), generator.normal(0.5, 1, 64)

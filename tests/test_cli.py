@@ -155,6 +155,51 @@ def test_strict_stops_and_keeps_the_older_table(place: Path, tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "scores.csv"]
 
 
+def test_one_odd_file_costs_one_row_wherever_it_sorts(place: Path, tmp_path: Path) -> None:
+    images = shutil.copytree(place / "images", tmp_path / "images")
+    Image.fromarray(textures(1)[0]).convert("RGB").save(images / "000.png")
+    assert run("score", place / "detector", images, "-o", tmp_path / "s.csv").exit_code == 0
+    with (tmp_path / "s.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file) if row["error"]] == ["000.png"]
+
+
+def test_an_output_never_takes_the_place_of_an_input(place: Path, tmp_path: Path) -> None:
+    source = shutil.copy(place / "new.npy", tmp_path / "new.parquet")
+    before = source.read_bytes()
+    for words in (
+        ["score", place / "detector", source, "-o", source],
+        ["score", place / "detector", source, "-o", tmp_path / "s.csv", "--json", source],
+        ["score", place / "detector", source, "-o", place / "detector" / "s.csv"],
+        ["evaluate", place / "detector", "--id", source, "--ood", source, "--json", source],
+    ):
+        assert "choose another name" in mistake(*words)
+    assert source.read_bytes() == before
+    assert len(list((place / "detector").iterdir())) == 3
+
+
+def test_strange_names_are_shown_as_they_are(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "ph[" / "old]").mkdir(parents=True)
+    source = shutil.copy(place / "new.npy", tmp_path / "ph[" / "old]" / "[red].npy")
+    result = run("score", place / "detector", source, "-o", tmp_path / "s.csv")
+    assert result.exit_code == 0, result.exception
+    assert "ph[/old]/[red].npy" in result.output.replace("\n", "")
+    done = command("inspect", "a\nb")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_full_standard_output_is_one_line(place: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "approxmass", "inspect", str(place / "detector")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
 Bad = Callable[[Path, Path], list[object]]
 
 
@@ -259,7 +304,7 @@ def simple(*words: object) -> Bad:
         (wrong_kind, ["notes.txt", "folder of images"]),
         (not_a_number, ["x.npy", "17"]),
         (infinite, ["x.npy", "17"]),
-        (occupied, ["not a detector", "choose another"]),
+        (occupied, ["not a detector", "precious.txt", "choose another"]),
         (unfinished, ["--resume", "remove"]),
         (resume_nothing, ["checkpoint", "cut short"]),
         (simple("fit", "sample:mmist", "-o", "TMP/d"), ["mmist", "fashion_mnist/train"]),
@@ -272,6 +317,13 @@ def simple(*words: object) -> Bad:
         (simple("score", "DETECTOR", "NEW", "-o", "TMP/s.xlsx"), ["s.xlsx", ".csv"]),
         (simple("score", "TMP", "NEW", "-o", "TMP/s.csv"), ["not a detector", "approxmass fit"]),
         (simple("score", "DETECTOR", "sample:mnist", "-o", "TMP/s.csv"), ["28x28", "12x12"]),
+        (simple("score", "DETECTOR", "NEW", "-o", "TMP/s.csv", "--json", "TMP/s.csv"), ["s.csv"]),
+        (simple("fit", "NEW", "-o", "/"), ["no name"]),
+        (simple("fit", "NEW", "-o", "TMP/" + 250 * "x"), ["too long"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--seed", "-1"), ["seed"]),
+        (simple("fit", "NEW", "-o", "TMP/d", "--size", "200000"), ["size"]),
+        (simple("inspect", "DETECTOR", "--json", "/dev/null"), ["/dev/null"]),
+        (simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", ""), ["empty"]),
         (
             simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", "NEW", "--group-size", "500"),
             ["500"],

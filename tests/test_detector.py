@@ -1,5 +1,7 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from approxmass import ApproxMassError, Detector, open_images
+from approxmass import ApproxMassError, Detector, artifact, open_images
 from approxmass.metrics import auroc
 from conftest import textures
 
@@ -224,10 +226,82 @@ def test_mistakes_are_named_in_one_line(make, words: str) -> None:  # type: igno
 
 
 def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
-    with pytest.raises(ApproxMassError, match=r"10x10 grey, but the detector.*12x12 grey"):
+    with pytest.raises(ApproxMassError, match=r"10x10 grey, but what is needed is 12x12 grey"):
         fitted.score(textures(3, side=10))
     with pytest.raises(ApproxMassError, match="12x12 RGB, but"):
         fitted.score(colour(3, side=12))
+
+
+def test_a_fit_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
+    detector = Detector(epochs=1).fit(textures(200))
+    before = detector.score(textures(5)).mass
+    with pytest.raises(ApproxMassError):
+        detector.fit(colour(200, side=9))
+    np.testing.assert_array_equal(detector.score(textures(5)).mass, before)
+    detector.save(tmp_path / "d")
+    np.testing.assert_array_equal(Detector.load(tmp_path / "d").score(textures(5)).mass, before)
+
+
+def test_the_size_of_an_opened_source_is_kept() -> None:
+    detector = Detector(epochs=1).fit(open_images(textures(120, side=80), size=32))
+    assert detector.facts["shape"] == [1, 32, 32]
+    assert detector.settings.size == 32
+    assert not any("resized" in note for note in detector.notes)
+
+
+def test_an_image_unlike_any_other_spoils_no_batch() -> None:
+    generator = np.random.default_rng(0)
+    scene = generator.integers(40, 200, (16, 16))  # a camera that always sees the same
+    lamp = generator.normal(0, 10, (400, 1, 1))
+    usual = (scene + lamp + generator.normal(0, 0.6, (400, 16, 16))).clip(0, 255).astype(np.uint8)
+    detector = Detector(epochs=20).fit(usual[:300])
+    odd = np.stack([np.full((16, 16), 255), np.zeros((16, 16)), 255 - scene]).astype(np.uint8)
+    scores = detector.score(np.concatenate([usual[300:], odd]))
+    assert np.isfinite(scores.statistic).all()
+    assert scores.is_outlier[-3:].all()
+    assert scores.is_outlier[:-3].mean() < 0.2
+
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.pop("settings"),
+        lambda m: m.pop("facts"),
+        lambda m: m.pop("notes"),
+        lambda m: m.pop("history"),
+        lambda m: m.pop("files"),
+        lambda m: m.update(history=[]),
+        lambda m: m.update(history=[1]),
+        lambda m: m.update(format_version=-1),
+        lambda m: m["settings"].pop("space"),
+        lambda m: m["settings"].update(space="pixels"),
+        lambda m: m["settings"].update(extra=1),
+        lambda m: m["settings"].update(statistic="latent_fit"),
+        lambda m: m["settings"].update(preset="nsf"),
+        lambda m: m["settings"].update(seed="x"),
+        lambda m: m["facts"].pop("shape"),
+        lambda m: m["facts"].pop("images"),
+        lambda m: m["facts"].update(shape=[1, 12]),
+        lambda m: m["facts"].update(shape="abc"),
+        lambda m: m["files"].pop("weights.safetensors"),
+    ],
+)
+def test_a_manifest_that_was_forged_is_one_line(
+    fitted: Detector, tmp_path: Path, edit: Edit
+) -> None:
+    fitted.save(tmp_path / "d")
+    path = tmp_path / "d" / "detector.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    manifest["digest"] = artifact._manifest_digest(manifest)  # as whoever forges it would
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ApproxMassError) as info:
+        Detector.load(tmp_path / "d")
+    assert str(tmp_path / "d") in str(info.value)
+    assert "\n" not in str(info.value)
 
 
 def test_rates_that_the_calibration_cannot_resolve_are_refused(fitted: Detector) -> None:

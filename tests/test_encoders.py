@@ -90,7 +90,9 @@ def test_features_of_any_module_are_whitened() -> None:
     probe = x[:1].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(encoder(probe).sum(), probe)
     assert gradient.abs().sum() > 0
-    assert not any(p.requires_grad for p in features.parameters())
+    # the module of the caller stays as it was
+    assert all(p.requires_grad for p in features.parameters())
+    assert features.training
 
 
 def test_pixels_are_left_alone() -> None:
@@ -103,6 +105,8 @@ def test_pixels_are_left_alone() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ApproxMassError, match="all images are the same"):
         WhitenedEncoder().fit(torch.full((50, 1, 4, 4), 0.3))
+    with pytest.raises(ApproxMassError, match="all images are the same"):
+        WhitenedEncoder().fit(torch.full((200, 1, 64, 64), 7, dtype=torch.uint8))
     with pytest.raises(ApproxMassError, match="at least 10 images"):
         WhitenedEncoder().fit(images(9))
     with pytest.raises(ApproxMassError, match="NaN or infinite"):

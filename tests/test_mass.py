@@ -2,7 +2,7 @@ import pytest
 import torch
 import zuko
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal, StudentT
+from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, Uniform
 
 from approxmass import ApproxMassError
 from approxmass.mass import approximate_mass, log_prob_and_mass, penalized_loss, penalized_nll
@@ -120,6 +120,16 @@ def test_alpha_zero_is_plain_maximum_likelihood() -> None:
     torch.testing.assert_close(penalized_nll(density.log_prob, x, 0.0), -density.log_prob(x).mean())
 
 
+def test_numbers_are_inputs_too() -> None:
+    x = torch.tensor([0.5, -2.0])
+    torch.testing.assert_close(approximate_mass(Normal(0.0, 1.0).log_prob, x), x.abs())
+
+
+def test_a_flat_density_has_no_mass() -> None:
+    flat = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
+    assert approximate_mass(flat.log_prob, torch.full((3, 2), 0.5)).tolist() == [0, 0, 0]
+
+
 def test_works_where_gradients_are_off() -> None:
     density = Density((4,))
     x = torch.randn(3, 4, dtype=torch.float64)
@@ -147,6 +157,7 @@ def test_the_gradient_at_a_mode_is_zero_and_finite() -> None:
         (lambda f, x: approximate_mass(lambda v: f(v).mean(), x), "must map"),
         (lambda f, x: approximate_mass(lambda v: v, x), "must map"),
         (lambda f, x: penalized_nll(f, x, -1.0), "alpha"),
+        (lambda f, x: penalized_nll(f, x, float("nan")), "alpha"),
         (lambda f, x: penalized_loss(f(x), f(x), 1.0, "sum"), "reduction"),
     ],
 )

@@ -24,8 +24,8 @@ def test_without_a_terminal_there_is_a_line_every_tenth() -> None:
 
 
 def test_pixel_flows_are_shown_in_bits() -> None:
-    bar = TrainingBar("bits/dim", (1 / 3072, 1.0))
-    assert "2.00 bits/dim" in shown(bar, terminal=False)
+    # log2(255) + 3072 nats / (3072 ln 2)
+    assert "9.44 bits/dim" in shown(TrainingBar(3072), terminal=False)
 
 
 def test_without_a_penalty_no_mass_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from approxmass import ApproxMassError
@@ -48,6 +49,34 @@ def test_the_preset_of_the_paper_is_its_setting() -> None:
     paper = Settings("pixels", preset="paper").resolve((3, 32, 32))[0].training(3, 3072, 45_000)
     assert (paper.epochs, paper.batch_size, paper.learning_rate) == (200, 32, 1e-4)
     assert (paper.weight_decay, paper.clip, paper.alpha) == (5e-5, 100, 2 / 32)
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    settings = Settings(
+        alpha=np.float32(0.5), seed=np.int64(3), size=np.int16(8), epochs=np.int32(2)
+    )
+    assert settings == Settings(alpha=0.5, seed=3, size=8, epochs=2)
+    assert [type(v) for v in (settings.alpha, settings.seed, settings.size)] == [float, int, int]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seed": -1},
+        {"seed": 2**32},
+        {"seed": 1.5},
+        {"seed": None},
+        {"size": "28"},
+        {"size": 200_000},
+        {"components": 2.5},
+        {"epochs": "many"},
+        {"alpha": float("nan")},
+        {"holdout": "x"},
+    ],
+)
+def test_values_out_of_range_name_the_setting(given: dict[str, object]) -> None:
+    with pytest.raises(ApproxMassError, match=next(iter(given))):
+        Settings(**given)  # type: ignore[arg-type]
 
 
 def test_the_latent_fit_needs_pixels() -> None:

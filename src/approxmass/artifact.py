@@ -7,6 +7,7 @@ pickled.
 
 __all__ = [
     "FORMAT_VERSION",
+    "check_file",
     "check_target",
     "load_folder",
     "replace_folder",
@@ -16,6 +17,7 @@ __all__ = [
 ]
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -34,6 +36,7 @@ from .errors import ApproxMassError
 FORMAT_VERSION = 1
 _MANIFEST = "detector.json"
 _TENSOR_FILES = ("weights", "calibration")
+_FILES = {_MANIFEST, *(f"{name}.safetensors" for name in _TENSOR_FILES)}
 
 
 @contextlib.contextmanager
@@ -46,6 +49,25 @@ def _plain_os_errors(target: Path) -> Iterator[None]:
             f"cannot write {target}: {reason}; free some space or choose another place "
             "(nothing that was there has been changed)"
         ) from error
+
+
+def check_file(target: Path) -> None:
+    """Refuse a place for a file that is a folder or a device, or where nothing can be written.
+
+    Raises:
+        ApproxMassError: as said.
+    """
+    with _plain_os_errors(target):
+        if target.exists() and not target.is_file():
+            raise ApproxMassError(f"{target} is not a regular file: choose another name")
+        _probe(target)
+
+
+def _probe(target: Path) -> None:
+    """Raise OSError unless something can be made beside `target`; makes its folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):
+        pass
 
 
 @contextlib.contextmanager
@@ -64,6 +86,8 @@ def write_atomic(target: Path) -> Iterator[Path]:
         >>> target.read_text()
         'score'
     """
+    check_file(target)
+    target = Path(os.path.realpath(target))  # a link keeps pointing where it did
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -92,6 +116,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
     Raises:
         ApproxMassError: as `write_atomic`.
     """
+    target = Path(os.path.realpath(target))
     with _plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -99,16 +124,33 @@ def replace_folder(target: Path) -> Iterator[Path]:
         fresh.mkdir()
         try:
             yield fresh
-            if target.exists():
-                os.replace(target, old)
-            try:
+            if not target.exists():
                 os.replace(fresh, target)
-            except OSError:
-                if old.exists():
-                    os.replace(old, target)
-                raise
+            elif not _exchange(fresh, target):
+                os.replace(target, old)
+                os.replace(fresh, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step, so that no moment is without either; False if that is not to be.
+
+    Only Linux can (renameat2 with RENAME_EXCHANGE), on most file systems.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    at_working_folder, exchange = -100, 2
+    status = renameat2(
+        at_working_folder, os.fsencode(a), at_working_folder, os.fsencode(b), exchange
+    )
+    return bool(status == 0)
 
 
 def _digest(data: bytes) -> str:
@@ -121,15 +163,25 @@ def _manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a place for a detector that holds something else.
+    """Refuse a place for a detector that holds anything else, or where nothing can be written.
 
     Raises:
-        ApproxMassError: `folder` is a file, or a folder that is neither empty nor a detector.
+        ApproxMassError: as said.
     """
-    if folder.is_dir() and ((folder / _MANIFEST).exists() or not any(folder.iterdir())):
-        return
-    if folder.exists():
-        raise ApproxMassError(f"{folder} exists and is not a detector: choose another folder")
+    with _plain_os_errors(folder):
+        if not folder.name:
+            raise ApproxMassError(f"{folder} has no name of its own: give a folder to make")
+        if not folder.exists():
+            _probe(folder)
+            return
+        if not folder.is_dir():
+            raise ApproxMassError(f"{folder} is not a folder: choose another name")
+        foreign = sorted({p.name for p in folder.iterdir()} - _FILES)
+        if foreign:
+            raise ApproxMassError(
+                f"{folder} is not a detector, it holds {foreign[0]!r}: choose another folder"
+            )
+        _probe(folder)
 
 
 def save_folder(
@@ -168,32 +220,39 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     """
     again = "copy the folder again or fit again"
     path = folder / _MANIFEST
-    if not path.is_file():
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
         raise ApproxMassError(
             f"{folder} is not a detector: it has no {_MANIFEST}; make one with `approxmass fit`"
-        )
-    try:
-        manifest = json.loads(path.read_text())
-        version = int(manifest["format_version"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ApproxMassError(
-            f"{path} cannot be read: it was cut short or edited; {again}"
         ) from error
+    except (OSError, ValueError) as error:
+        raise ApproxMassError(f"{path} cannot be read: {again}") from error
+    try:
+        manifest = json.loads(text)
+        version = int(manifest["format_version"])
+        digests = dict(manifest["files"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise ApproxMassError(f"{path} was cut short or edited: {again}") from error
     if version > FORMAT_VERSION:
         raise ApproxMassError(
             f"{path} has format {version}, newer than the {FORMAT_VERSION} known here: "
             "upgrade with `pip install -U approxmass`"
         )
-    if manifest.get("digest") != _manifest_digest(manifest):
+    if version < 1 or manifest.get("digest") != _manifest_digest(manifest):
         raise ApproxMassError(f"{path} was edited after it was saved: {again}")
     tensors = {}
     for name in _TENSOR_FILES:
         part = folder / f"{name}.safetensors"
         try:
             data = part.read_bytes()
+            if _digest(data) != digests.get(part.name):
+                raise ApproxMassError(
+                    f"{part} was cut short or changed after it was saved: {again}"
+                )
+            tensors[name] = safetensors.torch.load(data)
         except OSError as error:
             raise ApproxMassError(f"{part} cannot be read ({error.strerror}): {again}") from error
-        if _digest(data) != manifest["files"][part.name]:
-            raise ApproxMassError(f"{part} was cut short or changed after it was saved: {again}")
-        tensors[name] = safetensors.torch.load(data)
+        except safetensors.SafetensorError as error:
+            raise ApproxMassError(f"{part} holds no tensors: {again}") from error
     return manifest, tensors

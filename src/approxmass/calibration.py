@@ -77,9 +77,9 @@ def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> NDArray[np.boo
 def group_p_value(calibration: Floats, scores: Floats) -> float:
     """One p-value for a group of inputs: do they, taken together, score like the calibration set?
 
-    One-sided Mann-Whitney test of the group against the calibration scores, valid for any group
-    size because both are exchangeable when nothing has changed. For one input it is the
-    conformal p-value of `p_values`.
+    One-sided Mann-Whitney test of the group against the calibration scores: both are exchangeable
+    when nothing has changed. The null distribution is exact for up to 8 images and normal beyond;
+    ties count against an alarm. For one input it is the conformal p-value of `p_values`.
 
     Arguments:
         calibration: Scores `(n,)` of held-out in-distribution inputs.
@@ -100,4 +100,10 @@ def group_p_value(calibration: Floats, scores: Floats) -> float:
     if len(scores) == 1:
         return float(p_values(calibration, scores)[0])
     p_values(calibration, scores)  # for its checks
-    return float(stats.mannwhitneyu(scores, calibration, alternative="greater").pvalue)
+    values = np.concatenate([calibration, scores])
+    in_group = np.arange(len(values)) >= len(calibration)
+    # Ranks without ties: of equal scores, those of the group come first, as the smaller ones.
+    ranks = np.empty(len(values))
+    ranks[np.lexsort((~in_group, values))] = np.arange(len(values))
+    test = stats.mannwhitneyu(ranks[in_group], ranks[~in_group], alternative="greater")
+    return float(test.pvalue)

@@ -1,10 +1,12 @@
 """The command `approxmass`. Nothing here but parsing and printing; heavy imports wait."""
 
+import io
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,6 +28,8 @@ out = Console(highlight=False)
 remark = Console(stderr=True, highlight=False)
 
 SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+# Unreadable images named on the terminal; all of them are in the table.
+_SHOWN = 10
 Json = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write the facts as JSON; - prints them."),
@@ -35,11 +39,24 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector."
 
 def main() -> None:
     """Run the command; mistakes end in one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be valid text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ApproxMassError as error:
-        remark.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except MemoryError:
+        _fail("there is not enough memory: use a smaller --size, or fewer images")
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
+
+
+def _fail(message: str) -> NoReturn:
+    _say(f"error: {message}", style="red")
+    # At once: flushing a full or closed standard output would fail again on the way out.
+    sys.stderr.flush()
+    os._exit(2)
 
 
 @app.callback()
@@ -64,6 +81,7 @@ def demo(
     """Fit on FashionMNIST, find MNIST digits: real images that come with the package."""
     from .demo import run_demo
 
+    _check_outputs(json_file)
     result = run_demo(output, seed=seed)
     _emit(result.facts, json_file)
     if json_file != Path("-"):
@@ -98,8 +116,9 @@ def fit(
     from .artifact import check_target
     from .detector import Detector
 
-    checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
     check_target(output)
+    checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
+    _check_outputs(checkpoint, json_file, inputs=[source])
     if checkpoint.exists() and not resume:
         raise ApproxMassError(
             f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew"
@@ -115,7 +134,8 @@ def fit(
     try:
         detector.fit(source, checkpoint=checkpoint, resume=resume, progress=True)
     except KeyboardInterrupt:
-        remark.print(f"stopped; {checkpoint} holds the run: repeat the command with --resume")
+        kept = f"{checkpoint} holds the run: repeat the command with --resume"
+        _say(f"stopped; {kept if checkpoint.exists() else 'the training had not begun'}")
         raise typer.Exit(130) from None
     if PartialState().is_main_process:
         detector.save(output)
@@ -143,29 +163,35 @@ def score(
 
     check_suffix(output)
     detector = Detector.load(folder)
-    statistic, outliers, unreadable = [], 0, 0
+    _check_outputs(output, json_file, inputs=[source], folder=folder)
+    outliers = 0
+    statistic: list[Any] = []
+    skipped: list[str] = []
     with write_atomic(output) as path, ScoreFile(path, output) as file:
         for chunk, scores in detector.score_chunks(source):
             if strict:
                 chunk.require_readable(source)
             for name, error in zip(chunk.names, chunk.errors, strict=True):
                 if error is not None:
-                    unreadable += 1
-                    remark.print(f"skipped: image {name} {error}", markup=False, soft_wrap=True)
+                    skipped.append(f"image {name} {error}")
+                    if len(skipped) <= _SHOWN:
+                        _say(f"skipped: {skipped[-1]}")
             file.write(chunk, scores)
             statistic.append(scores.statistic)
             outliers += int(scores.is_outlier.sum())
-    scored = np.concatenate(statistic)
-    facts: dict[str, Any] = {
+        scored = np.concatenate(statistic)
+        if len(scored) == 0:
+            raise ApproxMassError(f"{source}: no image can be scored; the first, {skipped[0]}")
+    if len(skipped) > _SHOWN:
+        _say(f"and {len(skipped) - _SHOWN:,} more, in the column error of {output}")
+    calibration = detector.calibration[detector.settings.statistic]
+    facts = {
         "scored": len(scored),
-        "unreadable": unreadable,
+        "unreadable": len(skipped),
         "outliers_at_5_percent": outliers,
+        "group_p_value": group_p_value(calibration, scored),
         "output": str(output),
     }
-    if len(scored):
-        facts["group_p_value"] = group_p_value(
-            detector.calibration[detector.settings.statistic], scored
-        )
     _emit(facts, json_file)
     if json_file != Path("-"):
         from .tables import facts_table
@@ -186,7 +212,7 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
     ] = None,
     group_size: Annotated[int, typer.Option(min=1, help="Score groups of N images.")] = 1,
-    seed: Annotated[int, typer.Option(help="Fixes balancing, groups and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes balancing, groups and intervals.")] = 0,
     json_file: Json = None,
 ) -> None:
     """Measure how well each score tells usual images from outliers."""
@@ -198,6 +224,7 @@ def evaluate(
 
     detector = Detector.load(folder)
     sources = [*ood, *(more_ood or [])]
+    _check_outputs(json_file, inputs=[id_source, *sources], folder=folder)
     usual, outliers = detector.score(id_source), {name: detector.score(name) for name in sources}
     result = compare(
         id_source,
@@ -245,7 +272,8 @@ def _show_evaluation(evaluation: "Evaluation", flagged: Mapping[str, float]) -> 
         out.print(table)
     out.print(LEGEND, style="dim")
     for name, share in flagged.items():
-        out.print(f"{name}: {share:.1%} flagged at a false-alarm rate of 5%", soft_wrap=True)
+        line = f"{name}: {share:.1%} flagged at a false-alarm rate of 5%"
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:
@@ -255,6 +283,29 @@ def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:
         from .artifact import write_json
 
         write_json(json_file, facts)
+
+
+def _say(text: str, style: str = "") -> None:
+    """One line on standard error, whatever a file name in it holds."""
+    line = " ".join(text.split("\n"))
+    remark.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def _check_outputs(
+    *outputs: Path | None, inputs: Sequence[str] = (), folder: Path | None = None
+) -> None:
+    """Before any work: every output can be written, and none takes the place of an input."""
+    from .artifact import check_file
+
+    taken = [os.path.realpath(name) for name in inputs]
+    for output in outputs:
+        if output is None or output == Path("-"):
+            continue
+        place = os.path.realpath(output)
+        if place in taken or (folder and os.path.dirname(place) == os.path.realpath(folder)):
+            raise ApproxMassError(f"{output} is needed for something else: choose another name")
+        check_file(output)
+        taken.append(place)
 
 
 def _number(text: str, kind: type, option: str) -> Any:

@@ -43,6 +43,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: bool = True) -> Demo:
         ApproxMassError: `folder` cannot be written.
     """
     artifact.check_target(folder / "detector")
+    artifact.check_file(folder / "demo.json")
     detector = Detector(seed=seed).fit(TRAIN, progress=progress)
     detector.save(folder / "detector")
 

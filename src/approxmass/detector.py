@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import artifact
 from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
-from .data import Chunk, ImageSource, describe_shape, open_images
+from .data import Chunk, open_images
 from .encoders import Encoder, PixelEncoder, WhitenedEncoder
 from .errors import ApproxMassError
 from .flows import Flow, RealNVP, VectorFlow
@@ -122,7 +122,7 @@ class Detector:
         self,
         images: Any,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
     ) -> "Detector":
@@ -143,10 +143,11 @@ class Detector:
         """
         started = time.monotonic()
         source = open_images(images, size=self.asked.size)
-        settings, notes = self.asked.resolve(source.native_shape)
+        settings, notes = replace(self.asked, size=source.size).resolve(source.native_shape)
         source = source if settings.size is None else source.resized(settings.size)
         shape = source.shape
         data = torch.from_numpy(source.read())
+        fingerprint = hashlib.sha256(data.numpy().data).hexdigest()
         training, reference, calibration = _split(data, settings, source.name)
 
         encoder = _encoder(settings, shape, self.features, training)
@@ -155,7 +156,15 @@ class Detector:
         bar = announce(notes, flow, how) if progress else None
         with bar or contextlib.nullcontext():
             inputs = _inputs(encoder, training)
-            history = train(flow, inputs, how, checkpoint=checkpoint, resume=resume, on_step=bar)
+            history = train(
+                flow,
+                inputs,
+                how,
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                resume=resume,
+                fingerprint=fingerprint,
+                on_step=bar,
+            )
         scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
         scorer.fit(training, reference)
         # Only now: a fit that fails leaves an earlier one as it was.
@@ -168,7 +177,7 @@ class Detector:
             "training": asdict(how),
             "images": {
                 "source": source.name,
-                "sha256": hashlib.sha256(data.numpy().data).hexdigest(),
+                "sha256": fingerprint,
                 "training": len(training),
                 "reference": len(reference),
                 "calibration": len(calibration),
@@ -183,7 +192,7 @@ class Detector:
         Raises:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
-        source = self._open_to_score(images)
+        source = open_images(images, size=self.settings.size)
         parts: dict[str, list[Floats]] = {}
         for chunk, scores in self.score_chunks(source):
             chunk.require_readable(source.name)
@@ -195,10 +204,12 @@ class Detector:
         """Score images piece by piece, in order and in flat memory.
 
         Yields:
-            Each chunk, with the scores of its readable images.
+            Each chunk, with the scores of its readable images. An image of another size or colour
+            than the detector's is unreadable.
         """
         scorer = self._fitted
-        for chunk in self._open_to_score(images).chunks(2048):
+        source = open_images(images, size=self.settings.size)
+        for chunk in source.chunks(2048, shape=scorer.shape):
             yield chunk, self._scores(scorer(torch.from_numpy(chunk.images)))
 
     def _scores(self, statistics: dict[str, Floats]) -> Scores:
@@ -284,10 +295,26 @@ class Detector:
             ApproxMassError: no detector there, or one that is incomplete, altered or newer.
         """
         manifest, tensors = artifact.load_folder(Path(folder))
+        try:
+            return cls._restore(manifest, tensors, features)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if isinstance(error, ApproxMassError):
+                raise ApproxMassError(f"{folder}: {error}") from error
+            raise ApproxMassError(
+                f"{folder} was not written by this version of approxmass, or was edited: fit again"
+            ) from error
+
+    @classmethod
+    def _restore(
+        cls,
+        manifest: dict[str, Any],
+        tensors: dict[str, dict[str, Tensor]],
+        features: nn.Module | None,
+    ) -> "Detector":
         settings = Settings(**manifest["settings"])
         if (settings.space == "features") != (features is not None):
             raise ApproxMassError(
-                f"{folder} was fitted on {'a' if features is None else 'no'} module of features: "
+                f"it was fitted on {'a' if features is None else 'no'} module of features: "
                 f"load it with{'' if features is None else 'out'} features=..."
             )
         detector = cls()
@@ -295,23 +322,31 @@ class Detector:
         detector.features = features
         detector.facts, detector.notes = manifest["facts"], manifest["notes"]
         detector.history = [EpochRecord(**record) for record in manifest["history"]]
+        for name in ("alpha", "epochs"):
+            detector.facts["training"][name]
+        for name in ("source", "sha256", "training", "reference", "calibration"):
+            detector.facts["images"][name]
+        for name in ("dimension", "weights", "fit_seconds"):
+            detector.facts[name]
+        detector.history[-1]
         channels, height, width = manifest["facts"]["shape"]
         shape = (channels, height, width)
-        weights = tensors["weights"]
+        weights = _below(tensors["weights"], "encoder")
         encoder: Encoder = PixelEncoder(shape)
         if settings.space != "pixels":
             encoder = WhitenedEncoder(settings.components, features)
             for name in ("mean", "axes", "scale", "energy"):
-                setattr(encoder, name, weights[f"encoder.{name}"])
-        encoder.load_state_dict(_below(weights, "encoder"))
+                setattr(encoder, name, weights[name])
+        encoder.load_state_dict(weights)
         flow = _flow(settings, shape, encoder.dimension)
-        flow.load_state_dict(_below(weights, "flow"))
+        flow.load_state_dict(_below(tensors["weights"], "flow"))
         flow.to(_device())
         scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
         scorer.reference = _below(tensors["calibration"], "reference")
         scores = _below(tensors["calibration"], "scores")
         detector.calibration = {name: value.numpy() for name, value in scores.items()}
         detector._scorer = scorer
+        detector.score(np.zeros((1, *shape), np.uint8))  # whatever is missing, is missed now
         return detector
 
     @property
@@ -319,17 +354,6 @@ class Detector:
         if self._scorer is None:
             raise ApproxMassError("this detector has learnt nothing yet: call fit first")
         return self._scorer
-
-    def _open_to_score(self, images: Any) -> ImageSource:
-        expected = self._fitted.shape
-        source = open_images(images, size=self.settings.size)
-        if source.shape != expected:
-            raise ApproxMassError(
-                f"{source.name} has images of {describe_shape(source.shape)}, but the detector was "
-                f"fitted on {describe_shape(expected)}: convert them, or fit on such images or "
-                "with a size"
-            )
-        return source
 
 
 def _split(data: Tensor, settings: Settings, name: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -355,7 +379,6 @@ def _encoder(
 ) -> Encoder:
     if settings.space == "pixels":
         return PixelEncoder(shape)
-    features = None if features is None else features.cpu()  # where PCA runs
     return WhitenedEncoder(settings.components, features).fit(training, seed=settings.seed)
 
 

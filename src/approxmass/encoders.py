@@ -6,10 +6,12 @@ differentiable throughout, so that a gradient reaches the pixels.
 
 __all__ = ["Encoder", "PixelEncoder", "WhitenedEncoder"]
 
+import copy
 import math
 
 import torch
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from .errors import ApproxMassError
@@ -64,7 +66,10 @@ class WhitenedEncoder(nn.Module):
     def __init__(self, components: int = 128, features: nn.Module | None = None) -> None:
         super().__init__()
         self.components = components
-        self.features = features.eval().requires_grad_(False) if features is not None else None
+        # A copy: the module of the caller stays as it is.
+        self.features = None
+        if features is not None:
+            self.features = copy.deepcopy(features).cpu().eval().requires_grad_(False)
         for name in ("mean", "axes", "scale", "energy"):
             self.register_buffer(name, torch.empty(0))
 
@@ -86,12 +91,13 @@ class WhitenedEncoder(nn.Module):
         features = self._features_in_batches(images, seed)
         if not features.isfinite().all():
             raise ApproxMassError("the features are NaN or infinite for some images")
+        if (features == features[0]).all():
+            raise ApproxMassError("all images are the same: there is nothing to learn from them")
         width = features.shape[1]
         kept = max(1, min(self.components, width, len(features) // 5))
-        pca = PCA(kept, random_state=seed).fit(features.numpy())
+        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
+            pca = PCA(kept, random_state=seed).fit(features.numpy())
         variance = torch.from_numpy(pca.explained_variance_).double()
-        if not variance[0] > 1e-12:
-            raise ApproxMassError("all images are the same: there is nothing to learn from them")
         # Directions without variance would be blown up by the whitening.
         kept = int((variance > 1e-7 * variance[0]).sum())
         self.mean = torch.from_numpy(pca.mean_).float()

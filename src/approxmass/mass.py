@@ -66,8 +66,12 @@ def log_prob_and_mass(
                 f"log_prob must map {tuple(x.shape)} to ({len(x)},), "
                 f"but it returned {tuple(log_p.shape)}"
             )
-        (gradient,) = torch.autograd.grad(log_p.sum(), x, create_graph=create_graph)
-        mass = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        # A density that is flat somewhere may not depend on x at all: its gradient is zero.
+        total = log_p.sum() if log_p.requires_grad else log_p.sum() + 0 * x.sum()
+        (gradient,) = torch.autograd.grad(
+            total, x, create_graph=create_graph, materialize_grads=True
+        )
+        mass = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
     return (log_p, mass) if create_graph else (log_p.detach(), mass)
 
 
@@ -127,7 +131,7 @@ def penalized_nll(
         >>> mean.grad  # of ||x - mean||^2 / 2 + ||x - mean||
         tensor([-3.6000, -4.8000])
     """
-    if alpha < 0:
+    if not alpha >= 0:
         raise ApproxMassError(f"alpha must be at least 0, not {alpha}")
     if alpha == 0:
         log_p = log_prob(x)

@@ -2,7 +2,6 @@
 
 __all__ = ["TrainingBar", "announce"]
 
-import math
 import sys
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .flows import Flow, RealNVP
+from .flows.pixels import bits_per_dim
 from .training import StepReport, TrainingSettings
 
 
@@ -18,14 +18,12 @@ class TrainingBar:
     """A progress bar on standard error; where that is no terminal, one line every tenth.
 
     Arguments:
-        unit: `nats`, or `bits/dim` for pixel flows.
-        nats_to_unit: Scale and offset from NLL in nats to the unit.
+        pixels: Number of pixels times channels, to show bits/dim; None shows nats.
     """
 
-    def __init__(self, unit: str = "nats", nats_to_unit: tuple[float, float] = (1.0, 0.0)) -> None:
+    def __init__(self, pixels: int | None = None) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
-        self.unit = unit
-        self.scale, self.offset = nats_to_unit
+        self.pixels = pixels
         self.bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -55,7 +53,10 @@ class TrainingBar:
     def __call__(self, report: StepReport) -> None:
         """Show a step."""
         facts = f"epoch {report.epoch}  loss {report.loss:,.1f}"
-        facts += f"  {report.nll * self.scale + self.offset:,.2f} {self.unit}"
+        if self.pixels is None:
+            facts += f"  {report.nll:,.2f} nats"
+        else:
+            facts += f"  {bits_per_dim(-report.nll, self.pixels):.2f} bits/dim"
         if report.mass is not None:
             facts += f"  mass {report.mass:,.1f}"
         self.bar.update(self.task, completed=report.step, total=report.steps, facts=facts)
@@ -67,15 +68,12 @@ class TrainingBar:
 
 def announce(notes: Sequence[str], flow: Flow, training: TrainingSettings) -> TrainingBar:
     """Say what is about to be trained and how, and give the bar to show it with."""
-    bar = TrainingBar()
-    if isinstance(flow, RealNVP):
-        # The inverse of `bits_per_dim`, as a scale and an offset of the NLL.
-        bar = TrainingBar("bits/dim", (1 / (flow.dimension * math.log(2)), math.log2(255)))
+    bar = TrainingBar(flow.dimension if isinstance(flow, RealNVP) else None)
     weights = sum(p.numel() for p in flow.parameters())
     for line in (
         *notes,
         f"flow: {weights:,} weights on {flow.dimension} dimensions; alpha {training.alpha:.3g}, "
         f"{training.epochs} epochs",
     ):
-        bar.console.print(line, soft_wrap=True)
+        bar.console.print(line, soft_wrap=True, markup=False)
     return bar

@@ -45,6 +45,7 @@ class ScoreFile:
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._file.close()
 
     def write(self, chunk: Chunk, scores: Scores) -> None:
         """Append the rows of a chunk."""
@@ -60,5 +61,7 @@ class ScoreFile:
         columns["error"] = pa.array(chunk.errors, pa.string())
         table = pa.table(columns)
         if self._writer is None:
-            self._writer = self._make(self._path, table.schema)
+            # An open file, since Arrow takes no name that is not valid text.
+            self._file = self._path.open("wb")
+            self._writer = self._make(self._file, table.schema)
         self._writer.write_table(table)

@@ -109,7 +109,7 @@ class Scorer:
             ApproxMassError: a score of theirs overflows.
         """
         if isinstance(self.flow, RealNVP):
-            features = self._raw(training[:_LATENT_IMAGES])["latent"]
+            features = self._latent(training[:_LATENT_IMAGES])
             center, spread = features.mean(0), features.std(0) + 1e-12
             precision = LedoitWolf().fit((features - center) / spread).precision_
             self.reference["latent.center"] = torch.from_numpy(center)
@@ -159,8 +159,20 @@ class Scorer:
         parts: dict[str, list[Tensor]] = {}
         for batch in torch.split(images, self.batch_size):  # one empty batch if there are none
             for name, values in self._raw_batch(batch).items():
-                parts.setdefault(name, []).append(values.double().cpu())
+                parts.setdefault(name, []).append(values.cpu().double())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+    @torch.no_grad()
+    def _latent(self, images: Tensor) -> Floats:
+        """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
+        assert isinstance(self.flow, RealNVP)
+        parts = []
+        for batch in torch.split(images, self.batch_size):
+            x = self.encoder(batch.to(self.device).float() / 255)
+            maps = [self.flow.latent_maps(self.flow(x + noise)[0]) for noise in self.noise]
+            parts.append(torch.stack([latent_features(each) for each in maps]).mean(0).cpu())
+        features: Floats = torch.cat(parts).double().numpy()
+        return features
 
     def _raw_batch(self, images: Tensor) -> dict[str, Tensor]:
         pixels = images.to(self.device).float() / 255

@@ -3,7 +3,9 @@
 __all__ = ["Settings"]
 
 import math
+import operator
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 from .errors import ApproxMassError
@@ -45,25 +47,37 @@ class Settings:
     draws: int = 1
 
     def __post_init__(self) -> None:
+        for name, low, high in (
+            ("seed", 0, 2**32 - 1),
+            ("components", 1, 2**31),
+            ("draws", 1, 2**31),
+            ("size", 1, 4096),
+            ("epochs", 1, 2**31),
+        ):
+            value = getattr(self, name)
+            if (value is None and name == "size") or (value == "auto" and name == "epochs"):
+                continue
+            try:
+                number = operator.index(value)
+            except TypeError:
+                number = low - 1
+            if not low <= number <= high:
+                raise ApproxMassError(f"{name} must be between {low} and {high}, not {value!r}")
+            object.__setattr__(self, name, number)  # a plain int, also where NumPy's was given
         if self.space not in ("auto", "pca", "pixels", "features"):
             raise ApproxMassError(f"unknown space {self.space!r}: use 'auto', 'pca' or 'pixels'")
-        if self.alpha != "auto" and not (_is_number(self.alpha) and 0 <= self.alpha < math.inf):
-            raise ApproxMassError(
-                f"alpha must be 'auto' or a number of at least 0, not {self.alpha!r}"
-            )
-        if self.epochs != "auto" and not (isinstance(self.epochs, int) and self.epochs > 0):
-            raise ApproxMassError(f"epochs must be 'auto' or at least 1, not {self.epochs!r}")
-        if self.seed < 0:
-            raise ApproxMassError(f"seed must be at least 0, not {self.seed}")
-        if self.size is not None and self.size < 1:
-            raise ApproxMassError(f"size must be at least 1, not {self.size}")
-        if not 0 < self.holdout < 1:
-            raise ApproxMassError(f"holdout must be between 0 and 1, not {self.holdout}")
         if self.statistic not in STATISTICS:
             known = ", ".join(STATISTICS)
             raise ApproxMassError(f"unknown statistic {self.statistic!r}: use one of {known}")
-        if self.draws < 1 or self.components < 1:
-            raise ApproxMassError("draws and components must be at least 1")
+        if self.alpha != "auto":
+            if not (isinstance(self.alpha, Real) and 0 <= self.alpha < math.inf):
+                raise ApproxMassError(
+                    f"alpha must be 'auto' or a number of at least 0, not {self.alpha!r}"
+                )
+            object.__setattr__(self, "alpha", float(self.alpha))
+        if not (isinstance(self.holdout, Real) and 0 < self.holdout < 1):
+            raise ApproxMassError(f"holdout must be between 0 and 1, not {self.holdout!r}")
+        object.__setattr__(self, "holdout", float(self.holdout))
 
     def resolve(self, shape: tuple[int, int, int]) -> tuple["Settings", list[str]]:
         """Replace the `auto` of space, preset and size for images of `shape` (C, H, W).
@@ -126,7 +140,3 @@ class Settings:
             epochs=epochs if self.epochs == "auto" else self.epochs,
             seed=self.seed,
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

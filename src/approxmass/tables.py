@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .calibration import smallest_p_value
@@ -23,7 +24,8 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
         first, *others = rows
         m = first.metrics
         table = Table(
-            title=f"{ood} against {evaluation.id}\n{evaluation.protocol}, {m.n_id:,} + {m.n_ood:,}",
+            title=f"{escape(ood)} against {escape(evaluation.id)}\n"
+            f"{evaluation.protocol}, {m.n_id:,} + {m.n_ood:,}",
             title_justify="left",
             title_style="bold",
         )
@@ -48,9 +50,9 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
 
 
 LEGEND = (
-    "Larger score = more out-of-distribution. ID or OOD after a metric: its positive class.\n"
-    "TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID flagged where 95%\n"
-    "of OOD are caught. Intervals by bootstrap."
+    "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
+    "class. TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID\n"
+    "flagged where 95% of OOD are caught. Intervals by bootstrap."
 )
 
 
@@ -82,9 +84,9 @@ def describe(detector: "Detector") -> dict[str, Any]:
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     """Two columns of names and values."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=escape(title), title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     return table

@@ -2,7 +2,7 @@
 
 All randomness (order of the data, training noise) is a function of the seed and the step number,
 so a run that is resumed from a checkpoint gives bit for bit the weights of one never stopped.
-Hugging Face Accelerate places the model, averages gradients over processes and sets the precision.
+Hugging Face Accelerate places the model and averages gradients over processes.
 Checkpoints are safetensors: Accelerate's own would be pickled.
 """
 
@@ -24,7 +24,6 @@ import safetensors
 import safetensors.torch
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from .artifact import write_atomic
@@ -91,17 +90,19 @@ class EpochRecord:
 class _Objective(nn.Module):
     """The loss as a forward pass, so that the wrapper for several processes sees all of it."""
 
-    def __init__(self, flow: Flow, alpha: float) -> None:
+    def __init__(self, flow: Flow, alpha: float, bf16: bool) -> None:
         super().__init__()
         self.flow = flow
         self.alpha = alpha
+        self.bf16 = bf16
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.alpha:
-            log_p, mass = log_prob_and_mass(self.flow.log_prob, x, create_graph=True)
-        else:
-            log_p = self.flow.log_prob(x)
-            mass = torch.zeros_like(log_p)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.alpha:
+                log_p, mass = log_prob_and_mass(self.flow.log_prob, x, create_graph=True)
+            else:
+                log_p = self.flow.log_prob(x)
+                mass = torch.zeros_like(log_p)
         loss = penalized_loss(log_p, mass, self.alpha)
         return loss, -log_p.detach().mean(), mass.detach().mean()
 
@@ -124,6 +125,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     resume: bool = False,
+    fingerprint: str | None = None,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> list[EpochRecord]:
     """Train `flow` in place on all rows of `data`.
@@ -138,6 +140,7 @@ def train(
         checkpoint: File to write the state of the run to, every `checkpoint_seconds` and when
             the process is asked to stop (Ctrl-C, SIGTERM); None for no checkpoints.
         resume: Go on from `checkpoint`; from the start if it is not there.
+        fingerprint: What a checkpoint knows the data by; None for a digest of `data`.
         on_step: Called after every step, on the main process.
 
     Returns:
@@ -158,21 +161,21 @@ def train(
     """
     if len(data) == 0:
         raise ApproxMassError("there is no data to train on")
-    # Accelerate refuses a second precision in one process unless its state is cleared.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = Accelerator()
     device, processes = accelerator.device, accelerator.num_processes
     data = data.to(device)
     flow.to(device).train()
     optimizer = torch.optim.AdamW(_parameter_groups(flow, settings), lr=settings.learning_rate)
-    objective, optimizer = accelerator.prepare(_Objective(flow, settings.alpha), optimizer)
+    objective = _Objective(flow, settings.alpha, settings.precision == "bf16")
+    objective, optimizer = accelerator.prepare(objective, optimizer)
 
     batch = min(settings.batch_size, len(data))
     batch = max(processes, batch // processes * processes)
     steps_per_epoch = max(1, len(data) // batch)
     steps = settings.epochs * steps_per_epoch
     spread = _DIVERGED * math.prod(data.shape[1:])
-    identity = _identity(flow, data, settings)
+    fingerprint = fingerprint or hashlib.sha256(data.cpu().contiguous().numpy().data).hexdigest()
+    identity = _identity(flow, fingerprint, settings)
 
     state = _State()
     if resume and checkpoint is not None and checkpoint.exists():
@@ -208,20 +211,20 @@ def train(
             norm = accelerator.clip_grad_norm_(flow.parameters(), settings.clip)
             # One transfer a step; summed over processes, so that all take the same decision.
             report = torch.stack([loss.detach(), nll, mass, loss.new_tensor(float(bool(stop)))])
-            report = accelerator.reduce(report.double(), "mean")
+            report = accelerator.reduce(report, "mean")
             loss_now, nll_now, mass_now, stopping = report.tolist()
 
             smooth = loss_now if math.isnan(state.smooth) else 0.98 * state.smooth + 0.02 * loss_now
-            if not (
-                math.isfinite(loss_now) and bool(norm.isfinite()) and smooth < state.best + spread
-            ):
+            finite = math.isfinite(loss_now) and bool(norm.isfinite())
+            if not (finite and smooth < state.best + spread):
                 kept = _unpack(good, "the last good state", flow, optimizer, identity)
                 save(good)
+                where = f" in {checkpoint}: remove it to start anew" if checkpoint else ""
                 raise TrainingDivergedError(
-                    f"the loss {'grew without bound' if math.isfinite(loss_now) else 'became NaN'} "
-                    f"at step {state.step + 1} of {steps} (alpha {settings.alpha:g}, learning rate "
-                    f"{settings.learning_rate:g}): lower them, or check the images; the weights of "
-                    f"step {kept.step} are kept" + (f" in {checkpoint}" if checkpoint else "")
+                    f"the loss {'grew without bound' if finite else 'became NaN'} at step "
+                    f"{state.step + 1} of {steps} (alpha {settings.alpha:g}, learning rate "
+                    f"{settings.learning_rate:g}): choose a smaller alpha, or check the images; "
+                    f"the weights of step {kept.step} are kept{where}"
                 )
             optimizer.step()
 
@@ -254,7 +257,7 @@ def train(
 
 
 def _parameter_groups(flow: Flow, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Decay the gains of weight-normalised layers (as published), or everything without them."""
+    """Decay the gains of weight-normalised layers, the published choice, or else every weight."""
     gains = [p for name, p in flow.named_parameters() if name.endswith("original0")]
     if not gains:
         return [{"params": list(flow.parameters()), "weight_decay": settings.weight_decay}]
@@ -298,13 +301,13 @@ def _stop_requests() -> Iterator[list[int]]:
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _identity(flow: Flow, data: Tensor, settings: TrainingSettings) -> dict[str, Any]:
+def _identity(flow: Flow, fingerprint: str, settings: TrainingSettings) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that goes on from it."""
     facts = asdict(settings)
     facts.pop("checkpoint_seconds")
     layout = [(name, list(value.shape)) for name, value in flow.state_dict().items()]
     facts["flow"] = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
-    facts["data"] = hashlib.sha256(data.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    facts["data"] = fingerprint[:16]
     return facts
 
 
@@ -327,25 +330,41 @@ def _unpack(
         header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
         saved = json.loads(header["__metadata__"]["identity"])
         facts = json.loads(header["__metadata__"]["state"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        state = _State(
+            facts["step"],
+            facts["smooth"],
+            facts["best"],
+            tuple(facts["sums"]),
+            tuple(facts["history"]),
+        )
+        for key, value in identity.items():
+            if saved.get(key) != value:
+                raise ApproxMassError(
+                    f"{name} belongs to a run with {key} {saved.get(key)}, not {value}: "
+                    "give the same settings and images, or remove it to start anew"
+                )
+        weights = {k[5:]: v for k, v in tensors.items() if k.startswith("flow.")}
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, slot = key.split(".")
+                slots.setdefault(int(index), {})[slot] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        if state.step and len(slots) != sum(len(group["params"]) for group in groups):
+            raise ValueError("a weight has no state of the optimiser")
+        flow.load_state_dict(weights)
+        optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    except ApproxMassError:
+        raise
+    except (
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise ApproxMassError(
-            f"{name} is not a checkpoint or was cut short: remove it and start without resuming"
+            f"{name} is not a checkpoint or was cut short: remove it to start anew"
         ) from error
-    for key, value in identity.items():
-        if saved.get(key) != value:
-            raise ApproxMassError(
-                f"{name} belongs to a run with {key} {saved.get(key)}, not {value}: "
-                "give the same settings and images, or start without resuming"
-            )
-    weights = {k[5:]: v for k, v in tensors.items() if k.startswith("flow.")}
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, slot = key.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-    flow.load_state_dict(weights)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    return _State(
-        facts["step"], facts["smooth"], facts["best"], tuple(facts["sums"]), tuple(facts["history"])
-    )
+    return state

@@ -69,6 +69,8 @@ def open_images(source: object, *, size: int | None = None) -> ImageSource:
 def _open(source: object) -> ImageSource:
     if isinstance(source, ImageSource):
         return source
+    if isinstance(source, str) and not source:
+        raise ApproxMassError(f"the name of the source is empty: give {KINDS}")
     if isinstance(source, str) and source.startswith("sample:"):
         return _from_idx(source, sample_path(source.removeprefix("sample:")))
     if isinstance(source, str) and source.startswith("hf:"):

@@ -100,8 +100,12 @@ class ImageSource:
         other.size = size
         return other
 
-    def chunks(self, n: int = 1024) -> Iterator[Chunk]:
+    def chunks(
+        self, n: int = 1024, *, shape: tuple[int, int, int] | None = None
+    ) -> Iterator[Chunk]:
         """Stream the images in order, at most `n` at a time; unreadable ones become errors.
+
+        An image of another shape than `shape`, or than the first readable image, is unreadable.
 
         Raises:
             ApproxMassError: Not one image can be read, an array holds something else than
@@ -119,9 +123,12 @@ class ImageSource:
         for names, items in self._batches(n):
             if isinstance(items, np.ndarray):
                 images = items if self.size is None else resize(items, self.size)
+                if shape is not None and images.shape[1:] != shape:
+                    reason = _mismatch(images.shape[1:], "what is needed", shape)
+                    raise ApproxMassError(f"{self.name}: image {names[0]} {reason}")
                 yield Chunk(images, names, [None] * len(names))
             else:
-                yield self._decoded(names, items)
+                yield self._decoded(names, items, shape)
 
     def read(self) -> Pixels:
         """All images, uint8 `(N, C, H, W)`.
@@ -142,8 +149,12 @@ class ImageSource:
             done += len(chunk.images)
         return images
 
-    def _decoded(self, names: list[str], items: Sequence[Encoded]) -> Chunk:
-        shape = self.shape
+    def _decoded(
+        self, names: list[str], items: Sequence[Encoded], needed: tuple[int, int, int] | None
+    ) -> Chunk:
+        shape, what = (
+            (self.shape, "the first image") if needed is None else (needed, "what is needed")
+        )
         images = np.empty((len(items), *shape), np.uint8)
         errors: list[str | None] = []
         k = 0
@@ -152,7 +163,7 @@ class ImageSource:
                 try:
                     pixels = decode(item, self.size)
                     if pixels.shape != shape:
-                        raise UnreadableError(_mismatch(_shape(pixels), shape))
+                        raise UnreadableError(_mismatch(_shape(pixels), what, shape))
                 except UnreadableError as error:
                     errors.append(str(error))
                 else:
@@ -178,8 +189,8 @@ def describe_shape(shape: Sequence[int]) -> str:
     return f"{width}x{height} {'grey' if channels == 1 else 'RGB'}"
 
 
-def _mismatch(shape: tuple[int, int, int], first: tuple[int, int, int]) -> str:
+def _mismatch(shape: Sequence[int], what: str, other: Sequence[int]) -> str:
     cure = "convert them all to grey or all to RGB"
-    if shape[0] == first[0]:
-        cure = "pass a size to have every image resized"
-    return f"is {describe_shape(shape)}, but the first image is {describe_shape(first)}: {cure}"
+    if shape[0] == other[0]:
+        cure = "give a size when fitting, to have every image resized"
+    return f"is {describe_shape(shape)}, but {what} is {describe_shape(other)}: {cure}"

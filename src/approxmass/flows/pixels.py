@@ -3,6 +3,7 @@
 __all__ = ["PIXEL_MAX", "Logit", "bits_per_dim", "dequantise"]
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,16 @@ def dequantise(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return x + noise / 255
 
 
-def bits_per_dim(log_prob: Tensor, dimension: int) -> Tensor:
+Nats = TypeVar("Nats", float, Tensor)
+
+
+def bits_per_dim(log_prob: Nats, dimension: int) -> Nats:
     """Bits per pixel channel from `log p` in nats over dequantised pixels in [0, 256/255).
 
     The uniform density over the 256 grey levels has exactly 8 bits.
 
     Example:
-        >>> uniform = torch.tensor(-784 * math.log(PIXEL_MAX))
-        >>> round(bits_per_dim(uniform, 784).item(), 4)
+        >>> round(bits_per_dim(-784 * math.log(PIXEL_MAX), 784), 4)
         8.0
     """
     return (math.log(255) - log_prob / dimension) / math.log(2)
