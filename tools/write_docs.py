@@ -42,6 +42,33 @@ def _demo(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+COLOUR = {
+    "street_characters": "street characters",
+    "gtsrb": "GTSRB",
+    "dtd": "DTD",
+    "sun_scenes": "scenes",
+    "flowers": "flowers",
+    "monkeys": "monkeys",
+    "cats": "cats",
+}
+
+
+def _colour(facts: dict[str, Any]) -> str:
+    scores = ("nll", "mass", "latent_fit", "fused")
+    lines = ["| outliers | " + " | ".join(scores) + " |", "|---|" + "---|" * len(scores)]
+    for key, name in COLOUR.items():
+        cells = []
+        for score in scores:
+            (area,) = (
+                row["metrics"]["auroc"]
+                for row in facts["rows"]
+                if row["score"] == score and Path(row["ood"]).parent.name == key
+            )
+            cells.append(f"{area['value']:.3f} [{area['low']:.2f}, {area['high']:.2f}]")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _range(values: list[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
@@ -49,10 +76,13 @@ def _range(values: list[float], form: str) -> str:
 def fragments() -> dict[str, str]:
     """What belongs between the markers of each name."""
     grey, demo = _read("results/grey_pairs.json"), _read("results/demo.json")
+    colour = _read("results/colour.json")
     fits = [run for run in grey["runs"] if "training" in run]
     return {
         "grey_pairs": "\n" + grey_pairs(grey) + "\n",
         "demo": "\n" + _demo(demo) + "\n",
+        "colour": "\n" + _colour(colour) + "\n",
+        "colour_fit": f"{colour['fit']['fit_seconds'] / 60:.0f}",
         "fit": _range([run["fit_seconds_with_reading"] for run in fits], ".0f"),
         "rate": _range([run["scored_images_per_second"] for run in fits], ",.0f"),
         "flagged": _range([run["flagged_id_at_5_percent"] for run in fits], ".1%"),

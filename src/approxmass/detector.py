@@ -317,6 +317,8 @@ class Detector:
                 f"it was fitted on {'a' if features is None else 'no'} module of features: "
                 f"load it with{'' if features is None else 'out'} features=..."
             )
+        if "auto" in (settings.space, settings.preset):
+            raise ValueError("a fitted detector has made its choices")
         detector = cls()
         detector.asked = detector.settings = settings
         detector.features = features

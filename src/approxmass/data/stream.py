@@ -192,5 +192,5 @@ def describe_shape(shape: Sequence[int]) -> str:
 def _mismatch(shape: Sequence[int], what: str, other: Sequence[int]) -> str:
     cure = "convert them all to grey or all to RGB"
     if shape[0] == other[0]:
-        cure = "give a size when fitting, to have every image resized"
+        cure = "pass a size to have every image resized"
     return f"is {describe_shape(shape)}, but {what} is {describe_shape(other)}: {cure}"
