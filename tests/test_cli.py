@@ -163,6 +163,20 @@ def test_one_odd_file_costs_one_row_wherever_it_sorts(place: Path, tmp_path: Pat
         assert [row["name"] for row in csv.DictReader(file) if row["error"]] == ["000.png"]
 
 
+def test_a_first_chunk_without_a_readable_image(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(2100):
+        (tmp_path / "images" / f"{i:04}.png").write_bytes(b"")
+    Image.fromarray(textures(1)[0]).save(tmp_path / "images" / "good.png")
+    result = run("score", place / "detector", tmp_path / "images", "-o", tmp_path / "s.parquet")
+    assert result.exit_code == 0, result.exception
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert table.num_rows == 2101
+    assert table["mass"].null_count == 2100
+    assert result.stderr.count("skipped") == 10
+    assert "2,090 more" in result.stderr
+
+
 def test_an_output_never_takes_the_place_of_an_input(place: Path, tmp_path: Path) -> None:
     source = shutil.copy(place / "new.npy", tmp_path / "new.parquet")
     before = source.read_bytes()

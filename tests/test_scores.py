@@ -169,3 +169,10 @@ def test_a_flow_that_overflows_on_usual_images_is_an_error() -> None:
         next(scorer.flow.parameters()).fill_(float("nan"))
     with pytest.raises(ApproxMassError, match="did not learn"):
         scorer.fit(images(100), images(50, seed=1))
+
+
+@pytest.mark.parametrize("make", [pixel_scorer, whitened_scorer])
+def test_no_images_have_no_scores(make) -> None:  # type: ignore[no-untyped-def]
+    scorer = make().fit(images(100), images(50, seed=1))
+    scores = scorer(images(1)[:0])
+    assert {name: len(values) for name, values in scores.items()} == dict.fromkeys(scorer.names, 0)

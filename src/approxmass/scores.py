@@ -131,6 +131,8 @@ class Scorer:
 
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
         """
+        if len(images) == 0:  # of which zuko's transforms make nothing
+            return {name: np.empty(0) for name in self.names}
         scores = self._single(self._raw(images))
         moments = {name: self.reference[f"{name}.moments"].tolist() for name in scores}
         standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in _FUSED if n in scores]
@@ -157,7 +159,7 @@ class Scorer:
     def _raw(self, images: Tensor) -> dict[str, Floats]:
         """NLL, mass and, for an image flow, latent features `(N, F)`."""
         parts: dict[str, list[Tensor]] = {}
-        for batch in torch.split(images, self.batch_size):  # one empty batch if there are none
+        for batch in torch.split(images, self.batch_size):
             for name, values in self._raw_batch(batch).items():
                 parts.setdefault(name, []).append(values.cpu().double())
         return {name: torch.cat(values).numpy() for name, values in parts.items()}
