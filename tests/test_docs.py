@@ -34,7 +34,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     printed: list[str] = []
     exec(compile(short, "README.md", "exec"), {"print": printed.append})
     assert re.fullmatch(r"\d+% called, drift p = .*", printed[0])
-    assert (tmp_path / "detector" / "detector.json").exists()
+    assert (tmp_path / "fashion-detector" / "detector.json").exists()
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -20,7 +20,25 @@ def shown(bar: TrainingBar, terminal: bool, steps: int = 200) -> str:
 def test_without_a_terminal_there_is_a_line_every_tenth() -> None:
     lines = shown(TrainingBar(), terminal=False).splitlines()
     assert [line.split()[1] for line in lines] == [f"{p}%" for p in range(10, 101, 10)]
-    assert lines[0] == "training 10%  epoch 1  loss 12.0  3,072.00 nats  mass 4.5"
+    assert lines[0] == "training 10%  epoch 1  loss 12.0  NLL 3,072 nats  mass 4.5"
+
+
+def test_on_a_narrow_terminal_the_time_left_is_whole() -> None:
+    text = io.StringIO()
+    bar = TrainingBar(3072)
+    bar.console = Console(
+        file=text, force_terminal=True, width=80, highlight=False, color_system=None
+    )
+    bar.bar.live.console = bar.console
+    bar.bar.disable = False
+    with bar:
+        bar(StepReport(1, 200, 1, -12345.6, -13000.0, 23456.7))
+        bar(StepReport(2, 200, 1, -12345.6, -13000.0, 23456.7))
+    last = [line for line in text.getvalue().splitlines() if "loss" in line][-1]
+    assert "loss -12,346" in last
+    assert "mass 23,457" in last
+    assert last.rstrip().endswith("left")
+    assert "…" not in last
 
 
 def test_pixel_flows_are_shown_in_bits() -> None:

@@ -119,6 +119,8 @@ def fit(
     check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
     _check_outputs(checkpoint, json_file, inputs=[source])
+    if output.exists() and any(output.iterdir()):
+        _say(f"{output} holds a detector: it is replaced when the new one is whole")
     if checkpoint.exists() and not resume:
         raise ApproxMassError(
             f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew"
@@ -187,7 +189,7 @@ def score(
     calibration = detector.calibration[detector.settings.statistic]
     facts = {
         "scored": len(scored),
-        "unreadable": len(skipped),
+        "skipped": len(skipped),
         "outliers_at_5_percent": outliers,
         "group_p_value": group_p_value(calibration, scored),
         "output": str(output),

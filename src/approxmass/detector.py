@@ -118,6 +118,11 @@ class Detector:
         self.calibration: dict[str, Floats] = {}
         self._scorer: Scorer | None = None
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.settings).items())
+        state = f"fitted on {self.facts['images']['source']}" if self.facts else "not fitted"
+        return f"Detector({options}; {state})"
+
     def fit(
         self,
         images: Any,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from .flows import Flow, RealNVP
 from .flows.pixels import bits_per_dim
@@ -25,13 +26,11 @@ class TrainingBar:
         self.console = Console(file=sys.stderr, highlight=False)
         self.pixels = pixels
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=8),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             TextColumn("left"),
-            TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -52,18 +51,22 @@ class TrainingBar:
 
     def __call__(self, report: StepReport) -> None:
         """Show a step."""
-        facts = f"epoch {report.epoch}  loss {report.loss:,.1f}"
+        facts = f"epoch {report.epoch}  loss {_short(report.loss)}"
         if self.pixels is None:
-            facts += f"  {report.nll:,.2f} nats"
+            facts += f"  NLL {_short(report.nll)} nats"
         else:
             facts += f"  {bits_per_dim(-report.nll, self.pixels):.2f} bits/dim"
         if report.mass is not None:
-            facts += f"  mass {report.mass:,.1f}"
+            facts += f"  mass {_short(report.mass)}"
         self.bar.update(self.task, completed=report.step, total=report.steps, facts=facts)
         tenth = 10 * report.step // report.steps
         if not self.console.is_terminal and tenth > self.last_tenth:
             self.console.print(f"training {10 * tenth}%  {facts}", soft_wrap=True)
         self.last_tenth = tenth
+
+
+def _short(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def announce(notes: Sequence[str], flow: Flow, training: TrainingSettings) -> TrainingBar:

@@ -96,8 +96,8 @@ class Settings:
         if size is None and max(height, width) > _LARGEST_SIDE:
             size = _LARGEST_SIDE
             notes.append(
-                f"size: images of {width}x{height} are resized to {size}x{size}; larger ones are, "
-                "unless a size is given"
+                f"size: images are resized to {size}x{size} (the first is {width}x{height}), as "
+                f"are all over {_LARGEST_SIDE} pixels a side; give a size to choose another"
             )
         if space == "auto" and channels == 1:
             space = "pca"

@@ -72,7 +72,7 @@ def describe(detector: "Detector") -> dict[str, Any]:
         "seed": settings.seed,
         "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
         "fitted on": f"{images['training']:,} images of {images['source']}",
-        "fingerprint": images["sha256"],
+        "fingerprint": images["sha256"][:16],
         "calibrated on": f"{images['calibration']:,} held-out images",
         "statistic": settings.statistic,
         "threshold at 5%": float(np.quantile(scores, 0.95, method="higher")),
@@ -88,5 +88,8 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:.4g}"
+        table.add_row(name.replace("_", " "), escape(shown))
     return table

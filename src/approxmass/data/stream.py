@@ -190,7 +190,10 @@ def describe_shape(shape: Sequence[int]) -> str:
 
 
 def _mismatch(shape: Sequence[int], what: str, other: Sequence[int]) -> str:
-    cure = "convert them all to grey or all to RGB"
-    if shape[0] == other[0]:
+    if what == "what is needed":
+        cure = f"convert it to {describe_shape(other)}"
+    elif shape[0] == other[0]:
         cure = "pass a size to have every image resized"
+    else:
+        cure = "convert them all to grey or all to RGB"
     return f"is {describe_shape(shape)}, but {what} is {describe_shape(other)}: {cure}"
