@@ -86,10 +86,9 @@ def write_atomic(target: Path) -> Iterator[Path]:
         >>> target.read_text()
         'score'
     """
-    check_file(target)
     target = Path(os.path.realpath(target))  # a link keeps pointing where it did
+    check_file(target)
     with _plain_os_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
         path = Path(name)

@@ -22,6 +22,7 @@ from .data import Chunk, open_images
 from .encoders import Encoder, PixelEncoder, WhitenedEncoder
 from .errors import ApproxMassError
 from .flows import Flow, RealNVP, VectorFlow
+from .flows.pixels import unit_pixels
 from .progress import announce
 from .scores import Scorer
 from .settings import Settings
@@ -329,6 +330,7 @@ class Detector:
         detector.features = features
         detector.facts, detector.notes = manifest["facts"], manifest["notes"]
         detector.history = [EpochRecord(**record) for record in manifest["history"]]
+        # What `inspect` will ask for, so that it is missed now.
         for name in ("alpha", "epochs"):
             detector.facts["training"][name]
         for name in ("source", "sha256", "training", "reference", "calibration"):
@@ -353,7 +355,7 @@ class Detector:
         scores = _below(tensors["calibration"], "scores")
         detector.calibration = {name: value.numpy() for name, value in scores.items()}
         detector._scorer = scorer
-        detector.score(np.zeros((1, *shape), np.uint8))  # whatever is missing, is missed now
+        detector.score(np.zeros((1, *shape), np.uint8))  # and what scoring will ask for
         return detector
 
     @property
@@ -413,4 +415,4 @@ def _inputs(encoder: Encoder, images: Tensor) -> Tensor:
         return images
     encoder.to(_device())
     batches = torch.split(images, 4096)
-    return torch.cat([encoder(batch.to(_device()).float() / 255) for batch in batches])
+    return torch.cat([encoder(unit_pixels(batch.to(_device()))) for batch in batches])

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from .errors import ApproxMassError
+from .flows.pixels import unit_pixels
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
 _PCA_NUMBERS = 2**28
@@ -129,7 +130,7 @@ class WhitenedEncoder(nn.Module):
 
     def _features_in_batches(self, images: Tensor, seed: int) -> Tensor:
         def of(batch: Tensor) -> Tensor:
-            pixels = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
+            pixels = unit_pixels(batch)
             out: Tensor = pixels if self.features is None else self.features(pixels)
             return out.flatten(1).float()
 

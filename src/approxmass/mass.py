@@ -13,6 +13,7 @@ __all__ = [
     "log_prob_and_mass",
     "penalized_loss",
     "penalized_nll",
+    "training_terms",
 ]
 
 from collections.abc import Callable
@@ -86,6 +87,17 @@ def approximate_mass(log_prob: LogProb, x: Tensor, *, create_graph: bool = False
     return log_prob_and_mass(log_prob, x, create_graph=create_graph)[1]
 
 
+def training_terms(log_prob: LogProb, x: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """What `penalized_loss` needs, each `(N,)` and differentiable: log-densities and masses.
+
+    At `alpha` 0 the mass would not count: it is given as 0, and no second derivative is taken.
+    """
+    if alpha:
+        return log_prob_and_mass(log_prob, x, create_graph=True)
+    log_p = log_prob(x)
+    return log_p, torch.zeros_like(log_p)
+
+
 def penalized_loss(
     log_p: Tensor, mass: Tensor, alpha: float, reduction: Reduction = "per-sample"
 ) -> Tensor:
@@ -133,8 +145,5 @@ def penalized_nll(
     """
     if not alpha >= 0:
         raise ApproxMassError(f"alpha must be at least 0, not {alpha}")
-    if alpha == 0:
-        log_p = log_prob(x)
-        return penalized_loss(log_p, torch.zeros_like(log_p), 0.0, reduction)
-    log_p, mass = log_prob_and_mass(log_prob, x, create_graph=True)
+    log_p, mass = training_terms(log_prob, x, alpha)
     return penalized_loss(log_p, mass, alpha, reduction)

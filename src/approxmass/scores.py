@@ -21,6 +21,7 @@ from torch import Tensor
 from .encoders import Encoder
 from .errors import ApproxMassError
 from .flows import Flow, RealNVP
+from .flows.pixels import unit_pixels
 from .mass import log_prob_and_mass
 
 STATISTICS = ("nll", "mass", "latent_fit", "typicality", "fused")
@@ -167,32 +168,37 @@ class Scorer:
     @torch.no_grad()
     def _latent(self, images: Tensor) -> Floats:
         """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
-        assert isinstance(self.flow, RealNVP)
-        parts = []
-        for batch in torch.split(images, self.batch_size):
-            x = self.encoder(batch.to(self.device).float() / 255)
-            maps = [self.flow.latent_maps(self.flow(x + noise)[0]) for noise in self.noise]
-            parts.append(torch.stack([latent_features(each) for each in maps]).mean(0).cpu())
+        parts = [
+            self._through(self.encoder(unit_pixels(batch.to(self.device))))[1].cpu()
+            for batch in torch.split(images, self.batch_size)
+        ]
         features: Floats = torch.cat(parts).double().numpy()
         return features
 
+    def _through(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density `(N,)` and latent features `(N, F)` of an image flow, means over draws."""
+        assert isinstance(self.flow, RealNVP)
+        log_p, latent = [], []
+        for noise in self.noise:
+            z, logdet = self.flow(x + noise)
+            log_p.append(self.flow.latent_log_prob(z) + logdet)
+            latent.append(latent_features(self.flow.latent_maps(z.detach())))
+        return torch.stack(log_p).mean(0), torch.stack(latent).mean(0)
+
     def _raw_batch(self, images: Tensor) -> dict[str, Tensor]:
-        pixels = images.to(self.device).float() / 255
+        pixels = unit_pixels(images.to(self.device))
+        with torch.no_grad():
+            code = self.encoder(pixels)
         if not isinstance(self.flow, RealNVP):
-            with torch.no_grad():
-                code = self.encoder(pixels)
             log_p, mass = log_prob_and_mass(self.flow.log_prob, code)
             return {"nll": -log_p, "mass": mass}
 
-        flow, seen = self.flow, []
+        seen = []
 
         def density(x: Tensor) -> Tensor:
-            total = torch.zeros(len(x), device=x.device)
-            for noise in self.noise:
-                z, logdet = flow(x + noise)
-                seen.append(latent_features(flow.latent_maps(z.detach())))
-                total = total + flow.latent_log_prob(z) + logdet
-            return total / len(self.noise)
+            log_p, latent = self._through(x)
+            seen.append(latent)
+            return log_p
 
-        log_p, mass = log_prob_and_mass(density, self.encoder(pixels))
-        return {"nll": -log_p, "mass": mass, "latent": torch.stack(seen).mean(0)}
+        log_p, mass = log_prob_and_mass(density, code)
+        return {"nll": -log_p, "mass": mass, "latent": seen[0]}

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from .artifact import write_atomic
 from .errors import ApproxMassError
 from .flows import Flow
-from .mass import log_prob_and_mass, penalized_loss
+from .flows.pixels import unit_pixels
+from .mass import penalized_loss, training_terms
 
 # A smoothed loss this many nats per dimension above its best has left for good; weights with one
 # within a tenth of that are worth keeping.
@@ -98,11 +99,7 @@ class _Objective(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.alpha:
-                log_p, mass = log_prob_and_mass(self.flow.log_prob, x, create_graph=True)
-            else:
-                log_p = self.flow.log_prob(x)
-                mass = torch.zeros_like(log_p)
+            log_p, mass = training_terms(self.flow.log_prob, x, self.alpha)
         loss = penalized_loss(log_p, mass, self.alpha)
         return loss, -log_p.detach().mean(), mass.detach().mean()
 
@@ -196,8 +193,7 @@ def train(
                 generator = _generator(settings.seed, "order", epoch)
                 order = torch.randperm(len(data), generator=generator).to(device)
                 order_epoch = epoch
-            rows = data[order[place * batch : (place + 1) * batch]]
-            x = rows.float() / 255 if rows.dtype == torch.uint8 else rows
+            x = unit_pixels(data[order[place * batch : (place + 1) * batch]])
             # The noise is drawn for the whole batch, so that it does not depend on the processes.
             x = flow.perturb(x, _generator(settings.seed, "noise", state.step, device))
             x = x[accelerator.process_index :: processes]
@@ -244,11 +240,12 @@ def train(
                 shown = mass_now if settings.alpha else None
                 on_step(StepReport(state.step, steps, epoch + 1, loss_now, nll_now, shown))
             due = time.monotonic() - saved_at > settings.checkpoint_seconds
-            if (ended or due) and smooth < state.best + spread / 10:
-                good = _pack(flow, optimizer, identity, state)
-            if due or stopping:
-                save(_pack(flow, optimizer, identity, state))
-                saved_at = time.monotonic()
+            if ended or due or stopping:
+                packed = _pack(flow, optimizer, identity, state)
+                good = packed if smooth < state.best + spread / 10 else good
+                if due or stopping:
+                    save(packed)
+                    saved_at = time.monotonic()
             if stopping and state.step < steps:
                 raise KeyboardInterrupt
     save(_pack(flow, optimizer, identity, state))
