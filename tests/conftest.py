@@ -1,5 +1,7 @@
 """What several test files share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,18 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Networks trained by the tests are not those of the user."""
+    before = os.environ.get("APPROXMASS_CACHE")
+    os.environ["APPROXMASS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["APPROXMASS_CACHE"]
+    else:
+        os.environ["APPROXMASS_CACHE"] = before
+
+
 def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> NDArray[np.uint8]:
     """Grey images `(n, side, side)` with smooth structure; `shift` > 0 makes them another kind."""
     generator = np.random.default_rng(seed)
@@ -28,3 +42,10 @@ def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> ND
     wave = np.sin(4 * np.pi * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
     noisy = 128 + 70 * wave + generator.normal(0, 8, (n, side, side))
     return noisy.clip(0, 255).astype(np.uint8)
+
+
+def two_classes(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images `(n, 12, 12)` of two directions of stripes, and which is which."""
+    images = [textures(n // 2, shift=shift, seed=seed + i) for i, shift in enumerate((0.0, 1.5))]
+    order = np.random.default_rng(seed).permutation(n)
+    return np.concatenate(images)[order], np.repeat([0, 1], n // 2)[order]

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from approxmass import Detector, open_images
 from approxmass.cli import app
 from approxmass.errors import ApproxMassError
-from conftest import SHARED, textures
+from conftest import SHARED, textures, two_classes
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -470,3 +470,93 @@ def test_parquet_files_of_real_sets(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "facts.json").read_text())["rows"]
     area = {row["score"]: row["metrics"]["auroc"]["value"] for row in rows}
     assert area["fused"] > 0.95
+
+
+def test_a_rival_from_the_command_line(tmp_path: Path) -> None:
+    images, labels = two_classes(240)
+    np.savez(tmp_path / "usual.npz", images=images, labels=labels)
+    np.save(tmp_path / "outliers.npy", textures(60, shift=0.8, seed=9))
+    np.save(tmp_path / "new.npy", two_classes(60, seed=5)[0])
+    small = ["--set", "depth=10", "--set", "width=1", "--epochs", 2]
+    words = ["fit", tmp_path / "usual.npz", "-o", tmp_path / "d", "--method", "energy", *small]
+    tuning = ["--set", "tuning_epochs=1", "--outliers", tmp_path / "outliers.npy"]
+    result = run(*words, *tuning)
+    assert result.exit_code == 0, result.output
+    shown = json.loads(run("inspect", tmp_path / "d", "--json", "-").output)
+    assert shown["method"] == "energy"
+    assert "depth 10" in shown["options"]
+    assert "epochs 2" in shown["options"]
+    assert shown["has seen outliers"] == str(tmp_path / "outliers.npy")
+
+    target = tmp_path / "scores.csv"
+    assert run("score", tmp_path / "d", tmp_path / "new.npy", "-o", target).exit_code == 0
+    with target.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "energy", "statistic", "p_value", "is_outlier", "error"]
+    assert all(0 < float(row["p_value"]) <= 1 for row in rows)
+    facts = tmp_path / "facts.json"
+    evaluated = run(
+        "evaluate",
+        tmp_path / "d",
+        "--id",
+        tmp_path / "new.npy",
+        "--ood",
+        tmp_path / "outliers.npy",
+        "--json",
+        facts,
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    assert [row["score"] for row in json.loads(facts.read_text())["rows"]] == ["energy"]
+
+    # Labels of their own, in a file beside.
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "labels.npy", labels)
+    words = ["fit", tmp_path / "images.npy", "-o", tmp_path / "e", "--method", "mahalanobis"]
+    assert run(*words, *small, "--labels", tmp_path / "labels.npy").exit_code == 0
+
+
+def test_what_fit_says_of_a_rival_that_cannot_be(place: Path, tmp_path: Path) -> None:
+    words = ["fit", place / "usual.npy", "-o", tmp_path / "d"]
+    assert "unknown method 'glow'" in mistake(*words, "--method", "glow")
+    assert "needs the classes" in mistake(*words, "--method", "energy")
+    assert "--set is for the methods godin" in mistake(*words, "--set", "depth=10")
+    energy = [*words, "--method", "energy"]
+    assert "no option 'deep=1'" in mistake(*energy, "--set", "deep=1")
+    assert "alpha belongs to the flow" in mistake(*energy, "--alpha", 3)
+    np.save(tmp_path / "labels.npy", np.zeros(600, int))
+    assert "at least two classes" in mistake(*energy, "--labels", tmp_path / "labels.npy")
+    gaussian = [*words, "--method", "gaussian"]
+    assert "learns from no outliers" in mistake(*gaussian, "--outliers", place / "other.npy")
+    assert not (tmp_path / "d").exists()
+    result = command(*energy)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: energy learns a classifier")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_methods_lists_all_of_them() -> None:
+    facts = json.loads(run("methods", "--json", "-").output)
+    assert facts["energy"]["labels"]
+    assert facts["energy"]["outliers"]
+    assert not facts["gradcon"]["labels"]
+    assert facts["gradcon"]["options"]["beta"] == 0.12
+    assert "nearest-neighbour" in run("methods").output
+
+
+def test_a_rival_stopped_by_ctrl_c_goes_on(tmp_path: Path) -> None:
+    images = open_images("sample:fashion_mnist/train").read()[:2000]
+    np.save(tmp_path / "usual.npy", images)
+    environment = {**ONE_THREAD, "APPROXMASS_CACHE": str(tmp_path / "cache")}
+    words = ["fit", tmp_path / "usual.npy", "-o", tmp_path / "d", "--method", "autoencoder"]
+    call = [sys.executable, "-m", "approxmass", *map(str, words), "--epochs", "10"]
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    assert "autoencoder 10%" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate()[1]
+    assert process.returncode == 130, rest
+    assert rest.splitlines()[-1] == "stopped; repeat the command to go on"
+    again = subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "epoch 1 " not in again.stderr  # that part was done
+    assert (tmp_path / "d" / "detector.json").exists()

@@ -3,11 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from approxmass.progress import TrainingBar
+from approxmass.flow_model import FlowBar
 from approxmass.training import StepReport
 
 
-def shown(bar: TrainingBar, terminal: bool, steps: int = 200) -> str:
+def shown(bar: FlowBar, terminal: bool, steps: int = 200) -> str:
     text = io.StringIO()
     bar.console = Console(file=text, force_terminal=terminal, width=120, highlight=False)
     bar.bar.live.console = bar.console
@@ -18,14 +18,14 @@ def shown(bar: TrainingBar, terminal: bool, steps: int = 200) -> str:
 
 
 def test_without_a_terminal_there_is_a_line_every_tenth() -> None:
-    lines = shown(TrainingBar(), terminal=False).splitlines()
+    lines = shown(FlowBar(), terminal=False).splitlines()
     assert [line.split()[1] for line in lines] == [f"{p}%" for p in range(10, 101, 10)]
     assert lines[0] == "training 10%  epoch 1  loss 12.0  NLL 3,072 nats  mass 4.5"
 
 
 def test_on_a_narrow_terminal_the_time_left_is_whole() -> None:
     text = io.StringIO()
-    bar = TrainingBar(3072)
+    bar = FlowBar(3072)
     bar.console = Console(
         file=text, force_terminal=True, width=80, highlight=False, color_system=None
     )
@@ -43,11 +43,11 @@ def test_on_a_narrow_terminal_the_time_left_is_whole() -> None:
 
 def test_pixel_flows_are_shown_in_bits() -> None:
     # log2(255) + 3072 nats / (3072 ln 2)
-    assert "9.44 bits/dim" in shown(TrainingBar(3072), terminal=False)
+    assert "9.44 bits/dim" in shown(FlowBar(3072), terminal=False)
 
 
 def test_without_a_penalty_no_mass_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with TrainingBar() as bar:
+    with FlowBar() as bar:
         bar(StepReport(1, 1, 1, 2.0, 2.0, None))
     printed = capsys.readouterr().err
     assert "training 100%" in printed

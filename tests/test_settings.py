@@ -19,7 +19,7 @@ def test_auto_follows_the_colours_and_says_why(
 
 
 def test_what_a_person_chose_is_kept_without_a_word() -> None:
-    chosen = Settings("pca", preset="nsf", size=100)
+    chosen = Settings("pca", preset="nsf", size=100, statistic="mass")
     assert chosen.resolve((3, 200, 300)) == (chosen, [])
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from approxmass import Detector, open_images
-from approxmass.artifact import write_json
 from approxmass.baselines.plain import NearestNeighbour, PCAResidual
 from approxmass.evaluation import evaluate
-from approxmass.machine import machine_facts
 from approxmass.metrics import ood_metrics
+from kept_runs import KeptRuns
 
 SETS = {"mnist": "MNIST", "kmnist": "KMNIST", "emnist_letters": "EMNIST letters"}
 SEEDS = (0, 1, 2)
@@ -26,23 +25,13 @@ SEEDS = (0, 1, 2)
 
 def main(data: Path, target: Path) -> None:
     """Run what is not in `target` yet, writing after each run."""
-    facts: dict[str, Any] = {"runs": [], "machine": machine_facts()}
-    if target.exists():
-        facts = json.loads(target.read_text())
-    done = {(run["score"], run["seed"]) for run in facts["runs"]}
-
-    def keep(run: dict[str, Any]) -> None:
-        facts["runs"].append(run)
-        write_json(target, facts)
-        print(run["score"], run["seed"], {k: v["auroc"]["value"] for k, v in run["sets"].items()})
-
-    started = time.perf_counter()
+    runs = KeptRuns(target, ("score", "seed"))
     usual = open_images(data / "fashion_mnist" / "test.parquet").read()
     others = {name: open_images(data / name / "test.parquet").read() for name in SETS}
     for seed in SEEDS:
         for alpha in ("auto", 0.0):
             name = "alpha auto" if alpha == "auto" else "alpha 0"
-            if (f"{name}: mass", seed) in done:
+            if runs.has(f"{name}: mass", seed):
                 continue
             started = time.perf_counter()
             detector = Detector(alpha=alpha, seed=seed)
@@ -55,7 +44,7 @@ def main(data: Path, target: Path) -> None:
             result = evaluate("fashion_mnist/test", usual_scores.statistics, found)
             for score in ("mass", "nll", "fused"):
                 rows = {r.ood: r.metrics.as_dict() for r in result.rows if r.score == score}
-                keep(
+                runs.keep(
                     {
                         "score": f"{name}: {score}",
                         "seed": seed,
@@ -66,7 +55,7 @@ def main(data: Path, target: Path) -> None:
                         "training": detector.facts["training"],
                     }
                 )
-    if ("1-nearest-neighbour", 0) not in done:
+    if not runs.has("1-nearest-neighbour", 0):
         train = open_images(data / "fashion_mnist" / "train.parquet").read()
         for name, baseline in (
             ("1-nearest-neighbour", NearestNeighbour()),
@@ -75,7 +64,7 @@ def main(data: Path, target: Path) -> None:
             baseline.fit(train)
             scores = baseline.score(usual)
             rows = {k: ood_metrics(scores, baseline.score(v)).as_dict() for k, v in others.items()}
-            keep({"score": name, "seed": 0, "sets": rows})
+            runs.keep({"score": name, "seed": 0, "sets": rows})
 
 
 def markdown(facts: dict[str, Any]) -> str:

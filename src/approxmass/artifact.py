@@ -12,6 +12,7 @@ __all__ = [
     "load_folder",
     "replace_folder",
     "save_folder",
+    "tensors_below",
     "write_atomic",
     "write_json",
 ]
@@ -255,3 +256,8 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
         except safetensors.SafetensorError as error:
             raise ApproxMassError(f"{part} holds no tensors: {again}") from error
     return manifest, tensors
+
+
+def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under `prefix.`, without it."""
+    return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}

@@ -107,6 +107,24 @@ def fit(
         str, typer.Option(help="Passes over the images: a number, or auto.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
+    method: Annotated[
+        str, typer.Option(help="flow, or a rival to compare with; see `approxmass methods`.")
+    ] = "flow",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of a rival; may be repeated."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Classes, for a rival that needs them; if not those that SOURCE carries.",
+        ),
+    ] = None,
+    outliers: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Outliers, for a rival that learns from some."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished fit.")] = False,
     json_file: Json = None,
 ) -> None:
@@ -114,8 +132,13 @@ def fit(
     from accelerate import PartialState
 
     from .artifact import check_target
+    from .baselines import BASELINES, parse_options
     from .detector import Detector
 
+    kind = BASELINES.get(method)
+    if kind is None and option:
+        raise ApproxMassError(f"--set is for the methods {', '.join(BASELINES)}")
+    options = {} if kind is None else parse_options(kind, option or [])
     check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
     _check_outputs(checkpoint, json_file, inputs=[source])
@@ -132,10 +155,15 @@ def fit(
         preset=preset,
         size=size,
         epochs=_number(epochs, int, "--epochs"),
+        method=method,
+        options=options,
     )
     try:
-        detector.fit(source, checkpoint=checkpoint, resume=resume, progress=True)
+        detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
     except KeyboardInterrupt:
+        if method != "flow":
+            _say("stopped; repeat the command to go on")
+            raise typer.Exit(130) from None
         kept = f"{checkpoint} holds the run: repeat the command with --resume"
         _say(f"stopped; {kept if checkpoint.exists() else 'the training had not begun'}")
         raise typer.Exit(130) from None
@@ -248,6 +276,18 @@ def evaluate(
     _emit(facts, json_file)
     if json_file != Path("-"):
         _show_evaluation(result, flagged)
+
+
+@app.command()
+def methods(json_file: Json = None) -> None:
+    """List the methods that `fit --method` knows, with their options."""
+    from .baselines import BASELINES
+    from .tables import describe_methods, methods_table
+
+    facts = describe_methods(BASELINES)
+    _emit(facts, json_file)
+    if json_file != Path("-"):
+        out.print(methods_table(facts))
 
 
 @app.command()

@@ -2,11 +2,10 @@
 
 __all__ = ["Detector", "Scores"]
 
-import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import artifact
+from .baselines import BaselineScorer, check_labels
 from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
-from .data import Chunk, open_images
-from .encoders import Encoder, PixelEncoder, WhitenedEncoder
+from .data import Chunk, open_images, open_labels
 from .errors import ApproxMassError
-from .flows import Flow, RealNVP, VectorFlow
-from .flows.pixels import unit_pixels
-from .progress import announce
+from .flow_model import fit_flow, flow_tensors, restore_flow
 from .scores import Scorer
 from .settings import Settings
-from .training import EpochRecord, train
+from .training import EpochRecord
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -43,7 +40,7 @@ class Scores:
     """Scores of N images, one row each; every array is `(N,)`.
 
     `log_prob` is in nats over what the flow models: pixels scaled to [0, 1] in `pixels` space,
-    the code of the encoder elsewhere.
+    the code of the encoder elsewhere. It and the mass are NaN for methods other than `flow`.
     """
 
     log_prob: Floats
@@ -51,7 +48,7 @@ class Scores:
     statistic: Floats  # the one behind the p-value; larger = more out-of-distribution
     p_value: Floats
     is_outlier: Bools  # p_value <= 0.05
-    statistics: dict[str, Floats]  # every statistic of the space, by name
+    statistics: dict[str, Floats]  # every statistic of the method, by name
 
 
 class Detector:
@@ -73,8 +70,12 @@ class Detector:
             they are and resizes larger ones to 64x64.
         epochs: Passes over the training images; `auto` follows from their number.
         holdout: Share of the images held out to calibrate, never trained on.
-        statistic: The score behind the p-values, one of `STATISTICS`.
+        statistic: The score behind the p-values, one of `STATISTICS`; `auto` is `fused`.
         draws: Dequantisation draws an image (`pixels` only).
+        method: `flow`, or a rival to compare with, one of `approxmass.baselines.BASELINES`, which
+            is calibrated in the same way. Space, alpha, preset, components, statistic and draws
+            belong to the flow alone.
+        options: Options of a rival, as its class takes them.
 
     Example:
         >>> generator = np.random.default_rng(0)
@@ -96,8 +97,10 @@ class Detector:
         size: int | None = None,
         epochs: int | Literal["auto"] = "auto",
         holdout: float = 0.1,
-        statistic: str = "fused",
+        statistic: str = "auto",
         draws: int = 1,
+        method: str = "flow",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.features = space if isinstance(space, nn.Module) else None
         self.asked = Settings(
@@ -111,13 +114,15 @@ class Detector:
             holdout,
             statistic,
             draws,
+            method,
+            dict(options or {}),
         )
         self.settings = self.asked  # after a fit: what `auto` has become
         self.facts: dict[str, Any] = {}
         self.notes: list[str] = []
         self.history: list[EpochRecord] = []
         self.calibration: dict[str, Floats] = {}
-        self._scorer: Scorer | None = None
+        self._scorer: Scorer | BaselineScorer | None = None
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.settings).items())
@@ -127,6 +132,8 @@ class Detector:
     def fit(
         self,
         images: Any,
+        labels: Any = None,
+        outliers: Any = None,
         *,
         checkpoint: str | Path | None = None,
         resume: bool = False,
@@ -139,12 +146,17 @@ class Detector:
 
         Arguments:
             images: In-distribution images, at least 100, all of one size.
-            checkpoint: File for the state of the training, so that it can be resumed.
+            labels: Their classes, for methods that learn a classifier: whatever `open_labels`
+                takes; None for those that come with the images. The flow needs none.
+            outliers: Images for methods that learn from some outliers (`energy`).
+            checkpoint: File for the state of the training of a flow, so that it can be resumed;
+                the other methods always go on where they stopped.
             resume: Go on from `checkpoint` if it is there.
             progress: Show remarks and a progress bar on standard error.
 
         Raises:
-            ApproxMassError: images that cannot be used, or settings that do not go together.
+            ApproxMassError: images, labels or outliers that cannot be used, or settings that do
+                not go together.
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
         started = time.monotonic()
@@ -154,33 +166,47 @@ class Detector:
         shape = source.shape
         data = torch.from_numpy(source.read())
         fingerprint = hashlib.sha256(data.numpy().data).hexdigest()
-        training, reference, calibration = _split(data, settings, source.name)
-
-        encoder = _encoder(settings, shape, self.features, training)
-        flow = _flow(settings, shape, encoder.dimension)
-        how = settings.training(shape[0], encoder.dimension, len(training))
-        bar = announce(notes, flow, how) if progress else None
-        with bar or contextlib.nullcontext():
-            inputs = _inputs(encoder, training)
-            history = train(
-                flow,
-                inputs,
-                how,
+        parts = _split(len(data), settings, source.name)
+        training, reference, calibration = (data[part] for part in parts)
+        scorer: Scorer | BaselineScorer
+        history: list[EpochRecord] = []
+        if settings.method == "flow":
+            if outliers is not None:
+                raise ApproxMassError("a flow learns from no outliers: give none")
+            scorer, history, facts = fit_flow(
+                settings,
+                self.features,
+                training,
+                reference,
+                fingerprint=fingerprint,
+                notes=notes,
                 checkpoint=None if checkpoint is None else Path(checkpoint),
                 resume=resume,
-                fingerprint=fingerprint,
-                on_step=bar,
+                progress=progress,
             )
-        scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
-        scorer.fit(training, reference)
+        else:
+            baseline = settings.baseline()
+            classes = None
+            if baseline.needs_labels:
+                found = open_labels(source.name if labels is None else labels)
+                classes = check_labels(found, len(data), settings.method)[parts[0].numpy()]
+            if outliers is not None:
+                if not baseline.takes_outliers:
+                    raise ApproxMassError(f"{settings.method} learns from no outliers: give none")
+                outliers = open_images(outliers, size=settings.size)
+            baseline.fit(training.numpy(), classes, outliers, progress=progress)
+            scorer = BaselineScorer(settings.method, baseline, shape)
+            facts = {
+                "options": baseline.options(),
+                "weights": baseline.weights,
+                "outliers": None if outliers is None else outliers.name,
+            }
         # Only now: a fit that fails leaves an earlier one as it was.
         self.calibration = scorer(calibration)
         self.settings, self.notes, self.history, self._scorer = settings, notes, history, scorer
         self.facts = {
             "shape": list(shape),
-            "dimension": encoder.dimension,
-            "weights": sum(p.numel() for p in flow.parameters()),
-            "training": asdict(how),
+            **facts,
             "images": {
                 "source": source.name,
                 "sha256": fingerprint,
@@ -221,8 +247,14 @@ class Detector:
     def _scores(self, statistics: dict[str, Floats]) -> Scores:
         statistic = statistics[self.settings.statistic]
         p = p_values(self.calibration[self.settings.statistic], statistic)
+        none = np.full(len(p), np.nan)
         return Scores(
-            -statistics["nll"], statistics["mass"], statistic, p, p <= _FALSE_ALARM_RATE, statistics
+            -statistics.get("nll", none),
+            statistics.get("mass", none),
+            statistic,
+            p,
+            p <= _FALSE_ALARM_RATE,
+            statistics,
         )
 
     def predict(
@@ -280,10 +312,12 @@ class Detector:
             "notes": self.notes,
             "history": [asdict(record) for record in self.history],
         }
-        weights = {f"flow.{k}": v for k, v in scorer.flow.state_dict().items()}
-        weights |= {f"encoder.{k}": v for k, v in scorer.encoder.state_dict().items()}
+        if isinstance(scorer, BaselineScorer):
+            weights, reference = scorer.baseline.state(), dict[str, Tensor]()
+        else:
+            weights, reference = flow_tensors(scorer)
         calibration = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
-        calibration |= {f"reference.{k}": v for k, v in scorer.reference.items()}
+        calibration |= {f"reference.{k}": v for k, v in reference.items()}
         artifact.save_folder(
             Path(folder), manifest, {"weights": weights, "calibration": calibration}
         )
@@ -318,101 +352,49 @@ class Detector:
         features: nn.Module | None,
     ) -> "Detector":
         settings = Settings(**manifest["settings"])
-        if (settings.space == "features") != (features is not None):
-            raise ApproxMassError(
-                f"it was fitted on {'a' if features is None else 'no'} module of features: "
-                f"load it with{'' if features is None else 'out'} features=..."
-            )
-        if "auto" in (settings.space, settings.preset):
-            raise ValueError("a fitted detector has made its choices")
         detector = cls()
         detector.asked = detector.settings = settings
         detector.features = features
         detector.facts, detector.notes = manifest["facts"], manifest["notes"]
         detector.history = [EpochRecord(**record) for record in manifest["history"]]
         # What `inspect` will ask for, so that it is missed now.
-        for name in ("alpha", "epochs"):
-            detector.facts["training"][name]
         for name in ("source", "sha256", "training", "reference", "calibration"):
             detector.facts["images"][name]
-        for name in ("dimension", "weights", "fit_seconds"):
-            detector.facts[name]
-        detector.history[-1]
+        detector.facts["weights"], detector.facts["fit_seconds"]
         channels, height, width = manifest["facts"]["shape"]
         shape = (channels, height, width)
-        weights = _below(tensors["weights"], "encoder")
-        encoder: Encoder = PixelEncoder(shape)
-        if settings.space != "pixels":
-            encoder = WhitenedEncoder(settings.components, features)
-            for name in ("mean", "axes", "scale", "energy"):
-                setattr(encoder, name, weights[name])
-        encoder.load_state_dict(weights)
-        flow = _flow(settings, shape, encoder.dimension)
-        flow.load_state_dict(_below(tensors["weights"], "flow"))
-        flow.to(_device())
-        scorer = Scorer(encoder, flow, shape, draws=settings.draws, seed=settings.seed)
-        scorer.reference = _below(tensors["calibration"], "reference")
-        scores = _below(tensors["calibration"], "scores")
+        scores = artifact.tensors_below(tensors["calibration"], "scores")
         detector.calibration = {name: value.numpy() for name, value in scores.items()}
-        detector._scorer = scorer
+        if settings.method == "flow":
+            for name in ("alpha", "epochs"):
+                detector.facts["training"][name]
+            detector.facts["dimension"], detector.history[-1]
+            reference = artifact.tensors_below(tensors["calibration"], "reference")
+            detector._scorer = restore_flow(
+                settings, features, shape, tensors["weights"], reference
+            )
+        else:
+            baseline = settings.baseline().restore(tensors["weights"], shape)
+            detector._scorer = BaselineScorer(settings.method, baseline, shape)
         detector.score(np.zeros((1, *shape), np.uint8))  # and what scoring will ask for
         return detector
 
     @property
-    def _fitted(self) -> Scorer:
+    def _fitted(self) -> "Scorer | BaselineScorer":
         if self._scorer is None:
             raise ApproxMassError("this detector has learnt nothing yet: call fit first")
         return self._scorer
 
 
-def _split(data: Tensor, settings: Settings, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Training, reference and calibration images, at random."""
-    if len(data) < _FEWEST_IMAGES:
+def _split(count: int, settings: Settings, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Places of the training, reference and calibration images, at random."""
+    if count < _FEWEST_IMAGES:
         raise ApproxMassError(
-            f"{name} has {len(data)} images: give at least {_FEWEST_IMAGES}, so that some can be "
+            f"{name} has {count} images: give at least {_FEWEST_IMAGES}, so that some can be "
             "held out to calibrate"
         )
-    held = max(_FEWEST_HELD_OUT, round(settings.holdout * len(data)))
-    if held > 0.75 * len(data):
+    held = max(_FEWEST_HELD_OUT, round(settings.holdout * count))
+    if held > 0.75 * count:
         raise ApproxMassError(f"holdout {settings.holdout} leaves too few images: use about 0.1")
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(settings.seed))
-    parts = order[held:], order[: held // 4], order[held // 4 : held]
-    return data[parts[0]], data[parts[1]], data[parts[2]]
-
-
-def _encoder(
-    settings: Settings,
-    shape: tuple[int, int, int],
-    features: nn.Module | None,
-    training: Tensor,
-) -> Encoder:
-    if settings.space == "pixels":
-        return PixelEncoder(shape)
-    return WhitenedEncoder(settings.components, features).fit(training, seed=settings.seed)
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under `prefix.`, without it."""
-    return {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _flow(settings: Settings, shape: tuple[int, int, int], dimension: int) -> Flow:
-    if settings.space != "pixels":
-        return VectorFlow(settings.preset, dimension, seed=settings.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return RealNVP.preset(settings.preset, shape)
-
-
-@torch.no_grad()
-def _inputs(encoder: Encoder, images: Tensor) -> Tensor:
-    """What the flow trains on: uint8 pixels as they are, or codes, made once."""
-    if isinstance(encoder, PixelEncoder):
-        return images
-    encoder.to(_device())
-    batches = torch.split(images, 4096)
-    return torch.cat([encoder(unit_pixels(batch.to(_device()))) for batch in batches])
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
+    return order[held:], order[: held // 4], order[held // 4 : held]

@@ -102,7 +102,7 @@ class WhitenedEncoder(nn.Module):
         # Directions without variance would be blown up by the whitening.
         kept = int((variance > 1e-7 * variance[0]).sum())
         self.mean = torch.from_numpy(pca.mean_).float()
-        self.axes = torch.from_numpy(pca.components_[:kept]).float()
+        self.axes = torch.from_numpy(pca.components_[:kept]).float().contiguous()
         self.scale = variance[:kept].rsqrt().float()
         self.energy = torch.empty(0)
         if kept < width:

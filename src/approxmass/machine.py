@@ -1,7 +1,8 @@
-"""Facts about this machine and these packages, kept beside every result."""
+"""This machine: where to compute, and the facts kept beside every result."""
 
-__all__ = ["machine_facts"]
+__all__ = ["default_device", "fast_autocast", "machine_facts"]
 
+import functools
 import os
 import platform
 from importlib.metadata import version
@@ -28,6 +29,11 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
@@ -37,3 +43,20 @@ def _processor() -> str:
         return names[0]
     except (OSError, IndexError):
         return platform.processor() or platform.machine()
+
+
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where this machine multiplies faster in it; no change elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=_fast_bf16())
+
+
+@functools.cache
+def _fast_bf16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        with open("/proc/cpuinfo") as file:
+            processor = file.read()
+    except OSError:
+        return False
+    return "avx512_bf16" in processor or "amx_bf16" in processor

@@ -26,8 +26,8 @@ def check_suffix(target: Path) -> None:
 class ScoreFile:
     """Writes scores to `path` in the format that `target` names.
 
-    Columns: `name`, `log_prob` (nats), every statistic but the NLL, `statistic`, `p_value`,
-    `is_outlier`, `error`. An unreadable image has its reason in `error` and nothing else.
+    Columns: `name`, `log_prob` (nats, of a flow), every statistic but the NLL, `statistic`,
+    `p_value`, `is_outlier`, `error`. An unreadable image has its reason in `error` and no more.
 
     Arguments:
         path: The file to write.
@@ -49,7 +49,7 @@ class ScoreFile:
 
     def write(self, chunk: Chunk, scores: Scores) -> None:
         """Append the rows of a chunk."""
-        values = {"log_prob": scores.log_prob}
+        values = {"log_prob": scores.log_prob} if "nll" in scores.statistics else {}
         values |= {k: v for k, v in scores.statistics.items() if k != "nll"}
         values |= {"statistic": scores.statistic, "p_value": scores.p_value}
         readable = np.array([error is None for error in chunk.errors])

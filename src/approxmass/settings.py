@@ -4,10 +4,11 @@ __all__ = ["Settings"]
 
 import math
 import operator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
+from .baselines import BASELINES, Baseline, make_baseline
 from .errors import ApproxMassError
 from .scores import STATISTICS
 from .training import TrainingSettings
@@ -43,8 +44,10 @@ class Settings:
     size: int | None = None
     epochs: int | Literal["auto"] = "auto"
     holdout: float = 0.1
-    statistic: str = "fused"
+    statistic: str = "auto"
     draws: int = 1
+    method: str = "flow"
+    options: dict[str, Any] = field(default_factory=dict)  # of a method other than the flow
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -66,7 +69,11 @@ class Settings:
             object.__setattr__(self, name, number)  # a plain int, also where NumPy's was given
         if self.space not in ("auto", "pca", "pixels", "features"):
             raise ApproxMassError(f"unknown space {self.space!r}: use 'auto', 'pca' or 'pixels'")
-        if self.statistic not in STATISTICS:
+        if self.method != "flow":
+            self._check_rival()
+        elif self.options:
+            raise ApproxMassError(f"options are for methods other than flow, not {self.options}")
+        elif self.statistic not in ("auto", *STATISTICS):
             known = ", ".join(STATISTICS)
             raise ApproxMassError(f"unknown statistic {self.statistic!r}: use one of {known}")
         if self.alpha != "auto":
@@ -78,6 +85,25 @@ class Settings:
         if not (isinstance(self.holdout, Real) and 0 < self.holdout < 1):
             raise ApproxMassError(f"holdout must be between 0 and 1, not {self.holdout!r}")
         object.__setattr__(self, "holdout", float(self.holdout))
+
+    def _check_rival(self) -> None:
+        if self.method not in BASELINES:
+            known = ", ".join(("flow", *BASELINES))
+            raise ApproxMassError(f"unknown method {self.method!r}: use one of {known}")
+        for name, given in (
+            ("space", self.space != "auto"),
+            ("alpha", self.alpha != "auto"),
+            ("preset", self.preset != "auto"),
+            ("statistic", self.statistic not in ("auto", self.method)),
+        ):
+            if given:
+                raise ApproxMassError(f"{name} belongs to the flow, not to {self.method}")
+        self.baseline()  # for its checks
+
+    def baseline(self) -> Baseline:
+        """The untrained baseline that the method, the options, the seed and the epochs name."""
+        epochs = {} if self.epochs == "auto" else {"epochs": self.epochs}
+        return make_baseline(self.method, {**self.options, **epochs}, self.seed)
 
     def resolve(self, shape: tuple[int, int, int]) -> tuple["Settings", list[str]]:
         """Replace the `auto` of space, preset and size for images of `shape` (C, H, W).
@@ -99,6 +125,8 @@ class Settings:
                 f"size: images are resized to {size}x{size} (the first is {width}x{height}), as "
                 f"are all over {_LARGEST_SIDE} pixels a side; give a size to choose another"
             )
+        if self.method != "flow":
+            return replace(self, size=size, statistic=self.method), notes
         if space == "auto" and channels == 1:
             space = "pca"
             notes.append("space: pca, because the images are grey: the mass is strongest there")
@@ -115,7 +143,8 @@ class Settings:
                 "the statistic latent_fit belongs to the space pixels: choose that, or another "
                 "statistic"
             )
-        return replace(self, space=space, preset=preset, size=size), notes
+        statistic = "fused" if self.statistic == "auto" else self.statistic
+        return replace(self, space=space, preset=preset, size=size, statistic=statistic), notes
 
     def training(self, channels: int, dimension: int, count: int) -> TrainingSettings:
         """How to train on `count` images whose code has `dimension` numbers; after `resolve`.

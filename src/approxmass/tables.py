@@ -14,6 +14,7 @@ from .calibration import smallest_p_value
 from .data import describe_shape
 
 if TYPE_CHECKING:
+    from .baselines import Baseline
     from .detector import Detector
     from .evaluation import Evaluation
 
@@ -59,18 +60,32 @@ LEGEND = (
 def describe(detector: "Detector") -> dict[str, Any]:
     """What a person wants to know of a fitted detector, as plain types."""
     settings, facts = detector.settings, detector.facts
-    images, last = facts["images"], detector.history[-1]
+    images = facts["images"]
     scores = detector.calibration[settings.statistic]
-    mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
+    if settings.method == "flow":
+        last = detector.history[-1]
+        mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
+        learnt = {
+            "space": settings.space,
+            "flow": f"{settings.preset}, {facts['weights']:,} weights",
+            "dimension": facts["dimension"],
+            "alpha": facts["training"]["alpha"],
+            "epochs": facts["training"]["epochs"],
+            "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
+        }
+    else:
+        options = ", ".join(f"{name} {value}" for name, value in facts["options"].items())
+        learnt = {
+            "method": settings.method,
+            "options": options,
+            "numbers learnt": facts["weights"],
+        }
+        if facts["outliers"]:
+            learnt["has seen outliers"] = facts["outliers"]
     return {
-        "space": settings.space,
-        "flow": f"{settings.preset}, {facts['weights']:,} weights",
+        **learnt,
         "images": describe_shape(facts["shape"]),
-        "dimension": facts["dimension"],
-        "alpha": facts["training"]["alpha"],
-        "epochs": facts["training"]["epochs"],
         "seed": settings.seed,
-        "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
         "fitted on": f"{images['training']:,} images of {images['source']}",
         "fingerprint": images["sha256"][:16],
         "calibrated on": f"{images['calibration']:,} held-out images",
@@ -92,4 +107,29 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
         if isinstance(value, float):
             shown = f"{value:.4g}"
         table.add_row(name.replace("_", " "), escape(shown))
+    return table
+
+
+def describe_methods(kinds: Mapping[str, "type[Baseline]"]) -> dict[str, Any]:
+    """What each method is, what it needs, and its options with their defaults."""
+    return {
+        name: {
+            "what": (kind.__doc__ or "").partition("\n")[0],
+            "labels": kind.needs_labels,
+            "outliers": kind.takes_outliers,
+            "options": kind().options(),
+        }
+        for name, kind in kinds.items()
+    }
+
+
+def methods_table(facts: Mapping[str, Any]) -> Table:
+    """A row a method."""
+    table = Table(title="Methods besides the flow", title_justify="left", title_style="bold")
+    for column in ("method", "score", "needs", "options and defaults"):
+        table.add_column(column, overflow="fold")
+    for name, method in facts.items():
+        needs = [word for word in ("labels", "outliers") if method[word]]
+        options = ", ".join(f"{k}={v}" for k, v in method["options"].items())
+        table.add_row(name, escape(method["what"]), ", ".join(needs), options)
     return table

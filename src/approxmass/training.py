@@ -11,17 +11,12 @@ __all__ = ["EpochRecord", "StepReport", "TrainingDivergedError", "TrainingSettin
 import hashlib
 import json
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -31,6 +26,7 @@ from .errors import ApproxMassError
 from .flows import Flow
 from .flows.pixels import unit_pixels
 from .mass import penalized_loss, training_terms
+from .resumable import pack, seeded_generator, stop_requests, unpack
 
 # A smoothed loss this many nats per dimension above its best has left for good; weights with one
 # within a tenth of that are worth keeping.
@@ -114,6 +110,12 @@ class _State:
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)  # loss, nll, mass of the epoch under way
     history: tuple[dict[str, Any], ...] = ()
 
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "_State":
+        """From what `asdict` gave."""
+        sums, history = facts["sums"], facts["history"]
+        return cls(facts["step"], facts["smooth"], facts["best"], tuple(sums), tuple(history))
+
 
 def train(
     flow: Flow,
@@ -173,11 +175,12 @@ def train(
     spread = _DIVERGED * math.prod(data.shape[1:])
     fingerprint = fingerprint or hashlib.sha256(data.cpu().contiguous().numpy().data).hexdigest()
     identity = _identity(flow, fingerprint, settings)
+    parts = {"flow": flow}, {"optimizer": optimizer}
 
     state = _State()
     if resume and checkpoint is not None and checkpoint.exists():
-        state = _unpack(checkpoint.read_bytes(), str(checkpoint), flow, optimizer, identity)
-    good = _pack(flow, optimizer, identity, state)
+        state = unpack(checkpoint.read_bytes(), str(checkpoint), *parts, identity, _State.of)
+    good = pack(*parts, identity, asdict(state))
 
     def save(packed: bytes) -> None:
         if checkpoint is not None and accelerator.is_main_process:
@@ -186,16 +189,16 @@ def train(
 
     saved_at = time.monotonic()
     order, order_epoch = torch.empty(0, dtype=torch.long), -1
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         while state.step < steps:
             epoch, place = divmod(state.step, steps_per_epoch)
             if epoch != order_epoch:
-                generator = _generator(settings.seed, "order", epoch)
+                generator = seeded_generator(settings.seed, "order", epoch)
                 order = torch.randperm(len(data), generator=generator).to(device)
                 order_epoch = epoch
             x = unit_pixels(data[order[place * batch : (place + 1) * batch]])
             # The noise is drawn for the whole batch, so that it does not depend on the processes.
-            x = flow.perturb(x, _generator(settings.seed, "noise", state.step, device))
+            x = flow.perturb(x, seeded_generator(settings.seed, "noise", state.step, device))
             x = x[accelerator.process_index :: processes]
 
             rate = _learning_rate(settings.learning_rate, state.step, steps)
@@ -213,7 +216,7 @@ def train(
             smooth = loss_now if math.isnan(state.smooth) else 0.98 * state.smooth + 0.02 * loss_now
             finite = math.isfinite(loss_now) and bool(norm.isfinite())
             if not (finite and smooth < state.best + spread):
-                kept = _unpack(good, "the last good state", flow, optimizer, identity)
+                kept = unpack(good, "the last good state", *parts, identity, _State.of)
                 save(good)
                 where = f" in {checkpoint}: remove it to start anew" if checkpoint else ""
                 raise TrainingDivergedError(
@@ -241,14 +244,14 @@ def train(
                 on_step(StepReport(state.step, steps, epoch + 1, loss_now, nll_now, shown))
             due = time.monotonic() - saved_at > settings.checkpoint_seconds
             if ended or due or stopping:
-                packed = _pack(flow, optimizer, identity, state)
+                packed = pack(*parts, identity, asdict(state))
                 good = packed if smooth < state.best + spread / 10 else good
                 if due or stopping:
                     save(packed)
                     saved_at = time.monotonic()
             if stopping and state.step < steps:
                 raise KeyboardInterrupt
-    save(_pack(flow, optimizer, identity, state))
+    save(pack(*parts, identity, asdict(state)))
     flow.eval()
     return [EpochRecord(**record) for record in state.history]
 
@@ -270,34 +273,6 @@ def _learning_rate(peak: float, step: int, steps: int) -> float:
     return peak * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _generator(
-    seed: int, purpose: str, index: int, device: torch.device | str = "cpu"
-) -> torch.Generator:
-    """A generator of its own for every purpose and step: nothing to save, nothing to restore."""
-    entropy = [seed, *purpose.encode(), index]
-    value = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(value) >> 1)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Turn Ctrl-C and SIGTERM into an entry of a list, so that no step is cut in two."""
-    stop: list[int] = []
-    try:
-        old = {s: signal.signal(s, lambda n, _: stop.append(n)) for s in _STOP_SIGNALS}
-    except ValueError:  # not the main thread: the caller handles its own signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 def _identity(flow: Flow, fingerprint: str, settings: TrainingSettings) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that goes on from it."""
     facts = asdict(settings)
@@ -306,62 +281,3 @@ def _identity(flow: Flow, fingerprint: str, settings: TrainingSettings) -> dict[
     facts["flow"] = hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:16]
     facts["data"] = fingerprint[:16]
     return facts
-
-
-def _pack(flow: Flow, optimizer: Any, identity: dict[str, Any], state: _State) -> bytes:
-    tensors = {f"flow.{name}": value for name, value in flow.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    facts = {"identity": json.dumps(identity), "state": json.dumps(asdict(state))}
-    return safetensors.torch.save(tensors, facts)
-
-
-def _unpack(
-    packed: bytes, name: str, flow: Flow, optimizer: Any, identity: dict[str, Any]
-) -> _State:
-    """Put a packed run back into `flow` and `optimizer`."""
-    try:
-        tensors = safetensors.torch.load(packed)
-        # `load` leaves the header out: eight bytes of its length, then JSON.
-        header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
-        saved = json.loads(header["__metadata__"]["identity"])
-        facts = json.loads(header["__metadata__"]["state"])
-        state = _State(
-            facts["step"],
-            facts["smooth"],
-            facts["best"],
-            tuple(facts["sums"]),
-            tuple(facts["history"]),
-        )
-        for key, value in identity.items():
-            if saved.get(key) != value:
-                raise ApproxMassError(
-                    f"{name} belongs to a run with {key} {saved.get(key)}, not {value}: "
-                    "give the same settings and images, or remove it to start anew"
-                )
-        weights = {k[5:]: v for k, v in tensors.items() if k.startswith("flow.")}
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, slot = key.split(".")
-                slots.setdefault(int(index), {})[slot] = tensor
-        groups = optimizer.state_dict()["param_groups"]
-        if state.step and len(slots) != sum(len(group["params"]) for group in groups):
-            raise ValueError("a weight has no state of the optimiser")
-        flow.load_state_dict(weights)
-        optimizer.load_state_dict({"state": slots, "param_groups": groups})
-    except ApproxMassError:
-        raise
-    except (
-        safetensors.SafetensorError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
-        raise ApproxMassError(
-            f"{name} is not a checkpoint or was cut short: remove it to start anew"
-        ) from error
-    return state

@@ -1,6 +1,6 @@
 """Everything that holds images, opened by one function."""
 
-__all__ = ["open_images"]
+__all__ = ["hub_dataset", "image_files", "is_idx", "maybe_gzip", "open_images", "reading"]
 
 import functools
 import gzip
@@ -93,14 +93,14 @@ def _from_path(name: str, path: Path) -> ImageSource:
         return _from_folder(name, path)
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        with _reading(name, "a .npy file of numbers: save it again with numpy.save"):
+        with reading(name, "a .npy file of numbers: save it again with numpy.save"):
             array = np.lib.format.open_memmap(path, mode="r")
         return _from_array(name, array)
     if suffix == ".npz":
         return _from_npz(name, path)
     if suffix == ".parquet":
         return _from_parquet(name, path)
-    if re.search(r"(-idx\d-ubyte|\.idx)(\.gz)?$", path.name) or _is_idx(name, path):
+    if re.search(r"(-idx\d-ubyte|\.idx)(\.gz)?$", path.name) or is_idx(name, path):
         return _from_idx(name, path)
     if suffix not in _image_suffixes():
         with pillow_guard():
@@ -112,9 +112,17 @@ def _from_path(name: str, path: Path) -> ImageSource:
 
 
 def _from_folder(name: str, folder: Path) -> ImageSource:
+    found = image_files(name, folder)
+    if not found:
+        raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}")
+    return _from_files(name, folder, found)
+
+
+def image_files(name: str, folder: Path) -> list[str]:
+    """Images in a folder and below, as paths from there, in the order in which they are read."""
     suffixes = _image_suffixes()
     found = []
-    with _reading(name, "a folder of images"):
+    with reading(name, "a folder of images"):
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [each for each in folders if not each.startswith(".")]
             found += [
@@ -122,9 +130,7 @@ def _from_folder(name: str, folder: Path) -> ImageSource:
                 for each in files
                 if not each.startswith(".") and Path(each).suffix.lower() in suffixes
             ]
-    if not found:
-        raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}")
-    return _from_files(name, folder, sorted(found))
+    return sorted(found)
 
 
 def _from_files(name: str, folder: Path, files: list[str]) -> ImageSource:
@@ -184,7 +190,7 @@ def _from_list(name: str, items: Sequence[Any]) -> ImageSource:
 
 def _from_npz(name: str, path: Path) -> ImageSource:
     with (
-        _reading(name, "a .npz file of numbers: save it again with numpy.savez"),
+        reading(name, "a .npz file of numbers: save it again with numpy.savez"),
         path.open("rb") as file,
     ):
         arrays = np.load(file, allow_pickle=False)
@@ -203,7 +209,7 @@ def _from_parquet(name: str, path: Path) -> ImageSource:
     import pyarrow.parquet as pq
 
     damaged = "a Parquet file: copy it again"
-    with _reading(name, damaged):
+    with reading(name, damaged):
         file = pq.ParquetFile(path)
         schema, count = file.schema_arrow, file.metadata.num_rows
     if "image" not in schema.names:
@@ -220,7 +226,7 @@ def _from_parquet(name: str, path: Path) -> ImageSource:
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         done = 0
-        with _reading(name, damaged):
+        with reading(name, damaged):
             for batch in file.iter_batches(n, columns=["image"]):
                 column = batch.column(0)
                 paths: list[str | None] = [None] * len(column)
@@ -235,7 +241,7 @@ def _from_parquet(name: str, path: Path) -> ImageSource:
 
 def _from_idx(name: str, path: Path) -> ImageSource:
     damaged = "an IDX file of images: download it again"
-    with _reading(name, damaged), _maybe_gzip(path) as file:
+    with reading(name, damaged), maybe_gzip(path) as file:
         zeros, dtype, ndim = struct.unpack(">HBB", file.read(4))
         if zeros == 0 and ndim == 1:
             raise ApproxMassError(
@@ -255,7 +261,7 @@ def _from_idx(name: str, path: Path) -> ImageSource:
         raise ApproxMassError(f"{name}: {error}") from None
 
     def batches(n: int) -> Iterator[tuple[list[str], Pixels]]:
-        with _reading(name, damaged), _maybe_gzip(path) as file:
+        with reading(name, damaged), maybe_gzip(path) as file:
             file.seek(start)
             for i in range(0, shape[0], n):
                 k = min(n, shape[0] - i)
@@ -265,7 +271,8 @@ def _from_idx(name: str, path: Path) -> ImageSource:
     return ImageSource(name, shape[0], batches)
 
 
-def _from_hub(name: str) -> ImageSource:
+def hub_dataset(name: str) -> Any:
+    """The dataset that `hf:NAME[:SPLIT]` names; `train` where no split is named."""
     try:
         import datasets
     except ImportError:
@@ -277,12 +284,18 @@ def _from_hub(name: str) -> ImageSource:
     if not match:
         raise ApproxMassError(f"{name}: no dataset named: give hf:NAME or hf:NAME:SPLIT")
     try:
-        data = datasets.load_dataset(match[1], split=match[2] or "train")
+        return datasets.load_dataset(match[1], split=match[2] or "train")
     except Exception as error:  # of many kinds, by the loader and by the network
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise ApproxMassError(
             f"{name}: cannot be loaded ({reason}): check the name, the split and the network"
         ) from error
+
+
+def _from_hub(name: str) -> ImageSource:
+    data = hub_dataset(name)
+    import datasets
+
     columns = [c for c, kind in data.features.items() if isinstance(kind, datasets.Image)]
     if not columns:
         raise ApproxMassError(
@@ -328,14 +341,16 @@ def _has_field(kind: Any, field: str) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index(field) >= 0)
 
 
-def _maybe_gzip(path: Path) -> io.BufferedIOBase:
+def maybe_gzip(path: Path) -> io.BufferedIOBase:
+    """Open a file to read, unpacked where it is gzip'ed."""
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if compressed else path.open("rb")
 
 
-def _is_idx(name: str, path: Path) -> bool:
-    with _reading(name, "a file of images"), _maybe_gzip(path) as file:
+def is_idx(name: str, path: Path) -> bool:
+    """Whether a file begins as the IDX format of 8-bit values does."""
+    with reading(name, "a file of images"), maybe_gzip(path) as file:
         return file.read(3) == b"\0\0\x08"
 
 
@@ -344,7 +359,7 @@ def _raise(error: OSError) -> None:
 
 
 @contextmanager
-def _reading(name: str, wanted: str) -> Iterator[None]:
+def reading(name: str, wanted: str) -> Iterator[None]:
     """Name the file in whatever its reader raises; `wanted` says what it should be, and a cure."""
     try:
         yield

@@ -1,0 +1,170 @@
+"""Trained once, kept, and resumed bit for bit wherever it was stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from approxmass import ApproxMassError
+from approxmass.baselines.training import Step, cosine, step_schedule, train_once
+
+DATA = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+
+
+def run(
+    pause: float = 0.0,
+    poison: int = -1,
+    validate: bool = False,
+    log: Path | None = None,
+    **over: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a small autoencoder with batch norm, momentum and noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+
+    def step(at: Step) -> dict[str, Tensor]:
+        net.train()
+        x = DATA[at.rows]
+        noise = torch.randn(x.shape, generator=at.generator("noise"))
+        loss = (net(x + 0.1 * noise) - x).square().mean()
+        if at.number == poison:
+            loss = loss * float("nan")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{at.number}\n")
+        time.sleep(pause)
+        return {"loss": loss.detach()}
+
+    def held_out() -> float:
+        net.eval()
+        with torch.no_grad():
+            return (net(DATA[:50]) - DATA[:50]).square().mean().item()
+
+    options: dict[str, Any] = {
+        "count": 150,
+        "batch_size": 25,
+        "epochs": 4,
+        "seed": 0,
+        "schedule": cosine,
+    }
+    state = train_once(
+        over.pop("name", "toy"),
+        over.pop("settings", {}),
+        "data",
+        {"net": net},
+        {"optimizer": optimizer},
+        step,
+        validate=held_out if validate else None,
+        **{**options, **over},
+    )
+    return net, state
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(a.state_dict()[k], b.state_dict()[k]) for k in a.state_dict())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_second_time_nothing_is_trained(cache: Path, tmp_path: Path) -> None:
+    first, state = run(log=tmp_path / "steps")
+    again, kept = run(log=tmp_path / "steps")
+    assert same(first, again)
+    assert kept == state
+    assert (tmp_path / "steps").read_text().split() == [str(n) for n in range(24)]
+    assert [p.suffix for p in cache.iterdir()] == [".safetensors"]
+
+
+def test_whatever_changes_the_result_is_another_run(cache: Path) -> None:
+    networks = [run()[0], run(seed=1)[0], run(epochs=3)[0], run(batch_size=30)[0]]
+    run(settings={"learning_rate": 1})
+    assert len(list(cache.iterdir())) == 5
+    assert not any(same(networks[0], other) for other in networks[1:])
+
+
+KILLED = """
+import sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+import approxmass.baselines.training as training
+training._CHECKPOINT_SECONDS = 0.0
+from test_training import run
+run(pause=0.05, validate=True, log=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_goes_on_to_the_same_weights(
+    cache: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "steps"
+    code = KILLED.format(tests=str(Path(__file__).parent))
+    for wanted in (5, 14):  # stopped twice, the second time in another epoch
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(log)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+        )
+        while not log.exists() or len(log.read_text().split()) < wanted:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.returncode != 0
+        assert [p.suffix for p in cache.iterdir() if p.name[0] != "."] == [".unfinished"]
+    resumed, state = run(validate=True, log=log)
+    numbers = [int(n) for n in log.read_text().split()]
+    assert numbers[-1] == 23
+    assert len(numbers) < 24 + 24  # it did go on
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path / "other"))
+    straight, expected = run(validate=True)
+    assert same(resumed, straight)
+    assert state["history"] == expected["history"]
+
+
+def test_the_epoch_with_the_smallest_validation_is_kept(cache: Path) -> None:
+    # A rate at which the last epochs are worse than an earlier one.
+    net, state = run(validate=True, epochs=12, schedule=lambda done: 30.0 if done > 0.5 else 1.0)
+    values = [record["validation"] for record in state["history"]]
+    best = min(values)
+    assert values[-1] > best
+    net.eval()
+    with torch.no_grad():
+        found = (net(DATA[:50]) - DATA[:50]).square().mean().item()
+    assert found == pytest.approx(best, rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_and_is_not_kept(cache: Path) -> None:
+    with pytest.raises(ApproxMassError, match="training of toy diverged at step 8 of 24"):
+        run(poison=7)
+    assert not list(cache.glob("*.safetensors"))
+
+
+def test_a_damaged_file_is_named(cache: Path) -> None:
+    run()
+    (path,) = cache.iterdir()
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ApproxMassError, match=r"toy-.*cut short: remove it"):
+        run()
+
+
+def test_schedules() -> None:
+    assert [step_schedule(done) for done in (0.0, 0.49, 0.5, 0.75)] == [1.0, 1.0, 0.1, 0.01]
+    assert cosine(0.25) == pytest.approx(0.5 + 0.5**1.5)
