@@ -8,8 +8,8 @@ from approxmass.baselines.classifier import (
     WideResNet,
     crop_and_flip,
     input_gradient,
-    split,
 )
+from approxmass.baselines.training import split
 from conftest import two_classes
 
 IMAGES, LABELS = two_classes(400)

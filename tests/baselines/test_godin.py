@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from approxmass.baselines import GODIN
-from approxmass.baselines.classifier import split
 from approxmass.baselines.godin import GRID, DecomposedHead
+from approxmass.baselines.training import split
 from conftest import two_classes
 
 IMAGES, LABELS = two_classes(600)

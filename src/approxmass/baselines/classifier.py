@@ -4,13 +4,12 @@ The network behind Generalized ODIN, Mahalanobis and energy. Trained once for th
 settings, and then taken from the cache by whichever method asks.
 """
 
-__all__ = ["ClassifierBaseline", "WideResNet", "crop_and_flip", "input_gradient", "split"]
+__all__ = ["ClassifierBaseline", "WideResNet", "crop_and_flip", "input_gradient"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,12 +18,8 @@ from ..artifact import tensors_below
 from ..errors import ApproxMassError
 from ..flows.pixels import unit_pixels
 from ..machine import default_device, fast_autocast
-from ..resumable import seeded_generator
 from .base import Baseline, Images, Labels, in_batches
 from .training import Step, cosine, digest, step_schedule, train_once
-
-# Held out of the training of the network, to choose and to fit what must not see the test data.
-_HELD_OUT_SHARE, _MOST_HELD_OUT = 0.1, 1000
 
 
 class _Block(nn.Module):
@@ -224,13 +219,6 @@ class ClassifierBaseline(Baseline):
         """The class of uint8 images `(N, C, H, W)`, `(N,)`."""
         classes: Labels = in_batches(lambda x: self.network(x).argmax(1), images).numpy()
         return classes
-
-
-def split(count: int, seed: int) -> tuple[Labels, Labels]:
-    """Places of the images that train the network, and of those held out from it."""
-    order = torch.randperm(count, generator=seeded_generator(seed, "held out", 0)).numpy()
-    held = max(1, min(_MOST_HELD_OUT, round(_HELD_OUT_SHARE * count)))
-    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def forward(network: nn.Module, batch: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..machine import default_device
 from .base import Images, Labels, in_batches
-from .classifier import ClassifierBaseline, WideResNet, crop_and_flip, forward, split
-from .training import Step, cosine, digest, train_once
+from .classifier import ClassifierBaseline, WideResNet, crop_and_flip, forward
+from .training import Step, cosine, digest, split, train_once
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:

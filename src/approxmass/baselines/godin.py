@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .base import Images, Labels, in_batches
-from .classifier import ClassifierBaseline, WideResNet, input_gradient, split
+from .classifier import ClassifierBaseline, WideResNet, input_gradient
+from .training import split
 
 # The steps tried (in pixels of [0, 1]): the published grid, and none.
 GRID = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)

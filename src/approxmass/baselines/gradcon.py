@@ -17,7 +17,7 @@ from ..artifact import tensors_below
 from ..flows.pixels import unit_pixels
 from ..machine import default_device
 from .base import Baseline, Images, Labels, in_batches
-from .training import Step, digest, train_once
+from .training import Step, digest, split, train_once
 
 SIDE = 28
 
@@ -130,8 +130,8 @@ class GradCon(Baseline):
         network, reference = self._network, self._reference
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         x = in_batches(at_28, images).to(default_device())
-        held = max(1, len(x) // 10)
-        validation, x = x[:held], x[held:]
+        rows, held = split(len(x), self.seed)
+        validation, x = x[held], x[rows]
 
         def loss_of(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             error = F.mse_loss(network(batch), batch)
@@ -152,7 +152,7 @@ class GradCon(Baseline):
 
         def validate() -> float:
             parts = torch.split(validation, 64)
-            return sum([loss_of(part)[0].item() * len(part) for part in parts]) / held
+            return sum([loss_of(part)[0].item() * len(part) for part in parts]) / len(validation)
 
         self.training = train_once(
             "gradcon",

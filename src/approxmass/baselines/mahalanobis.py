@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..errors import ApproxMassError
 from .base import Images, Labels, in_batches
-from .classifier import ClassifierBaseline, input_gradient, split
+from .classifier import ClassifierBaseline, input_gradient
+from .training import split
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from ..artifact import tensors_below
 from ..machine import default_device, fast_autocast
 from .base import Baseline, Images, Labels, in_batches
 from .gradcon import at_28
-from .training import Step, digest, train_once
+from .training import Step, digest, split, train_once
 
 _MINING_STEPS = 5
 # Length of one mining step, in units of the root of the latent dimension.
@@ -152,8 +152,8 @@ class Autoencoder(Baseline):
             for name, module in self._parts.items()
         }
         x = in_batches(_centered, images).to(default_device())
-        held = max(1, len(x) // 10)
-        validation, x = x[:held], x[held:]
+        rows, held = split(len(x), self.seed)
+        validation, x = x[held], x[rows]
 
         def step(at: Step) -> dict[str, Tensor]:
             for module in self._parts.values():

@@ -4,7 +4,16 @@ Results and unfinished runs lie in a cache folder, `$APPROXMASS_CACHE` or `appro
 user's cache, as safetensors named by a digest of everything that makes the result.
 """
 
-__all__ = ["Step", "cache_folder", "constant", "cosine", "step_schedule", "train_once"]
+__all__ = [
+    "Step",
+    "cache_folder",
+    "constant",
+    "cosine",
+    "digest",
+    "split",
+    "step_schedule",
+    "train_once",
+]
 
 import contextlib
 import copy
@@ -20,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..artifact import write_atomic
@@ -28,7 +38,11 @@ from ..machine import default_device, machine_facts
 from ..progress import TrainingBar, short
 from ..resumable import pack, seeded_generator, stop_requests, unpack
 
+Places = NDArray[np.int64]
+
 _CHECKPOINT_SECONDS = 30.0
+# To choose and to fit what must not see the test data.
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 0.1, 1000
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,19 @@ def cache_folder() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "approxmass"
+
+
+def split(count: int, seed: int) -> tuple[Places, Places]:
+    """Places of the images to train on, and of a tenth (at most 1,000) held out from it.
+
+    Example:
+        >>> training, held = split(30, seed=0)
+        >>> len(training), len(held)
+        (27, 3)
+    """
+    order = torch.randperm(count, generator=seeded_generator(seed, "held out", 0)).numpy()
+    held = max(1, min(_MOST_HELD_OUT, round(_HELD_OUT_SHARE * count)))
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def digest(*arrays: np.ndarray[Any, Any] | Tensor | None) -> str:
