@@ -59,6 +59,41 @@ def _fail(message: str) -> NoReturn:
     os._exit(2)
 
 
+paper = typer.Typer(
+    help="The tables of the paper (Chali et al., 2023) beside our own numbers.",
+    no_args_is_help=True,
+)
+app.add_typer(paper, name="paper")
+
+
+@paper.command("audit")
+def paper_audit(
+    output: Annotated[
+        Path, typer.Option("-o", metavar="DIR", help="Where audit.json and audit.md go.")
+    ] = Path("approxmass-paper"),
+) -> None:
+    """Which published rows cannot be balanced, per-image results, by arithmetic alone."""
+    from .artifact import write_atomic, write_json
+    from .paper.audit import audit, markdown
+
+    _check_outputs(output / "audit.json", output / "audit.md")
+    facts = audit()
+    table = markdown(facts)
+    write_json(output / "audit.json", facts)
+    with write_atomic(output / "audit.md") as path:
+        path.write_text(table + "\n")
+    for row in facts["rows"]:
+        if row["verdict"] != "possible":
+            names = row["row"]
+            line = f"{names['method']}, {names['id']} against {names['ood']}: {row['verdict']}"
+            out.print(line, soft_wrap=True, markup=False)
+    for row in facts["averages"]:
+        if row["verdict"] != "recomputes":
+            line = f"{row['table']}, mean of {row['method']}: {row['claim']:g} claimed, "
+            out.print(f"{line}{row['mean']:.2f} recomputed: {row['verdict']}", soft_wrap=True)
+    out.print(f"All rows and bounds are in {output}/")
+
+
 @app.callback()
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

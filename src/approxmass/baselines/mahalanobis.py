@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegressionCV
 from torch import Tensor
 
 from ..errors import ApproxMassError
+from ..resumable import seeded_generator
 from .base import Images, Labels, in_batches
 from .classifier import ClassifierBaseline, input_gradient
 from .training import split
@@ -45,12 +46,14 @@ class Mahalanobis(ClassifierBaseline):
         rows, held = split(len(images), self.seed)
         network = self._train(images[rows], labels[rows], progress)
         state = self._network_state(network)
-        for k in self._used():
-            values = in_batches(partial(self._layer, k), images[rows]).double().numpy()
-            state |= {
-                f"{name}.{k}": torch.from_numpy(value)
-                for name, value in class_gaussians(values, labels[rows]).items()
-            }
+        features = in_batches(lambda x: torch.cat(network.layers(x), 1), images[rows]).double()
+        sizes = [16, 16 * self.width, 32 * self.width, 64 * self.width]
+        for k, values in enumerate(torch.split(features, sizes, 1)):
+            if k in self._used():
+                state |= {
+                    f"{name}.{k}": torch.from_numpy(value)
+                    for name, value in class_gaussians(values.numpy(), labels[rows]).items()
+                }
         self._state = state
         if self.layers == "ensemble":
             unusual = self._unusual(images[held], labels[held], outliers)
@@ -83,15 +86,19 @@ class Mahalanobis(ClassifierBaseline):
 
     def _distances(self, images: Images | Tensor) -> NDArray[np.float64]:
         """Half squared distances `(N, L)` of pixels to the nearest mean in each layer in use."""
-        columns = [in_batches(partial(self._perturbed_distance, k), images) for k in self._used()]
-        distances: NDArray[np.float64] = torch.stack(columns, 1).double().numpy()
+        distances: NDArray[np.float64] = in_batches(self._perturbed_distances, images).numpy()
         return distances
 
-    def _layer(self, layer: int, x: Tensor) -> Tensor:
-        return self.network.layers(x)[layer]
-
-    def _perturbed_distance(self, layer: int, x: Tensor) -> Tensor:
-        return self.distance(layer, self._towards_mean(layer, x))
+    def _perturbed_distances(self, x: Tensor) -> Tensor:
+        if not self.magnitude:  # one pass for all layers
+            layers = self.network.layers(x)
+            return torch.stack([self._to_nearest(k, layers[k]) for k in self._used()], 1)
+        columns = []
+        for k in self._used():
+            gradient = input_gradient(partial(self.distance, k), x)
+            nearer = x - self.magnitude * (2.0 * (gradient >= 0) - 1.0)
+            columns.append(self.distance(k, nearer))
+        return torch.stack(columns, 1)
 
     def distance(self, layer: int, x: Tensor) -> Tensor:
         """Half the squared distance `(N,)` of pixels `(N, C, H, W)` to the nearest class mean.
@@ -100,18 +107,14 @@ class Mahalanobis(ClassifierBaseline):
             layer: 0 for the stem, 1 to 3 for the groups.
             x: In [0, 1].
         """
-        features = self.network.layers(x)[layer].double()
-        mean, precision = (
-            self._state[f"{name}.{layer}"].to(x.device) for name in ("mean", "precision")
-        )
-        offset = features[:, None] - mean
-        return 0.5 * torch.einsum("nkd,de,nke->nk", offset, precision, offset).amin(1)
+        return self._to_nearest(layer, self.network.layers(x)[layer])
 
-    def _towards_mean(self, layer: int, x: Tensor) -> Tensor:
-        if not self.magnitude:
-            return x
-        gradient = input_gradient(partial(self.distance, layer), x)
-        return x - self.magnitude * (2.0 * (gradient >= 0) - 1.0)
+    def _to_nearest(self, layer: int, features: Tensor) -> Tensor:
+        mean, precision = (
+            self._state[f"{name}.{layer}"].to(features.device) for name in ("mean", "precision")
+        )
+        offset = features.double()[:, None] - mean
+        return 0.5 * torch.einsum("nkd,de,nke->nk", offset, precision, offset).amin(1)
 
     def _score(self, images: Images) -> NDArray[Any]:
         distances = self._distances(images)
@@ -143,7 +146,9 @@ class MahalanobisSeesOOD(Mahalanobis):
             raise ApproxMassError(
                 "mahalanobis-sees-ood is fitted on outliers: give some, or use mahalanobis"
             )
-        return outliers[: len(images)]
+        order = torch.randperm(len(outliers), generator=seeded_generator(self.seed, "outliers", 0))
+        some: Images = outliers[order[: len(images)].numpy()]
+        return some
 
 
 def class_gaussians(
