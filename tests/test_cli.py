@@ -537,7 +537,8 @@ def test_what_fit_says_of_a_rival_that_cannot_be(place: Path, tmp_path: Path) ->
 def test_methods_lists_all_of_them() -> None:
     facts = json.loads(run("methods", "--json", "-").output)
     assert facts["energy"]["labels"]
-    assert facts["energy"]["outliers"]
+    assert facts["energy"]["outliers"] == "possible"
+    assert facts["mahalanobis-sees-ood"]["outliers"] == "needed"
     assert not facts["gradcon"]["labels"]
     assert facts["gradcon"]["options"]["beta"] == 0.12
     assert "nearest-neighbour" in run("methods").output

@@ -116,7 +116,11 @@ def describe_methods(kinds: Mapping[str, "type[Baseline]"]) -> dict[str, Any]:
         name: {
             "what": (kind.__doc__ or "").partition("\n")[0],
             "labels": kind.needs_labels,
-            "outliers": kind.takes_outliers,
+            "outliers": "needed"
+            if kind.needs_outliers
+            else "possible"
+            if kind.takes_outliers
+            else "",
             "options": kind().options(),
         }
         for name, kind in kinds.items()
@@ -124,12 +128,17 @@ def describe_methods(kinds: Mapping[str, "type[Baseline]"]) -> dict[str, Any]:
 
 
 def methods_table(facts: Mapping[str, Any]) -> Table:
-    """A row a method."""
-    table = Table(title="Methods besides the flow", title_justify="left", title_style="bold")
-    for column in ("method", "score", "needs", "options and defaults"):
-        table.add_column(column, overflow="fold")
+    """Two columns: the name, and all there is to say."""
+    table = Table(title="Methods besides the flow", title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     for name, method in facts.items():
-        needs = [word for word in ("labels", "outliers") if method[word]]
-        options = ", ".join(f"{k}={v}" for k, v in method["options"].items())
-        table.add_row(name, escape(method["what"]), ", ".join(needs), options)
+        needs = ["labels"] if method["labels"] else []
+        if method["outliers"]:
+            needs.append("outliers" if method["outliers"] == "needed" else "outliers if given")
+        lines = [escape(method["what"])]
+        if needs:
+            lines.append(f"besides images learns from {', '.join(needs)}")
+        options = " ".join(f"{option}={value}" for option, value in method["options"].items())
+        table.add_row(name, "\n".join([*lines, f"[dim]{escape(options)}[/dim]"]), end_section=True)
     return table

@@ -34,6 +34,7 @@ class Baseline(ABC):
 
     needs_labels: ClassVar[bool] = False
     takes_outliers: ClassVar[bool] = False
+    needs_outliers: ClassVar[bool] = False
 
     seed: int = 0
 
@@ -91,6 +92,10 @@ class Baseline(ABC):
         if self.needs_labels:
             classes = check_labels(labels, len(pixels), type(self).__name__)
         others = None
+        if self.needs_outliers and outliers is None:
+            raise ApproxMassError(
+                f"{type(self).__name__} is fitted on outliers: give some, or choose another method"
+            )
         if self.takes_outliers and outliers is not None:
             given = open_images(outliers)
             if given.shape != source.shape:

@@ -133,6 +133,7 @@ class MahalanobisSeesOOD(Mahalanobis):
     """
 
     takes_outliers: ClassVar[bool] = True
+    needs_outliers: ClassVar[bool] = True
 
     layers: Literal["penultimate", "ensemble"] = "ensemble"
 
@@ -142,10 +143,7 @@ class MahalanobisSeesOOD(Mahalanobis):
             raise ApproxMassError("only the layer ensemble can be fitted on outliers")
 
     def _unusual(self, images: Images, labels: Labels, outliers: Images | None) -> Images | Tensor:
-        if outliers is None:
-            raise ApproxMassError(
-                "mahalanobis-sees-ood is fitted on outliers: give some, or use mahalanobis"
-            )
+        assert outliers is not None
         order = torch.randperm(len(outliers), generator=seeded_generator(self.seed, "outliers", 0))
         some: Images = outliers[order[: len(images)].numpy()]
         return some
