@@ -114,6 +114,24 @@ def test_which_rows_cannot_be(facts: dict) -> None:  # type: ignore[type-arg]
     assert len(facts["rows"]) == len(TABLE2) == 36
 
 
+def test_which_rows_another_balance_explains(facts: dict) -> None:  # type: ignore[type-arg]
+    at = {
+        method: {
+            share: {r["row"]["ood"] for r in facts["rows"] if r["row"]["method"] == method}
+            - {
+                r["row"]["ood"]
+                for r in facts["rows"]
+                if r["row"]["method"] == method and r["possible_at"][share]
+            }
+            for share in ("5/6", "0.12")
+        }
+        for method in ("approximate mass", "Energy")
+    }
+    # Outliers for which the row stays impossible.
+    assert at["approximate mass"]["0.12"] == set()
+    assert at["Energy"]["5/6"] == {"iNaturalist"}
+
+
 def test_which_averages_do_not_recompute(facts: dict) -> None:  # type: ignore[type-arg]
     found = {(each["method"], each["claim"]): each["verdict"] for each in facts["averages"]}
     wrong = {key for key, verdict in found.items() if verdict == "does not recompute"}

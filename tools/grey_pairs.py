@@ -17,7 +17,7 @@ from approxmass import Detector, open_images
 from approxmass.baselines.plain import NearestNeighbour, PCAResidual
 from approxmass.evaluation import evaluate
 from approxmass.metrics import ood_metrics
-from kept_runs import KeptRuns
+from approxmass.paper.runs import Runs
 
 SETS = {"mnist": "MNIST", "kmnist": "KMNIST", "emnist_letters": "EMNIST letters"}
 SEEDS = (0, 1, 2)
@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 
 def main(data: Path, target: Path) -> None:
     """Run what is not in `target` yet, writing after each run."""
-    runs = KeptRuns(target, ("score", "seed"))
+    runs = Runs(target, ("score", "seed"), {}, resume=True)
     usual = open_images(data / "fashion_mnist" / "test.parquet").read()
     others = {name: open_images(data / name / "test.parquet").read() for name in SETS}
     for seed in SEEDS:
@@ -70,9 +70,9 @@ def main(data: Path, target: Path) -> None:
 def markdown(facts: dict[str, Any]) -> str:
     """The table of the documentation: AUROC of each seed, then the interval of the first."""
     lines = ["| score | " + " | ".join(SETS.values()) + " |", "|---|" + "---|" * len(SETS)]
-    names = list(dict.fromkeys(run["score"] for run in facts["runs"]))
+    names = list(dict.fromkeys(run["score"] for run in facts["rows"]))
     for name in names:
-        runs = [run for run in facts["runs"] if run["score"] == name]
+        runs = [run for run in facts["rows"] if run["score"] == name]
         cells = []
         for key in SETS:
             areas = [run["sets"][key]["auroc"] for run in runs]

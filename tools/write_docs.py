@@ -10,13 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from approxmass.paper.audit import markdown as audit
+from approxmass.paper.one_class import TABLES
+from approxmass.paper.one_class import markdown as one_class
 from classifier_rivals import markdown as classifier_rivals
+from full_cost import markdown as full_cost
 from grey_pairs import markdown as grey_pairs
-from one_class import NAMES
-from one_class import markdown as one_class
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/results.md", "docs/baselines.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/baselines.md", "docs/reproduction.md")
 
 
 def _read(name: str) -> Any:
@@ -72,16 +74,6 @@ def _colour(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _full_cost(*results: dict[str, Any]) -> str:
-    names = {**NAMES, "energy": "classifier of 11M weights"}
-    lines = ["| network | settings | hours here | threads |", "|---|---|---|---|"]
-    for cost in (cost for facts in results for cost in facts["full_settings"]):
-        settings = ", ".join(f"{name} {value}" for name, value in cost["options"].items())
-        name, hours = names[cost["method"]], cost["hours"]
-        lines.append(f"| {name} | {settings} | {hours:,.0f} | {cost['threads']} |")
-    return "\n".join(lines)
-
-
 def _range(values: list[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
@@ -89,16 +81,17 @@ def _range(values: list[float], form: str) -> str:
 def fragments() -> dict[str, str]:
     """What belongs between the markers of each name."""
     grey, demo = _read("results/grey_pairs.json"), _read("results/demo.json")
-    colour = _read("results/colour.json")
-    rivals, digits = _read("results/classifier_rivals.json"), _read("results/one_class.json")
-    fits = [run for run in grey["runs"] if "training" in run]
+    colour, rivals = _read("results/colour.json"), _read("results/classifier_rivals.json")
+    table3 = _read("results/paper/table3.json")
+    fits = [run for run in grey["rows"] if "training" in run]
     return {
         "grey_pairs": "\n" + grey_pairs(grey) + "\n",
         "demo": "\n" + _demo(demo) + "\n",
         "colour": "\n" + _colour(colour) + "\n",
         "classifier_rivals": "\n" + classifier_rivals(rivals) + "\n",
-        "one_class": "\n" + one_class(digits) + "\n",
-        "full_cost": "\n" + _full_cost(rivals, digits) + "\n",
+        "one_class": "\n" + one_class(TABLES["table3"], table3) + "\n",
+        "audit": "\n" + audit(_read("results/paper/audit.json")) + "\n",
+        "full_cost": "\n" + full_cost(_read("results/full_cost.json")) + "\n",
         "colour_fit": f"{colour['fit']['fit_seconds'] / 60:.0f}",
         "fit": _range([run["fit_seconds_with_reading"] for run in fits], ".0f"),
         "rate": _range([run["scored_images_per_second"] for run in fits], ",.0f"),

@@ -15,6 +15,7 @@ __all__ = [
     "tensors_below",
     "write_atomic",
     "write_json",
+    "write_text",
 ]
 
 import contextlib
@@ -105,8 +106,13 @@ def write_atomic(target: Path) -> Iterator[Path]:
 
 def write_json(target: Path, facts: Mapping[str, Any]) -> None:
     """Write facts as indented JSON, whole or not at all."""
+    write_text(target, json.dumps(facts, indent=2))
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write text and a last line end, whole or not at all."""
     with write_atomic(target) as path:
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        path.write_text(text + "\n")
 
 
 @contextlib.contextmanager

@@ -1,16 +1,15 @@
 """The command `approxmass`. Nothing here but parsing and printing; heavy imports wait."""
 
 import io
-import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from .cli_paper import paper
+from .console import Json, check_outputs, emit, fail, out, say
 from .errors import ApproxMassError
 
 if TYPE_CHECKING:
@@ -24,16 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False)
-remark = Console(stderr=True, highlight=False)
-
+app.add_typer(paper, name="paper")
 SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
 # Unreadable images named on the terminal; all of them are in the table.
 _SHOWN = 10
-Json = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Also write the facts as JSON; - prints them."),
-]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector.")]
 
 
@@ -45,53 +38,11 @@ def main() -> None:
     try:
         app()
     except ApproxMassError as error:
-        _fail(str(error))
+        fail(str(error))
     except MemoryError:
-        _fail("there is not enough memory: use a smaller --size, or fewer images")
+        fail("there is not enough memory: use a smaller --size, or fewer images")
     except OSError as error:
-        _fail(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
-
-
-def _fail(message: str) -> NoReturn:
-    _say(f"error: {message}", style="red")
-    # At once: flushing a full or closed standard output would fail again on the way out.
-    sys.stderr.flush()
-    os._exit(2)
-
-
-paper = typer.Typer(
-    help="The tables of the paper (Chali et al., 2023) beside our own numbers.",
-    no_args_is_help=True,
-)
-app.add_typer(paper, name="paper")
-
-
-@paper.command("audit")
-def paper_audit(
-    output: Annotated[
-        Path, typer.Option("-o", metavar="DIR", help="Where audit.json and audit.md go.")
-    ] = Path("approxmass-paper"),
-) -> None:
-    """Which published rows cannot be balanced, per-image results, by arithmetic alone."""
-    from .artifact import write_atomic, write_json
-    from .paper.audit import audit, markdown
-
-    _check_outputs(output / "audit.json", output / "audit.md")
-    facts = audit()
-    table = markdown(facts)
-    write_json(output / "audit.json", facts)
-    with write_atomic(output / "audit.md") as path:
-        path.write_text(table + "\n")
-    for row in facts["rows"]:
-        if row["verdict"] != "possible":
-            names = row["row"]
-            line = f"{names['method']}, {names['id']} against {names['ood']}: {row['verdict']}"
-            out.print(line, soft_wrap=True, markup=False)
-    for row in facts["averages"]:
-        if row["verdict"] != "recomputes":
-            line = f"{row['table']}, mean of {row['method']}: {row['claim']:g} claimed, "
-            out.print(f"{line}{row['mean']:.2f} recomputed: {row['verdict']}", soft_wrap=True)
-    out.print(f"All rows and bounds are in {output}/")
+        fail(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
 
 
 @app.callback()
@@ -116,9 +67,9 @@ def demo(
     """Fit on FashionMNIST, find MNIST digits: real images that come with the package."""
     from .demo import run_demo
 
-    _check_outputs(json_file)
+    check_outputs(json_file)
     result = run_demo(output, seed=seed)
-    _emit(result.facts, json_file)
+    emit(result.facts, json_file)
     if json_file != Path("-"):
         _show_evaluation(result.evaluation, result.facts["flagged_at_5_percent"])
         seconds = result.detector.facts["fit_seconds"]
@@ -176,9 +127,9 @@ def fit(
     options = {} if kind is None else parse_options(kind, option or [])
     check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
-    _check_outputs(checkpoint, json_file, inputs=[source])
+    check_outputs(checkpoint, json_file, inputs=[source])
     if output.exists() and any(output.iterdir()):
-        _say(f"{output} holds a detector: it is replaced when the new one is whole")
+        say(f"{output} holds a detector: it is replaced when the new one is whole")
     if checkpoint.exists() and not resume:
         raise ApproxMassError(
             f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew"
@@ -197,10 +148,10 @@ def fit(
         detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
     except KeyboardInterrupt:
         if method != "flow":
-            _say("stopped; repeat the command to go on")
+            say("stopped; repeat the command to go on")
             raise typer.Exit(130) from None
         kept = f"{checkpoint} holds the run: repeat the command with --resume"
-        _say(f"stopped; {kept if checkpoint.exists() else 'the training had not begun'}")
+        say(f"stopped; {kept if checkpoint.exists() else 'the training had not begun'}")
         raise typer.Exit(130) from None
     if PartialState().is_main_process:
         detector.save(output)
@@ -228,7 +179,7 @@ def score(
 
     check_suffix(output)
     detector = Detector.load(folder)
-    _check_outputs(output, json_file, inputs=[source], folder=folder)
+    check_outputs(output, json_file, inputs=[source], folder=folder)
     outliers = 0
     statistic: list[Any] = []
     skipped: list[str] = []
@@ -240,7 +191,7 @@ def score(
                 if error is not None:
                     skipped.append(f"image {name} {error}")
                     if len(skipped) <= _SHOWN:
-                        _say(f"skipped: {skipped[-1]}")
+                        say(f"skipped: {skipped[-1]}")
             file.write(chunk, scores)
             statistic.append(scores.statistic)
             outliers += int(scores.is_outlier.sum())
@@ -248,7 +199,7 @@ def score(
         if len(scored) == 0:
             raise ApproxMassError(f"{source}: no image can be scored; the first, {skipped[0]}")
     if len(skipped) > _SHOWN:
-        _say(f"and {len(skipped) - _SHOWN:,} more, in the column error of {output}")
+        say(f"and {len(skipped) - _SHOWN:,} more, in the column error of {output}")
     calibration = detector.calibration[detector.settings.statistic]
     facts = {
         "scored": len(scored),
@@ -257,7 +208,7 @@ def score(
         "group_p_value": group_p_value(calibration, scored),
         "output": str(output),
     }
-    _emit(facts, json_file)
+    emit(facts, json_file)
     if json_file != Path("-"):
         from .tables import facts_table
 
@@ -289,7 +240,7 @@ def evaluate(
 
     detector = Detector.load(folder)
     sources = [*ood, *(more_ood or [])]
-    _check_outputs(json_file, inputs=[id_source, *sources], folder=folder)
+    check_outputs(json_file, inputs=[id_source, *sources], folder=folder)
     usual, outliers = detector.score(id_source), {name: detector.score(name) for name in sources}
     result = compare(
         id_source,
@@ -308,7 +259,7 @@ def evaluate(
         "fit": detector.facts,
         "machine": machine_facts(),
     }
-    _emit(facts, json_file)
+    emit(facts, json_file)
     if json_file != Path("-"):
         _show_evaluation(result, flagged)
 
@@ -320,7 +271,7 @@ def methods(json_file: Json = None) -> None:
     from .tables import describe_methods, methods_table
 
     facts = describe_methods(BASELINES)
-    _emit(facts, json_file)
+    emit(facts, json_file)
     if json_file != Path("-"):
         out.print(methods_table(facts))
 
@@ -337,7 +288,7 @@ def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:
     from .tables import describe, facts_table
 
     facts = describe(detector)
-    _emit(facts, json_file)
+    emit(facts, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
 
@@ -351,38 +302,6 @@ def _show_evaluation(evaluation: "Evaluation", flagged: Mapping[str, float]) -> 
     for name, share in flagged.items():
         line = f"{name}: {share:.1%} flagged at a false-alarm rate of 5%"
         out.print(line, soft_wrap=True, markup=False)
-
-
-def _emit(facts: Mapping[str, Any], json_file: Path | None) -> None:
-    if json_file == Path("-"):
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
-    elif json_file is not None:
-        from .artifact import write_json
-
-        write_json(json_file, facts)
-
-
-def _say(text: str, style: str = "") -> None:
-    """One line on standard error, whatever a file name in it holds."""
-    line = " ".join(text.split("\n"))
-    remark.print(line, style=style, markup=False, soft_wrap=True)
-
-
-def _check_outputs(
-    *outputs: Path | None, inputs: Sequence[str] = (), folder: Path | None = None
-) -> None:
-    """Before any work: every output can be written, and none takes the place of an input."""
-    from .artifact import check_file
-
-    taken = [os.path.realpath(name) for name in inputs]
-    for output in outputs:
-        if output is None or output == Path("-"):
-            continue
-        place = os.path.realpath(output)
-        if place in taken or (folder and os.path.dirname(place) == os.path.realpath(folder)):
-            raise ApproxMassError(f"{output} is needed for something else: choose another name")
-        check_file(output)
-        taken.append(place)
 
 
 def _number(text: str, kind: type, option: str) -> Any:

@@ -1,0 +1,64 @@
+"""What the commands share: how they print, fail, and check where they will write."""
+
+__all__ = ["Json", "check_outputs", "emit", "fail", "out", "say"]
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from .errors import ApproxMassError
+
+out = Console(highlight=False)
+remark = Console(stderr=True, highlight=False)
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the facts as JSON; - prints them."),
+]
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit code 2."""
+    say(f"error: {message}", style="red")
+    # At once: flushing a full or closed standard output would fail again on the way out.
+    sys.stderr.flush()
+    os._exit(2)
+
+
+def emit(facts: Mapping[str, Any], json_file: Path | None) -> None:
+    """Write the facts where `--json` says."""
+    if json_file == Path("-"):
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    elif json_file is not None:
+        from .artifact import write_json
+
+        write_json(json_file, facts)
+
+
+def say(text: str, style: str = "") -> None:
+    """One line on standard error, whatever a file name in it holds."""
+    line = " ".join(text.split("\n"))
+    remark.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def check_outputs(
+    *outputs: Path | None, inputs: Sequence[str] = (), folder: Path | None = None
+) -> None:
+    """Before any work: every output can be written, and none takes the place of an input."""
+    from .artifact import check_file
+
+    taken = [os.path.realpath(name) for name in inputs]
+    for output in outputs:
+        if output is None or output == Path("-"):
+            continue
+        place = os.path.realpath(output)
+        if place in taken or (folder and os.path.dirname(place) == os.path.realpath(folder)):
+            raise ApproxMassError(f"{output} is needed for something else: choose another name")
+        check_file(output)
+        taken.append(place)

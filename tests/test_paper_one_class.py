@@ -1,0 +1,136 @@
+"""Tables 3 and 4 on toy images: what is computed, kept, resumed and refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from approxmass import ApproxMassError, Detector, open_images
+from approxmass.baselines import PCAResidual
+from approxmass.cli import app
+from approxmass.metrics import ood_metrics
+from approxmass.paper import one_class
+from approxmass.paper.published import MASS
+from conftest import textures
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten kinds of stripes under the name of MNIST."""
+    import io
+
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "mnist").mkdir()
+    for split, each in (("train", 110), ("test", 30)):
+        encoded, labels = [], []
+        for k in range(10):
+            for image in textures(each, shift=0.3 * k, seed=k + 100 * (split == "test")):
+                buffer = io.BytesIO()
+                Image.fromarray(image).save(buffer, "PNG")
+                encoded.append({"bytes": buffer.getvalue(), "path": None})
+                labels.append(k)
+        order = np.random.default_rng(0).permutation(len(labels))
+        table = {"image": [encoded[i] for i in order], "label": np.array(labels)[order]}
+        pq.write_table(pa.table(table), folder / "mnist" / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = replace(one_class.METHODS["flow"], laptop={"space": "pca", "epochs": 1})
+    monkeypatch.setitem(one_class.METHODS, "flow", flow)
+
+
+def call(data: Path, target: Path, *words: str) -> str:
+    """The command; its output, or the mistake."""
+    call = ["paper", "table3", "--data", str(data), "-o", str(target), *words]
+    result = CliRunner().invoke(app, call)
+    if isinstance(result.exception, ApproxMassError):
+        return str(result.exception)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_each_number_is_that_of_the_class_against_the_other_nine(
+    data: Path, tmp_path: Path
+) -> None:
+    printed = call(data, tmp_path, "--only", "pca-residual", "--only", "flow")
+    facts = json.loads((tmp_path / "table3.json").read_text())
+    assert facts["protocol"] == "per image, balanced"
+    assert facts["scale"] == "laptop"
+    assert len(facts["rows"]) == 20
+    train, test = (open_images(data / "mnist" / f"{s}.parquet").read() for s in ("train", "test"))
+    labels = [pq.read_table(data / "mnist" / f"{s}.parquet")["label"] for s in ("train", "test")]
+    own, usual = np.array(labels[0]) == 3, np.array(labels[1]) == 3
+    found = {(row["method"], row["class"]): row["metrics"] for row in facts["rows"]}
+
+    scores = PCAResidual().fit(train[own]).score(test)
+    expected = ood_metrics(scores[usual], scores[~usual]).as_dict()
+    assert found["pca-residual", "3"]["PCA residual"] == expected
+    assert expected["n_id"] == expected["n_ood"] == 30
+    by_flow = Detector(space="pca", epochs=1).fit(train[own]).score(test)
+    metrics = ood_metrics(by_flow.mass[usual], by_flow.mass[~usual]).as_dict()
+    assert found["flow", "3"][MASS] == metrics
+
+    lines = printed.splitlines()
+    (ours,) = (line for line in lines if line.startswith("| PCA residual |"))
+    areas = [found["pca-residual", str(k)]["PCA residual"]["auroc"]["value"] for k in range(10)]
+    assert ours.split(" | ")[1:11] == [f"{area:.3f}" for area in areas]
+    assert f"**{np.mean(areas):.3f}**" in ours
+    # Ours and theirs, one below the other, each under its name.
+    place = next(i for i, line in enumerate(lines) if line.startswith(f"| {MASS} |"))
+    assert lines[place + 1].startswith(f"| *{MASS}, published* | 0.969 | 0.064 |")
+    assert (tmp_path / "table3.md").read_text().splitlines() == lines
+
+
+def test_a_table_goes_on_where_it_was(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(data, tmp_path, "--only", "png-size")
+    first = json.loads((tmp_path / "table3.json").read_text())
+    assert "add --resume to go on" in call(data, tmp_path, "--only", "png-size")
+    (tmp_path / "table3.json").write_text(json.dumps({**first, "rows": first["rows"][:4]}))
+    made = []
+    plain = one_class.make_baseline
+
+    def spy(name: str, options: dict) -> object:  # type: ignore[type-arg]
+        made.append(name)
+        return plain(name, options)
+
+    monkeypatch.setattr(one_class, "make_baseline", spy)
+    call(data, tmp_path, "--only", "png-size", "--resume")
+    assert len(made) == 6
+    again = json.loads((tmp_path / "table3.json").read_text())
+    assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in first["rows"]]
+    call(data, tmp_path, "--only", "png-size", "--resume")
+    assert len(made) == 6
+
+
+def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
+    call(data, tmp_path, "--only", "png-size")
+    message = call(data, tmp_path, "--only", "png-size", "--resume", "--scale", "full")
+    assert "made with scale 'laptop', not 'full'" in message
+    assert "no row 'glow' in table3: it has flow," in call(data, tmp_path, "--only", "glow")
+    assert "--scale is laptop or full" in call(data, tmp_path, "--scale", "huge")
+    assert "test.parquet is missing: leave --data out" in call(
+        tmp_path, tmp_path / "x", "--only", "png-size"
+    ).replace("train.parquet", "test.parquet")
+    (tmp_path / "table3.json").write_text("{")
+    assert "cut short" in call(data, tmp_path, "--only", "png-size", "--resume")
+
+
+def test_the_interval_of_a_mean_by_simulation() -> None:
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.002, 0.02, 10)
+    draws = 0.9 + rng.normal(0, 1, (20_000, 10)) * spread
+    areas = [{"value": 0.9, "low": 0.9 - 1.96 * s, "high": 0.9 + 1.96 * s} for s in spread]
+    mean, low, high = one_class.mean_interval(areas)
+    assert mean == pytest.approx(0.9)
+    assert (low, high) == pytest.approx(np.percentile(draws.mean(1), [2.5, 97.5]), abs=2e-4)
