@@ -41,6 +41,10 @@ def main() -> None:
         fail(str(error))
     except MemoryError:
         fail("there is not enough memory: use a smaller --size, or fewer images")
+    except RuntimeError as error:  # PyTorch's own way to say the same
+        if "alloc" not in str(error):
+            raise
+        fail("there is not enough memory: use a smaller network, a smaller --size or fewer images")
     except OSError as error:
         fail(f"{error.filename or 'output'}: {(error.strerror or str(error)).lower()}")
 

@@ -115,7 +115,7 @@ class Detector:
             statistic,
             draws,
             method,
-            dict(options or {}),
+            {} if options is None else options,
         )
         self.settings = self.asked  # after a fit: what `auto` has become
         self.facts: dict[str, Any] = {}
@@ -171,8 +171,8 @@ class Detector:
         scorer: Scorer | BaselineScorer
         history: list[EpochRecord] = []
         if settings.method == "flow":
-            if outliers is not None:
-                raise ApproxMassError("a flow learns from no outliers: give none")
+            if labels is not None or outliers is not None:
+                raise ApproxMassError("a flow learns from no labels and no outliers: give none")
             scorer, history, facts = fit_flow(
                 settings,
                 self.features,
@@ -189,7 +189,11 @@ class Detector:
             classes = None
             if baseline.needs_labels:
                 found = open_labels(source.name if labels is None else labels)
-                classes = check_labels(found, len(data), settings.method)[parts[0].numpy()]
+                # Twice what the method needs, since some are held out.
+                classes = check_labels(found, len(data), settings.method, each=10)
+                classes = classes[parts[0].numpy()]
+            elif labels is not None:
+                raise ApproxMassError(f"{settings.method} learns from no labels: give none")
             if outliers is not None:
                 if not baseline.takes_outliers:
                     raise ApproxMassError(f"{settings.method} learns from no outliers: give none")
@@ -201,8 +205,13 @@ class Detector:
                 "weights": baseline.weights,
                 "outliers": None if outliers is None else outliers.name,
             }
+        scores = scorer(calibration)
+        if not all(np.isfinite(values).all() for values in scores.values()):
+            raise ApproxMassError(
+                "the scores of usual images are not finite: the method did not learn from them"
+            )
         # Only now: a fit that fails leaves an earlier one as it was.
-        self.calibration = scorer(calibration)
+        self.calibration = scores
         self.settings, self.notes, self.history, self._scorer = settings, notes, history, scorer
         self.facts = {
             "shape": list(shape),

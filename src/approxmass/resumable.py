@@ -6,6 +6,7 @@ draw comes from a generator of its own, a function of the seed, its purpose and 
 
 __all__ = ["pack", "seeded_generator", "stop_requests", "unpack"]
 
+import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -80,8 +81,20 @@ def pack(
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{k}": v for k, v in slots.items() if v is not None}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    facts = {"identity": json.dumps(identity), "state": json.dumps(state)}
+    facts = {
+        "identity": json.dumps(identity),
+        "state": json.dumps(state),
+        "digest": _digest(tensors),
+    }
     return safetensors.torch.save(tensors, facts)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].numpy().data)
+    return total.hexdigest()
 
 
 def unpack(
@@ -107,6 +120,8 @@ def unpack(
         header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
         saved = json.loads(header["__metadata__"]["identity"])
         facts = json.loads(header["__metadata__"]["state"])
+        if header["__metadata__"]["digest"] != _digest(tensors):
+            raise ValueError("the tensors are not those that were written")
         state = revive(facts)
         for key, value in identity.items():
             if saved.get(key) != value:

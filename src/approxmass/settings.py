@@ -4,6 +4,7 @@ __all__ = ["Settings"]
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class Settings:
     statistic: str = "auto"
     draws: int = 1
     method: str = "flow"
-    options: dict[str, Any] = field(default_factory=dict)  # of a method other than the flow
+    options: Mapping[str, Any] = field(default_factory=dict)  # of a method other than the flow
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -69,6 +70,9 @@ class Settings:
             object.__setattr__(self, name, number)  # a plain int, also where NumPy's was given
         if self.space not in ("auto", "pca", "pixels", "features"):
             raise ApproxMassError(f"unknown space {self.space!r}: use 'auto', 'pca' or 'pixels'")
+        if not isinstance(self.options, Mapping):
+            raise ApproxMassError(f"options must be a dictionary, not {self.options!r}")
+        object.__setattr__(self, "options", dict(self.options))
         if self.method != "flow":
             self._check_rival()
         elif self.options:
@@ -90,11 +94,16 @@ class Settings:
         if self.method not in BASELINES:
             known = ", ".join(("flow", *BASELINES))
             raise ApproxMassError(f"unknown method {self.method!r}: use one of {known}")
+        for name, twice in (("seed", True), ("epochs", self.epochs != "auto")):
+            if name in self.options and twice:
+                raise ApproxMassError(f"give {name} as itself, not among the options")
         for name, given in (
             ("space", self.space != "auto"),
             ("alpha", self.alpha != "auto"),
             ("preset", self.preset != "auto"),
             ("statistic", self.statistic not in ("auto", self.method)),
+            ("components", self.components != 128 and "components" not in self.options),
+            ("draws", self.draws != 1),
         ):
             if given:
                 raise ApproxMassError(f"{name} belongs to the flow, not to {self.method}")

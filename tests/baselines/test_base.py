@@ -1,5 +1,6 @@
 """What all baselines share: labels, outliers, options, and what they have learnt on disk."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,18 @@ def small(name: str, seed: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_each_repeats_survives_its_state_and_scores_each_image_alone(name: str) -> None:
+def test_each_repeats_survives_its_state_and_scores_each_image_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = small(name).fit(IMAGES, LABELS, OTHER)
     scores = first.score(IMAGES[:40])
     assert scores.dtype == np.float64
     assert np.isfinite(scores).all()
     assert np.unique(scores).size > 2
 
+    # Trained again, not taken from the cache, whatever has been drawn in between.
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path))
+    torch.rand(3)
     again = small(name).fit(IMAGES, LABELS, OTHER)
     np.testing.assert_array_equal(again.score(IMAGES[:40]), scores)
 
@@ -64,6 +70,9 @@ def test_a_seed_makes_a_difference(name: str) -> None:
         (LABELS + 1, "must be 0 to 1 for 2 classes, with no gaps, not 1, 2"),
         (2 * LABELS, "no gaps, not 0, 2"),
         (LABELS - 1, "no gaps, not -1, 0"),
+        ([[0], [1, 2]], "cannot be turned into a NumPy array"),
+        (torch.zeros(240, requires_grad=True), "cannot be turned into a NumPy array"),
+        (np.where(np.arange(240) == 7, 2, LABELS), "class 2 has 1 of the images"),
     ],
 )
 def test_bad_labels_are_named_in_one_line(labels: Any, words: str) -> None:
@@ -98,8 +107,12 @@ def test_scoring_wants_a_fit_and_images_of_its_shape() -> None:
         ("energy", {"depth": 4}, r"6n \+ 4, not 4"),
         ("energy", {"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
         ("energy", {"epochs": 1.5}, "whole number"),
-        ("energy", {"temperature": -1.0}, "temperature must be a number of at least 0"),
+        ("energy", {"temperature": -1.0}, "temperature must be a number above 0, not -1.0"),
         ("energy", {"temperature": float("nan")}, "temperature must be"),
+        ("energy", {"temperature": 0}, "temperature must be a number above 0"),
+        ("energy", {"learning_rate": 0}, "learning_rate must be a number above 0"),
+        ("energy", {"seed": 2**70}, "seed must be a whole number"),
+        ("ocgan", {"batch_size": 1}, "batch_size must be at least 2"),
         ("energy", {"m_in": float("inf")}, "m_in must be a number"),
         ("godin", {"h": "X"}, "h must be one of I, E, C, not 'X'"),
         ("ocgan", {"score_by": "mass"}, "score_by must be one of"),
@@ -109,6 +122,47 @@ def test_scoring_wants_a_fit_and_images_of_its_shape() -> None:
 def test_bad_options_are_named(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ApproxMassError, match=words):
         make_baseline(name, options)
+
+
+def test_too_few_images_are_named() -> None:
+    for name, some in (("gradcon", 5), ("ocgan", 1), ("energy", 19), ("gaussian", 1)):
+        with pytest.raises(ApproxMassError, match=r"needs at least \d+ images, not \d+: give more"):
+            small(name).fit(IMAGES[:some], LABELS[:some])
+    ensemble = make_baseline("mahalanobis", {**SMALL["mahalanobis"], "layers": "ensemble"})
+    with pytest.raises(ApproxMassError, match="needs at least 60 images"):
+        ensemble.fit(IMAGES[:50], LABELS[:50])
+    ensemble.fit(IMAGES[:60], LABELS[:60])
+
+
+def test_a_detector_wants_enough_of_each_class_before_it_holds_any_out() -> None:
+    rare = np.where(np.arange(240) < 3, 2, LABELS)
+    detector = Detector(method="energy", options=SMALL["energy"])
+    with pytest.raises(ApproxMassError, match="class 2 has 3 of the images: give energy at least"):
+        detector.fit(IMAGES, rare)
+
+
+def test_scores_that_are_no_numbers_are_not_calibrated() -> None:
+    wild = {**SMALL["energy"], "learning_rate": 1e30}
+    with pytest.raises(ApproxMassError, match="scores of usual images are not finite"):
+        Detector(method="energy", options=wild).fit(IMAGES, LABELS)
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr("approxmass.baselines.training.TrainingBar", None)  # no step is made
+    with pytest.raises(ApproxMassError, match="set APPROXMASS_CACHE to another folder"):
+        small("gradcon").fit(IMAGES, progress=True)
+
+
+def test_labels_may_come_with_the_images(tmp_path: Path) -> None:
+    np.savez(tmp_path / "both.npz", images=IMAGES, labels=LABELS)
+    by_file = small("mahalanobis").fit(tmp_path / "both.npz").score(IMAGES[:9])
+    np.testing.assert_array_equal(
+        by_file, small("mahalanobis").fit(IMAGES, LABELS).score(IMAGES[:9])
+    )
 
 
 def test_options_from_words() -> None:
@@ -130,7 +184,7 @@ def test_images_may_be_floats_or_tensors() -> None:
 def test_a_detector_calibrates_and_keeps_any_of_them(name: str, tmp_path: Any) -> None:
     outliers = OTHER if BASELINES[name].takes_outliers else None
     detector = Detector(method=name, options=SMALL.get(name, {}))
-    detector.fit(IMAGES, LABELS, outliers)
+    detector.fit(IMAGES, LABELS if BASELINES[name].needs_labels else None, outliers)
     scores = detector.score(IMAGES[:30])
     assert list(scores.statistics) == [name]
     assert np.isnan(scores.mass).all()
@@ -163,8 +217,19 @@ def test_what_a_detector_refuses_of_a_rival() -> None:
         Detector(options={"depth": 10})
     with pytest.raises(ApproxMassError, match="gaussian learns from no outliers"):
         Detector(method="gaussian").fit(IMAGES, None, OTHER)
-    with pytest.raises(ApproxMassError, match="a flow learns from no outliers"):
-        Detector().fit(IMAGES, None, OTHER)
+    for given in ((LABELS, None), (None, OTHER)):
+        with pytest.raises(ApproxMassError, match="a flow learns from no labels and no outliers"):
+            Detector().fit(IMAGES, *given)
+    with pytest.raises(ApproxMassError, match="gaussian learns from no labels"):
+        Detector(method="gaussian").fit(IMAGES, LABELS)
+    with pytest.raises(ApproxMassError, match="components belongs to the flow"):
+        Detector(method="gaussian", components=8)
+    with pytest.raises(ApproxMassError, match="give seed as itself"):
+        Detector(method="gaussian", options={"seed": 3})
+    with pytest.raises(ApproxMassError, match="give epochs as itself"):
+        Detector(method="gradcon", options={"epochs": 3}, epochs=2)
+    with pytest.raises(ApproxMassError, match="options must be a dictionary, not 'depth=10'"):
+        Detector(method="energy", options="depth=10")  # type: ignore[arg-type]
     with pytest.raises(ApproxMassError, match="energy learns a classifier and needs"):
         Detector(method="energy").fit(IMAGES)
     with pytest.raises(ApproxMassError, match="gaussian has no option 'epochs'"):

@@ -1,9 +1,12 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from approxmass.baselines import Energy, Mahalanobis
+from approxmass.baselines import Energy, Mahalanobis, training
 from approxmass.baselines.classifier import (
     WideResNet,
     crop_and_flip,
@@ -59,7 +62,9 @@ def test_the_network_is_trained_once_for_energy_and_mahalanobis() -> None:
     assert other.training["seconds"] != energy.training["seconds"]
 
 
-def test_the_held_out_images_are_no_training_images() -> None:
+def test_the_held_out_images_are_no_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for count in (10, 400, 20_000):
         training, held = split(count, seed=3)
         assert sorted([*training, *held]) == list(range(count))
@@ -68,10 +73,10 @@ def test_the_held_out_images_are_no_training_images() -> None:
     _, held = split(len(IMAGES), 0)
     changed = IMAGES.copy()
     changed[held] = 0
-    networks = [
-        Energy(depth=10, width=1, epochs=1).fit(images, LABELS).network
-        for images in (IMAGES, changed)
-    ]
+    networks = []
+    for name, images in (("first", IMAGES), ("second", changed)):
+        monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path / name))
+        networks.append(Energy(depth=10, width=1, epochs=1).fit(images, LABELS).network)
     torch.testing.assert_close(networks[0].head.weight, networks[1].head.weight, rtol=0, atol=0)
 
 
@@ -116,3 +121,18 @@ def test_the_input_gradient_of_each_image_is_its_own() -> None:
     x = torch.rand(4, 1, 3, 3, dtype=torch.float64)
     gradient = input_gradient(lambda x: x.flatten(1).pow(3).sum(1), x)
     torch.testing.assert_close(gradient, 3 * x**2)
+
+
+def test_the_schedule_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: dict[str, list[float]] = {}
+    plain = training.train_once
+
+    def spy(*positional: Any, **named: Any) -> dict[str, Any]:
+        rates[asked] = [named["schedule"](done) for done in (0.0, 0.6, 0.9)]
+        return plain(*positional, **named)
+
+    monkeypatch.setattr("approxmass.baselines.classifier.train_once", spy)
+    for asked in ("cosine", "step"):
+        Energy(depth=10, width=1, epochs=1, schedule=asked).fit(IMAGES, LABELS)  # type: ignore[arg-type]
+    assert rates["step"] == [1.0, 0.1, 0.01]
+    assert rates["cosine"] == pytest.approx([1.0, 0.3455, 0.0245], abs=1e-4)

@@ -37,6 +37,11 @@ def test_the_temperature_lies_between_0_and_1(fitted: GODIN) -> None:
     assert g.shape == (600, 1)
     assert ((g > 0) & (g < 1)).all()
     assert g.std() > 0
+    # It was trained with the rest.
+    fresh = fitted._build(1, 2).head
+    learnt = fitted.network.head
+    assert not torch.equal(fresh.temperature[0].weight, learnt.temperature[0].weight)
+    assert not torch.equal(fresh.temperature[1].weight, learnt.temperature[1].weight)
 
 
 def test_the_score_is_minus_the_largest_h(fitted: GODIN) -> None:

@@ -1,3 +1,6 @@
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import nn
 from approxmass import open_images
 from approxmass.baselines import GradCon
 from approxmass.baselines.gradcon import ConvolutionalAutoencoder, Reference, at_28
-from approxmass.baselines.training import split
+from approxmass.baselines.training import Step, split
 from approxmass.metrics import auroc
 from conftest import textures
 
@@ -87,3 +90,37 @@ def test_other_sizes_are_resized_and_28_is_left_alone() -> None:
     assert at_28(x) is x
     flat = at_28(torch.full((1, 3, 32, 32), 51, dtype=torch.uint8))
     torch.testing.assert_close(flat, torch.full((1, 3, 28, 28), 0.2))
+
+
+def test_the_reference_takes_in_the_gradient_of_the_whole_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[ConvolutionalAutoencoder, Reference]] = []
+
+    def two_steps(*positional: Any, **named: Any) -> dict[str, Any]:
+        modules, step = positional[3], positional[5]
+        for number in range(2):
+            seen.append(copy.deepcopy((modules["network"], modules["reference"])))
+            step(Step(number, 2, 0, torch.arange(32), 0))
+        return {"seconds": 0.0}
+
+    monkeypatch.setattr("approxmass.baselines.gradcon.train_once", two_steps)
+    model = GradCon(alpha=5.0).fit(IMAGES)  # large, so that the term counts
+    rows, _ = split(len(IMAGES), 0)
+    x = torch.from_numpy(IMAGES[rows[:32], None]) / 255
+    gradients = []
+    for network, reference in seen:
+        weights = [m.weight for m in network.decoder if isinstance(m, nn.ConvTranspose2d)]
+        error = F.mse_loss(network(x), x)
+        of_error = torch.autograd.grad(error, weights, create_graph=True)
+        loss = error
+        if reference.count:
+            for g, mean in zip(of_error, reference.means(), strict=True):
+                loss = loss - 5.0 / 4 * (g * mean).sum() / g.norm() / mean.norm()
+        gradients.append((torch.autograd.grad(loss, weights, retain_graph=True), of_error))
+    for i, mean in enumerate(model._reference.means()):
+        expected = (gradients[0][0][i] + gradients[1][0][i]) / 2
+        torch.testing.assert_close(mean, expected, rtol=1e-3, atol=1e-7)
+        # Which is not what the error alone would give.
+        other = (gradients[0][1][i] + gradients[1][1][i]) / 2
+        assert (mean - other).norm() > 10 * (mean - expected).norm()

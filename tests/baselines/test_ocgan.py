@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,67 @@ def test_both_tell_kinds_apart(kind: type[Autoencoder]) -> None:
     model = kind(epochs=15, width=8).fit(IMAGES)
     usual, other = (open_images(f"sample:{name}") for name in ("fashion_mnist/test", "mnist"))
     assert auroc(model.score(usual), model.score(other)) > 0.85
+
+
+def test_the_losses_of_one_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = OCGAN(width=4, weight=3.0)
+    model._make(1)
+    parts = model._parts
+    for part in parts.values():
+        part.train()
+    calls: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in parts}
+
+    def hook(name: str) -> Any:
+        return lambda _m, given, out: calls[name].append((given[0].detach(), out.detach()))
+
+    for name, part in parts.items():
+        part.register_forward_hook(hook(name))
+    mined = torch.full((64, 16, 1, 1), 0.25)
+    starts, losses = [], {}
+
+    def take_mined(classifier: Any, decoder: Any, latents: torch.Tensor) -> torch.Tensor:
+        assert not classifier.training
+        assert not decoder.training
+        starts.append(latents)
+        return mined
+
+    def no_step(loss: torch.Tensor, *optimizers: Any) -> None:
+        losses[optimizers] = loss.item()
+
+    monkeypatch.setattr("approxmass.baselines.ocgan.mine", take_mined)
+    monkeypatch.setattr("approxmass.baselines.ocgan._update", no_step)
+    names: Any = {f"{name}_optimizer": name for name in parts}
+    x = torch.from_numpy(IMAGES[:64, None]) / 127.5 - 1
+    model._step(x, Step(0, 1, 0, torch.arange(64), 0), names)
+
+    def saying(verdict: float, logits: torch.Tensor) -> float:
+        """Mean of log(1 + exp(-logit)) for real, log(1 + exp(logit)) for fake."""
+        sign = 1 if verdict else -1
+        return float(torch.log1p(torch.exp(-sign * logits.double())).mean())
+
+    generated, rebuilt, again, from_mined = (out for _, out in calls["decoder"])
+    (uniform, _), (code, _), _, (given, _) = calls["decoder"]
+    torch.testing.assert_close(starts[0], uniform)
+    torch.testing.assert_close(given, mined)
+    noise = calls["encoder"][0][0] - x
+    assert noise.std().item() == pytest.approx(0.2, rel=0.05)
+    torch.testing.assert_close(code, calls["encoder"][0][1])
+
+    # The classifier learns that reconstructions are real and images of random latents are not.
+    (first, fake), (second, real) = calls["classifier"]
+    torch.testing.assert_close(first, generated)
+    torch.testing.assert_close(second, rebuilt)
+    assert losses["classifier",] == pytest.approx((saying(0, fake) + saying(1, real)) / 2, rel=1e-5)
+    # The latent critic: random latents are real, codes are not.
+    (_, drawn), (_, coded), (_, coded_again) = calls["latent"]
+    assert losses["latent",] == pytest.approx((saying(1, drawn) + saying(0, coded)) / 2, rel=1e-5)
+    # The visual critic: images are real, those of random latents are not.
+    (first, real), (second, fake), (third, fooled) = calls["visual"]
+    torch.testing.assert_close(first, x)
+    torch.testing.assert_close(second, generated)
+    assert losses["visual",] == pytest.approx((saying(1, real) + saying(0, fake)) / 2, rel=1e-5)
+    # The autoencoder: rebuild the clean image, and fool both, with the mined latents.
+    torch.testing.assert_close(third, from_mined)
+    error = (again - x).square().mean().item()
+    expected = 3.0 * error + saying(1, fooled) + saying(1, coded_again)
+    assert losses["encoder", "decoder"] == pytest.approx(expected, rel=1e-5)

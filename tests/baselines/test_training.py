@@ -23,6 +23,8 @@ def run(
     poison: int = -1,
     validate: bool = False,
     log: Path | None = None,
+    stop_at: int = -1,
+    ruin: int = -1,
     **over: Any,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a small autoencoder with batch norm, momentum and noise."""
@@ -44,6 +46,11 @@ def run(
         if log is not None:
             with log.open("a") as file:
                 file.write(f"{at.number}\n")
+        if at.number == ruin:
+            with torch.no_grad():
+                net[0].weight.fill_(float("inf"))
+        if at.number == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
         time.sleep(pause)
         return {"loss": loss.detach()}
 
@@ -152,9 +159,15 @@ def test_the_epoch_with_the_smallest_validation_is_kept(cache: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_and_is_not_kept(cache: Path) -> None:
-    with pytest.raises(ApproxMassError, match="training of toy diverged at step 8 of 24"):
+    with pytest.raises(ApproxMassError, match="training of toy diverged"):
         run(poison=7)
     assert not list(cache.glob("*.safetensors"))
+
+
+def test_weights_that_are_no_numbers_are_not_kept(cache: Path) -> None:
+    with pytest.raises(ApproxMassError, match="training of toy diverged"):
+        run(ruin=23)  # in the last step: no loss tells of it any more
+    assert not list(cache.iterdir())
 
 
 def test_a_damaged_file_is_named(cache: Path) -> None:
@@ -168,3 +181,40 @@ def test_a_damaged_file_is_named(cache: Path) -> None:
 def test_schedules() -> None:
     assert [step_schedule(done) for done in (0.0, 0.49, 0.5, 0.75)] == [1.0, 1.0, 0.1, 0.01]
     assert cosine(0.25) == pytest.approx(0.5 + 0.5**1.5)
+
+
+def test_a_flipped_byte_is_noticed(cache: Path) -> None:
+    run()
+    (path,) = cache.iterdir()
+    packed = bytearray(path.read_bytes())
+    packed[-20] ^= 1
+    path.write_bytes(packed)
+    with pytest.raises(ApproxMassError, match="is not a checkpoint or was cut short"):
+        run()
+
+
+def test_other_starting_weights_are_another_run(cache: Path) -> None:
+    networks = []
+    for scale in (1.0, 2.0):
+        net = nn.Linear(3, 3)
+        with torch.no_grad():
+            net.weight.copy_(scale * torch.eye(3))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+
+        def step(at: Step, net: nn.Module = net, optimizer: Any = optimizer) -> dict[str, Tensor]:
+            loss = (net(DATA[at.rows]) - DATA[at.rows]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return {"loss": loss.detach()}
+
+        shared: Any = {"count": 150, "batch_size": 25, "epochs": 1, "seed": 0}
+        train_once("toy", {"epochs": 7}, "data", {"net": net}, {"o": optimizer}, step, **shared)
+        networks.append(net)
+    assert not same(*networks)
+
+
+def test_a_stop_in_the_last_step_keeps_the_result_and_stops(cache: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(stop_at=23)
+    assert [p.suffix for p in cache.iterdir()] == [".safetensors"]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import describe_shape, open_images
+from ..data import describe_shape, open_images, open_labels
 from ..errors import ApproxMassError
 from ..flows.pixels import unit_pixels
 from ..machine import default_device
@@ -22,6 +22,8 @@ from ..machine import default_device
 Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+_LARGEST = 2**32
 
 
 @dataclass(kw_only=True)
@@ -35,8 +37,16 @@ class Baseline(ABC):
     needs_labels: ClassVar[bool] = False
     takes_outliers: ClassVar[bool] = False
     needs_outliers: ClassVar[bool] = False
+    # Options that may be negative, and those that may not be 0 either.
+    signed: ClassVar[frozenset[str]] = frozenset()
+    positive: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = 0
+
+    @property
+    def fewest(self) -> int:
+        """Images that it needs."""
+        return 2
 
     def __post_init__(self) -> None:
         self._state: dict[str, Tensor] = {}
@@ -53,14 +63,14 @@ class Baseline(ABC):
             good = isinstance(value, int | np.integer) if integral else isinstance(value, Real)
             if name in self.signed:
                 low = -np.inf
-            if isinstance(value, bool) or not good or not low <= value < np.inf:
+            high = _LARGEST if integral else np.inf
+            above = low <= value if name not in self.positive else low < value
+            if isinstance(value, bool) or not (good and above and value < high):
                 wanted = f"a{' whole' if integral else ''} number"
-                bound = "" if name in self.signed else f" of at least {low}"
+                bound = f" of at least {low}" if name not in self.positive else " above 0"
+                bound = "" if name in self.signed else bound
                 raise ApproxMassError(f"{name} must be {wanted}{bound}, not {value!r}")
             setattr(self, name, kind(value))
-
-    # Options that may be negative.
-    signed: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
@@ -79,7 +89,8 @@ class Baseline(ABC):
 
         Arguments:
             images: Whatever `open_images` takes, all of one size.
-            labels: Classes 0 to K-1 of the images, `(N,)`; not looked at by methods that need none.
+            labels: Classes 0 to K-1 of the images, whatever `open_labels` takes; None for those
+                that come with the images. Not looked at by methods that need none.
             outliers: Images for methods that learn from some; not looked at by the others.
             progress: Show a progress bar on standard error.
 
@@ -87,14 +98,19 @@ class Baseline(ABC):
             ApproxMassError: images, labels or outliers that cannot be used.
         """
         source = open_images(images)
-        pixels = source.read()
+        name = type(self).__name__
+        if len(source) < self.fewest:
+            raise ApproxMassError(
+                f"{name} needs at least {self.fewest} images, not {len(source)}: give more"
+            )
         classes = None
         if self.needs_labels:
-            classes = check_labels(labels, len(pixels), type(self).__name__)
+            found = open_labels(source.name if labels is None else labels)
+            classes = check_labels(found, len(source), name)
         others = None
         if self.needs_outliers and outliers is None:
             raise ApproxMassError(
-                f"{type(self).__name__} is fitted on outliers: give some, or choose another method"
+                f"{name} is fitted on outliers: give some, or choose another method"
             )
         if self.takes_outliers and outliers is not None:
             given = open_images(outliers)
@@ -104,7 +120,7 @@ class Baseline(ABC):
                     f"{describe_shape(source.shape)}: give outliers of the same size and colour"
                 )
             others = given.read()
-        self._state = self._fit(pixels, classes, others, progress)
+        self._state = self._fit(source.read(), classes, others, progress)
         self.shape = source.shape
         return self
 
@@ -154,15 +170,21 @@ class Baseline(ABC):
         """Make from the state and the shape what scoring needs; not needed by all."""
 
 
-def check_labels(labels: Any, count: int, method: str) -> Labels:
+def check_labels(labels: Any, count: int, method: str, *, each: int = 5) -> Labels:
     """Classes as int64 `(count,)`.
 
+    Arguments:
+        labels: One whole number an image, or None.
+        count: Of images.
+        method: Whose labels they are, for the errors.
+        each: Fewest images of a class.
+
     Raises:
-        ApproxMassError: none given, not one whole number an image, only one class, or numbers
-            that are not 0, 1, ..., K-1 without gaps.
+        ApproxMassError: none given, not one whole number an image, only one class, a class with
+            too few images, or numbers that are not 0, 1, ..., K-1 without gaps.
 
     Example:
-        >>> check_labels([0, 1, 1], 3, "energy")
+        >>> check_labels([0, 1, 1], 3, "energy", each=1)
         array([0, 1, 1])
     """
     if labels is None:
@@ -188,6 +210,12 @@ def check_labels(labels: Any, count: int, method: str) -> Labels:
         raise ApproxMassError(
             f"labels must be 0 to {len(present) - 1} for {len(present)} classes, with no gaps, not "
             f"{listed}: number the classes anew"
+        )
+    counts = np.bincount(array.astype(np.int64))
+    if counts.min() < each:
+        raise ApproxMassError(
+            f"class {counts.argmin()} has {counts.min()} of the images: give {method} at least "
+            f"{each} of each class"
         )
     return array.astype(np.int64)
 

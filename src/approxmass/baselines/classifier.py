@@ -119,6 +119,7 @@ class ClassifierBaseline(Baseline):
     """
 
     needs_labels: ClassVar[bool] = True
+    positive: ClassVar[frozenset[str]] = frozenset({"learning_rate"})
 
     depth: int = 16
     width: int = 2
@@ -129,6 +130,11 @@ class ClassifierBaseline(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         WideResNet(1, nn.Identity(), depth=self.depth, width=1)  # for its checks
+
+    @property
+    def fewest(self) -> int:
+        """Images that it needs."""
+        return 20
 
     def _head(self, features: int, classes: int) -> nn.Module:
         return nn.Linear(features, classes)
@@ -145,10 +151,10 @@ class ClassifierBaseline(Baseline):
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.to(default_device())
 
-    def _train(self, images: Images, labels: Labels, progress: bool) -> WideResNet:
+    def _train(self, images: Images, labels: Labels, classes: int, progress: bool) -> WideResNet:
         """The network, in eval mode, trained on these images."""
         device = default_device()
-        network = self._build(images.shape[1], int(labels.max()) + 1)
+        network = self._build(images.shape[1], classes)
         x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         values = images.reshape(*images.shape[:2], -1)
         network.mean[:, 0, 0] = torch.from_numpy(values.mean((0, 2)) / 255).float()

@@ -44,6 +44,7 @@ class Energy(ClassifierBaseline):
 
     takes_outliers: ClassVar[bool] = True
     signed: ClassVar[frozenset[str]] = frozenset({"m_in", "m_out"})
+    positive: ClassVar[frozenset[str]] = frozenset({"learning_rate", "temperature"})
 
     temperature: float = 1.0
     m_in: float = -23.0
@@ -55,8 +56,8 @@ class Energy(ClassifierBaseline):
     ) -> dict[str, Tensor]:
         assert labels is not None
         rows, _ = split(len(images), self.seed)
-        images, labels = images[rows], labels[rows]
-        network = self._train(images, labels, progress)
+        classes, images, labels = int(labels.max()) + 1, images[rows], labels[rows]
+        network = self._train(images, labels, classes, progress)
         if outliers is not None:
             self._tune(network, images, labels, outliers, progress)
         return self._network_state(network)
@@ -107,7 +108,7 @@ class Energy(ClassifierBaseline):
 
         self.tuning = train_once(
             "energy-tuning",
-            self.options(),
+            {"temperature": self.temperature, "m_in": self.m_in, "m_out": self.m_out},
             digest(images, labels, outliers),
             {"network": network.train()},
             {"optimizer": optimizer},

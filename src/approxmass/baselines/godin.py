@@ -92,7 +92,9 @@ class GODIN(ClassifierBaseline):
     ) -> dict[str, Tensor]:
         assert labels is not None
         rows, held = split(len(images), self.seed)
-        state = self._network_state(self._train(images[rows], labels[rows], progress))
+        state = self._network_state(
+            self._train(images[rows], labels[rows], int(labels.max()) + 1, progress)
+        )
         state["magnitude"] = torch.tensor(
             max(GRID, key=lambda step: self._confidence(images[held], step).mean().item())
         )

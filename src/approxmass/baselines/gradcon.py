@@ -5,7 +5,7 @@ __all__ = ["GradCon"]
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,13 @@ class GradCon(Baseline):
     beta: float = 0.12
     learning_rate: float = 1e-3
 
+    positive: ClassVar[frozenset[str]] = frozenset({"learning_rate"})
+
+    @property
+    def fewest(self) -> int:
+        """Images that it needs."""
+        return 20
+
     def _fit(
         self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
     ) -> dict[str, Tensor]:
@@ -157,7 +164,7 @@ class GradCon(Baseline):
         self.training = train_once(
             "gradcon",
             {"alpha": self.alpha, "learning_rate": self.learning_rate},
-            digest(images),
+            digest(images[rows], images[held]),
             {"network": network, "reference": reference},
             {"optimizer": optimizer},
             step,

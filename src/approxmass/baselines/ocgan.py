@@ -5,7 +5,7 @@ __all__ = ["OCGAN", "Autoencoder"]
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..artifact import tensors_below
+from ..errors import ApproxMassError
 from ..machine import default_device, fast_autocast
 from .base import Baseline, Images, Labels, in_batches
 from .gradcon import at_28
@@ -125,6 +126,18 @@ class Autoencoder(Baseline):
     learning_rate: float = 1e-3
     batch_size: int = 128
 
+    positive: ClassVar[frozenset[str]] = frozenset({"learning_rate"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 2:
+            raise ApproxMassError("batch_size must be at least 2: the batch norms need more than 1")
+
+    @property
+    def fewest(self) -> int:
+        """Images that it needs."""
+        return 20
+
     def _modules(self, channels: int) -> dict[str, nn.Module]:
         return {
             "encoder": _encoder(channels, self.width, self.latent),
@@ -171,7 +184,7 @@ class Autoencoder(Baseline):
         self.training = train_once(
             type(self).__name__.lower(),
             {k: v for k, v in self.options().items() if k != "score_by"},
-            digest(images),
+            digest(images[rows], images[held]),
             self._parts,
             optimizers,
             step,

@@ -137,7 +137,7 @@ class PNGSize(Baseline):
     def _fit(
         self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
     ) -> dict[str, Tensor]:
-        return {"mean": torch.tensor(_png_bytes(images[:5000]).mean(), dtype=torch.float64)}
+        return {"mean": torch.tensor(_png_bytes(images).mean(), dtype=torch.float64)}
 
     def _score(self, images: Images) -> NDArray[Any]:
         return np.abs(_png_bytes(images) - self._state["mean"].item())

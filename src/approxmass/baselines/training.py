@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..artifact import write_atomic
+from ..artifact import check_file, write_atomic
 from ..errors import ApproxMassError
 from ..machine import default_device, machine_facts
 from ..progress import TrainingBar, short
@@ -136,7 +136,7 @@ def train_once(
     Arguments:
         name: What is trained, for the progress bar and the file names.
         settings: JSON-ready, everything besides `data` that the result depends on.
-        data: `digest` of the data.
+        data: `digest` of all data that `step` and `validate` see.
         modules: By name: everything that changes in training, buffers included.
         optimizers: By name.
         step: Makes one step and returns scalars to report, the loss first.
@@ -152,22 +152,24 @@ def train_once(
         `history` (means of the reported scalars, an epoch each) and `seconds` spent.
 
     Raises:
-        ApproxMassError: the loss became NaN, or the cache cannot be written.
+        ApproxMassError: the loss or the weights became NaN, or the cache cannot be written.
         KeyboardInterrupt: stopped; calling again goes on from there.
     """
     identity = {
         "name": name,
-        **settings,
+        "settings": dict(settings),
         "data": data,
+        "start": digest(*(value for m in modules.values() for value in m.state_dict().values())),
         "batch_size": batch_size,
         "epochs": epochs,
         "seed": seed,
         "device": default_device().type,
-        "torch": machine_facts()["packages"]["torch"],
+        **{name: machine_facts()["packages"][name] for name in ("approxmass", "torch")},
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     finished = cache_folder() / f"{name}-{key}.safetensors"
     unfinished = finished.with_suffix(".unfinished")
+    _check_cache(finished)
     if finished.exists():
         return unpack(finished.read_bytes(), str(finished), modules, {}, identity, dict)
 
@@ -184,6 +186,9 @@ def train_once(
         for part, optimizer in optimizers.items()
     }
     bar = TrainingBar(name) if progress else None
+    diverged = ApproxMassError(
+        f"the training of {name} diverged: choose a smaller learning rate, or check the images"
+    )
     order, order_epoch = torch.empty(0, dtype=torch.long), -1
     begun, saved_at = time.monotonic() - state["seconds"], time.monotonic()
     with bar or contextlib.nullcontext(), stop_requests() as stop:
@@ -200,10 +205,7 @@ def train_once(
             report = step(Step(number, steps, epoch, rows, seed))
             values = dict(zip(report, torch.stack(list(report.values())).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
-                raise ApproxMassError(
-                    f"the training of {name} diverged at step {number + 1} of {steps}: choose a "
-                    "smaller learning rate, or check the images"
-                )
+                raise diverged
             state["step"] = number + 1
             sums = state["sums"]
             state["sums"] = {k: v + sums.get(k, 0.0) for k, v in values.items()}
@@ -228,13 +230,27 @@ def train_once(
                 saved_at = time.monotonic()
             if stop and state["step"] < steps:
                 raise KeyboardInterrupt
-    if validate is not None:
-        for part, module in modules.items():
-            module.load_state_dict(best[f"best_{part}"].state_dict())
-    with write_atomic(finished) as beside:
-        beside.write_bytes(pack(modules, {}, identity, state))
-    unfinished.unlink(missing_ok=True)
+        if validate is not None:
+            for part, module in modules.items():
+                module.load_state_dict(best[f"best_{part}"].state_dict())
+        learnt = (value for module in modules.values() for value in module.state_dict().values())
+        if not all(bool(value.isfinite().all()) for value in learnt):
+            unfinished.unlink(missing_ok=True)
+            raise diverged
+        with write_atomic(finished) as beside:
+            beside.write_bytes(pack(modules, {}, identity, state))
+        unfinished.unlink(missing_ok=True)
+        if stop:  # in the last step: whoever called must not go on
+            raise KeyboardInterrupt
     return state
+
+
+def _check_cache(place: Path) -> None:
+    """Before any work: the cache can be written."""
+    try:
+        check_file(place)
+    except ApproxMassError as error:
+        raise ApproxMassError(f"{error}: set APPROXMASS_CACHE to another folder") from error
 
 
 def _few(value: float) -> str:

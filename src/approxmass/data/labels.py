@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ApproxMassError
 from .sources import (
+    as_array,
     hub_dataset,
     image_files,
     is_idx,
@@ -41,7 +42,7 @@ def open_labels(source: object) -> NDArray[Any] | None:
         array([0, 1, 1])
     """
     if not isinstance(source, str | os.PathLike):
-        return np.asarray(source)
+        return as_array("labels", source)
     name = os.fspath(source)
     if name.startswith("hf:"):
         data = hub_dataset(name)

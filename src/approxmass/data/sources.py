@@ -1,6 +1,14 @@
 """Everything that holds images, opened by one function."""
 
-__all__ = ["hub_dataset", "image_files", "is_idx", "maybe_gzip", "open_images", "reading"]
+__all__ = [
+    "as_array",
+    "hub_dataset",
+    "image_files",
+    "is_idx",
+    "maybe_gzip",
+    "open_images",
+    "reading",
+]
 
 import functools
 import gzip
@@ -82,7 +90,7 @@ def _open(source: object) -> ImageSource:
     if isinstance(source, list | tuple):
         return _from_list("array", source)
     if hasattr(source, "__array__"):
-        return _from_array("array", _as_array("array", source))
+        return _from_array("array", as_array("array", source))
     raise ApproxMassError(f"{type(source).__name__}: not a source of images; give {KINDS}")
 
 
@@ -166,7 +174,7 @@ def _from_list(name: str, items: Sequence[Any]) -> ImageSource:
     if any(isinstance(item, str | os.PathLike) for item in items):
         raise ApproxMassError(f"{name}: a list of paths is not a source of images; give {KINDS}")
     if not any(isinstance(item, Image.Image) for item in items):
-        arrays = [_as_array(f"{name}: image {i}", item) for i, item in enumerate(items)]
+        arrays = [as_array(f"{name}: image {i}", item) for i, item in enumerate(items)]
         for i, array in enumerate(arrays):
             if (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):
                 raise ApproxMassError(
@@ -314,7 +322,8 @@ def _from_hub(name: str) -> ImageSource:
     return ImageSource(name, len(data), batches)
 
 
-def _as_array(name: str, source: object) -> NDArray[Any]:
+def as_array(name: str, source: object) -> NDArray[Any]:
+    """Anything that can be one as an array; `name` is what an error calls it."""
     try:
         return np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:  # tensors on a GPU, ragged lists
