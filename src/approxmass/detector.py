@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import artifact
-from .baselines import BaselineScorer, check_labels
+from .baseline_model import BaselineScorer, fit_baseline, restore_baseline
 from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
-from .data import Chunk, open_images, open_labels
+from .data import Chunk, open_images
 from .errors import ApproxMassError
 from .flow_model import fit_flow, flow_tensors, restore_flow
 from .scores import Scorer
@@ -185,26 +185,11 @@ class Detector:
                 progress=progress,
             )
         else:
-            baseline = settings.baseline()
-            classes = None
-            if baseline.needs_labels:
-                found = open_labels(source.name if labels is None else labels)
-                # Twice what the method needs, since some are held out.
-                classes = check_labels(found, len(data), settings.method, each=10)
-                classes = classes[parts[0].numpy()]
-            elif labels is not None:
-                raise ApproxMassError(f"{settings.method} learns from no labels: give none")
-            if outliers is not None:
-                if not baseline.takes_outliers:
-                    raise ApproxMassError(f"{settings.method} learns from no outliers: give none")
-                outliers = open_images(outliers, size=settings.size)
-            baseline.fit(training.numpy(), classes, outliers, progress=progress)
-            scorer = BaselineScorer(settings.method, baseline, shape)
-            facts = {
-                "options": baseline.options(),
-                "weights": baseline.weights,
-                "outliers": None if outliers is None else outliers.name,
-            }
+            if labels is None and settings.baseline().needs_labels:
+                labels = source.name  # those that come with the images
+            scorer, facts = fit_baseline(
+                settings, data, parts[0], labels, outliers, progress=progress
+            )
         scores = scorer(calibration)
         if not all(np.isfinite(values).all() for values in scores.values()):
             raise ApproxMassError(
@@ -383,8 +368,7 @@ class Detector:
                 settings, features, shape, tensors["weights"], reference
             )
         else:
-            baseline = settings.baseline().restore(tensors["weights"], shape)
-            detector._scorer = BaselineScorer(settings.method, baseline, shape)
+            detector._scorer = restore_baseline(settings, tensors["weights"], shape)
         detector.score(np.zeros((1, *shape), np.uint8))  # and what scoring will ask for
         return detector
 

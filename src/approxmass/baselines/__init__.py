@@ -6,7 +6,6 @@
 __all__ = [
     "BASELINES",
     "Baseline",
-    "BaselineScorer",
     "check_labels",
     "make_baseline",
     "parse_options",
@@ -15,11 +14,8 @@ __all__ = [
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from ..errors import ApproxMassError
-from .base import Baseline, Floats, check_labels, parse_options
+from .base import Baseline, check_labels, parse_options
 from .energy import Energy
 from .godin import GODIN
 from .gradcon import GradCon
@@ -66,23 +62,3 @@ def make_baseline(name: str, options: Mapping[str, Any], seed: int = 0) -> Basel
             known = ", ".join(kind.option_types())
             raise ApproxMassError(f"{name} has no option {option!r}: it has {known}")
     return kind(**{"seed": seed, **options})
-
-
-class BaselineScorer:
-    """A fitted baseline as what a detector scores with.
-
-    Arguments:
-        name: Of the method and of its one statistic.
-        baseline: Fitted.
-        shape: `(C, H, W)` of the images.
-    """
-
-    def __init__(self, name: str, baseline: Baseline, shape: tuple[int, int, int]) -> None:
-        self.names = [name]
-        self.baseline = baseline
-        self.shape = shape
-
-    def __call__(self, images: Tensor) -> dict[str, Floats]:
-        """The statistic of images `(N, C, H, W)`, uint8: `(N,)` float64 under its name."""
-        scores = self.baseline.score(images.numpy()) if len(images) else np.empty(0)
-        return {self.names[0]: scores}
