@@ -29,7 +29,7 @@ HERE = Path("approxmass-paper")
 
 @paper.command()
 def audit(output: Output = HERE) -> None:
-    """Which published rows cannot be balanced, per-image results, by arithmetic alone."""
+    """Find published rows that no balanced, per-image test can give."""
     from .artifact import write_json, write_text
     from .paper.audit import audit as examine
     from .paper.audit import markdown
@@ -50,39 +50,24 @@ def audit(output: Output = HERE) -> None:
     out.print(f"All rows and bounds are in {output}/")
 
 
-@paper.command()
-def table3(
+@paper.command("table4", help="One class of CIFAR-10 against the other nine.")
+@paper.command("table3", help="One digit of MNIST against the other nine.")
+def one_class(
+    context: typer.Context,
     output: Output = HERE,
     data: Data = None,
     scale: Scale = "laptop",
     only: Only = None,
     resume: Resume = False,
 ) -> None:
-    """One digit of MNIST against the other nine."""
-    _one_class("table3", output, data, scale, only or [], resume)
-
-
-@paper.command()
-def table4(
-    output: Output = HERE,
-    data: Data = None,
-    scale: Scale = "laptop",
-    only: Only = None,
-    resume: Resume = False,
-) -> None:
-    """One class of CIFAR-10 against the other nine."""
-    _one_class("table4", output, data, scale, only or [], resume)
-
-
-def _one_class(
-    name: str, output: Path, data: Path | None, scale: str, only: list[str], resume: bool
-) -> None:
+    """Table 3 or 4, by the name under which it is called."""
     from .artifact import write_text
     from .paper.one_class import TABLES, markdown, run
     from .progress import RowBar
 
     if scale not in ("laptop", "full"):
         raise ApproxMassError(f"--scale is laptop or full, not {scale!r}")
+    name = str(context.command.name)
     target = output / f"{name}.json"
     check_outputs(target, output / f"{name}.md")
     table = TABLES[name]
@@ -93,7 +78,7 @@ def _one_class(
                 data,
                 target,
                 scale=scale,
-                only=only,
+                only=only or [],
                 resume=resume,
                 on_start=bar.plan if scale == "laptop" else None,
                 on_row=bar.done,
