@@ -97,7 +97,7 @@ def markdown(facts: dict[str, Any]) -> str:
     for run in facts["rows"]:
         accuracy = f"{run['accuracy']['value']:.4f}" if "accuracy" in run else ""
         areas = [run["sets"][name]["auroc"] for name in SETS]
-        cells = [f"{a['value']:.4f} [{a['low']:.3f}, {a['high']:.3f}]" for a in areas]
+        cells = [f"{a['value']:.4f} [{a['low']:.4f}, {a['high']:.4f}]" for a in areas]
         lines.append(f"| {run['row']} | {accuracy} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -91,6 +91,7 @@ def fragments() -> dict[str, str]:
         "classifier_rivals": "\n" + classifier_rivals(rivals) + "\n",
         "one_class": "\n" + one_class(TABLES["table3"], table3) + "\n",
         "audit": "\n" + audit(_read("results/paper/audit.json")) + "\n",
+        "table4": "\n" + one_class(TABLES["table4"], _read("results/paper/table4.json")) + "\n",
         "full_cost": "\n" + full_cost(_read("results/full_cost.json")) + "\n",
         "colour_fit": f"{colour['fit']['fit_seconds'] / 60:.0f}",
         "fit": _range([run["fit_seconds_with_reading"] for run in fits], ".0f"),
