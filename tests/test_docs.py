@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,16 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     exec(compile(short, "README.md", "exec"), {"print": printed.append})
     assert re.fullmatch(r"\d+% called, drift p = .*", printed[0])
     assert (tmp_path / "fashion-detector" / "detector.json").exists()
+
+
+def test_the_python_of_the_rivals_runs() -> None:
+    code = re.search(
+        r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), re.DOTALL
+    )
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(compile(code[1], "docs/baselines.md", "exec"), names)
+    assert names["scores"].shape == (1000,)
 
 
 def test_every_link_of_the_documents_leads_somewhere() -> None:

@@ -110,7 +110,7 @@ import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import approxmass.baselines.training as training
 training._CHECKPOINT_SECONDS = 0.0
-from test_training import run
+from test_train_once import run
 run(pause=0.05, validate=True, log=Path(sys.argv[1]))
 """
 
