@@ -189,7 +189,8 @@ def check_labels(labels: Any, count: int, method: str, *, each: int = 5) -> Labe
     """
     if labels is None:
         raise ApproxMassError(
-            f"{method} learns a classifier and needs the classes of the images: give labels"
+            f"{method} learns a classifier and needs the classes of the images: give labels (a "
+            "column label, a subfolder for each class, or --labels)"
         )
     array = np.asarray(labels)
     if array.ndim != 1 or len(array) != count:
