@@ -1,6 +1,7 @@
 """The audit against closed forms, scores drawn at random and an independent search."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from approxmass.paper.published import TABLE2, Row
 
 
 @pytest.fixture(scope="module")
-def facts() -> dict:  # type: ignore[type-arg]
+def facts() -> dict[str, Any]:
     return audit()
 
 
@@ -86,14 +87,14 @@ EARLIER = {
 }
 
 
-def test_the_ranges_are_those_of_an_independent_search(facts: dict) -> None:  # type: ignore[type-arg]
+def test_the_ranges_are_those_of_an_independent_search(facts: dict[str, Any]) -> None:
     rows = {(each["row"]["method"], each["row"]["ood"]): each for each in facts["rows"]}
     for key, expected in EARLIER.items():
         for name, values in zip(("any", "same", "opposite"), expected, strict=True):
             assert rows[key][name] == pytest.approx(values, abs=2e-3), (key, name)
 
 
-def test_which_rows_cannot_be(facts: dict) -> None:  # type: ignore[type-arg]
+def test_which_rows_cannot_be(facts: dict[str, Any]) -> None:
     impossible = {
         (each["row"]["method"], each["row"]["ood"])
         for each in facts["rows"]
@@ -114,7 +115,7 @@ def test_which_rows_cannot_be(facts: dict) -> None:  # type: ignore[type-arg]
     assert len(facts["rows"]) == len(TABLE2) == 36
 
 
-def test_which_rows_another_balance_explains(facts: dict) -> None:  # type: ignore[type-arg]
+def test_which_rows_another_balance_explains(facts: dict[str, Any]) -> None:
     at = {
         method: {
             share: {r["row"]["ood"] for r in facts["rows"] if r["row"]["method"] == method}
@@ -132,7 +133,7 @@ def test_which_rows_another_balance_explains(facts: dict) -> None:  # type: igno
     assert at["Energy"]["5/6"] == {"iNaturalist"}
 
 
-def test_which_averages_do_not_recompute(facts: dict) -> None:  # type: ignore[type-arg]
+def test_which_averages_do_not_recompute(facts: dict[str, Any]) -> None:
     found = {(each["method"], each["claim"]): each["verdict"] for each in facts["averages"]}
     wrong = {key for key, verdict in found.items() if verdict == "does not recompute"}
     assert wrong == {("Energy", 84.0), ("Energy", 79.44)}

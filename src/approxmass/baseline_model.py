@@ -39,6 +39,7 @@ def fit_baseline(
     settings: Settings,
     images: Tensor,
     training: Tensor,
+    source: str,
     labels: Any,
     outliers: Any,
     *,
@@ -50,7 +51,8 @@ def fit_baseline(
         settings: After `resolve`.
         images: All images `(N, C, H, W)`, uint8.
         training: Places of those to learn from.
-        labels: Of all the images, whatever `open_labels` takes; None where there are none.
+        source: Name of what the images were read from.
+        labels: Of all the images, whatever `open_labels` takes; None for those of the source.
         outliers: Whatever `open_images` takes; None for none.
         progress: Show a progress bar.
 
@@ -63,7 +65,7 @@ def fit_baseline(
     method, baseline = settings.method, settings.baseline()
     classes = None
     if baseline.needs_labels:
-        found = None if labels is None else open_labels(labels)
+        found = open_labels(source if labels is None else labels)
         # Twice what the method needs of each class, since some are held out.
         classes = check_labels(found, len(images), method, each=10)[training.numpy()]
     elif labels is not None:

@@ -185,10 +185,8 @@ class Detector:
                 progress=progress,
             )
         else:
-            if labels is None and settings.baseline().needs_labels:
-                labels = source.name  # those that come with the images
             scorer, facts = fit_baseline(
-                settings, data, parts[0], labels, outliers, progress=progress
+                settings, data, parts[0], source.name, labels, outliers, progress=progress
             )
         scores = scorer(calibration)
         if not all(np.isfinite(values).all() for values in scores.values()):

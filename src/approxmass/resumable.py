@@ -4,7 +4,7 @@ A checkpoint is one safetensors file; nothing is pickled. Randomness needs no pl
 draw comes from a generator of its own, a function of the seed, its purpose and the step number.
 """
 
-__all__ = ["pack", "seeded_generator", "stop_requests", "unpack"]
+__all__ = ["digest", "pack", "seeded_generator", "stop_requests", "unpack"]
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .artifact import tensors_below
@@ -58,6 +59,21 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def digest(*arrays: NDArray[Any] | Tensor) -> str:
+    """One for all the arrays, in their order, with their shapes and types.
+
+    Example:
+        >>> digest(torch.zeros(2)) == digest(torch.zeros(2)) != digest(torch.zeros(1, 2))
+        True
+    """
+    total = hashlib.sha256()
+    for array in arrays:
+        values = np.ascontiguousarray(np.asarray(array))
+        total.update(f"{values.dtype}{values.shape}".encode())
+        total.update(values.data)
+    return total.hexdigest()
+
+
 def pack(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, Any],
@@ -84,17 +100,9 @@ def pack(
     facts = {
         "identity": json.dumps(identity),
         "state": json.dumps(state),
-        "digest": _digest(tensors),
+        "digest": digest(*(tensors[name] for name in sorted(tensors))),
     }
     return safetensors.torch.save(tensors, facts)
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(name.encode())
-        total.update(tensors[name].numpy().data)
-    return total.hexdigest()
 
 
 def unpack(
@@ -120,7 +128,7 @@ def unpack(
         header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
         saved = json.loads(header["__metadata__"]["identity"])
         facts = json.loads(header["__metadata__"]["state"])
-        if header["__metadata__"]["digest"] != _digest(tensors):
+        if header["__metadata__"]["digest"] != digest(*(tensors[name] for name in sorted(tensors))):
             raise ValueError("the tensors are not those that were written")
         state = revive(facts)
         for key, value in identity.items():

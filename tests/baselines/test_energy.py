@@ -66,7 +66,7 @@ def test_the_loss_of_one_tuning_step_by_hand(monkeypatch: pytest.MonkeyPatch) ->
     def one_step(*positional: Any, **named: Any) -> dict[str, Any]:
         step: Callable[[Step], dict[str, torch.Tensor]] = positional[5]
         seen["rows"] = torch.arange(50)
-        seen["report"] = step(Step(0, 1, 0, seen["rows"], 0))
+        seen["report"] = step(Step(0, seen["rows"], 0))
         return {"seconds": 0.0}
 
     model = Energy(depth=10, width=1, epochs=1, m_in=-0.9, m_out=-0.6)

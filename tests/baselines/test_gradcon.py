@@ -101,7 +101,7 @@ def test_the_reference_takes_in_the_gradient_of_the_whole_loss(
         modules, step = positional[3], positional[5]
         for number in range(2):
             seen.append(copy.deepcopy((modules["network"], modules["reference"])))
-            step(Step(number, 2, 0, torch.arange(32), 0))
+            step(Step(number, torch.arange(32), 0))
         return {"seconds": 0.0}
 
     monkeypatch.setattr("approxmass.baselines.gradcon.train_once", two_steps)

@@ -91,7 +91,7 @@ def test_one_step_moves_every_part_and_each_critic_towards_its_verdict() -> None
     for number in range(30):
         for part in model._parts.values():
             part.train()
-        reports.append(model._step(x, Step(number, 30, 0, torch.arange(64), 0), optimizers))
+        reports.append(model._step(x, Step(number, torch.arange(64), 0), optimizers))
         if number == 0:
             for name, part in model._parts.items():
                 now = torch.cat([p.detach().flatten() for p in part.parameters()])
@@ -147,7 +147,7 @@ def test_the_losses_of_one_step_by_hand(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("approxmass.baselines.ocgan._update", no_step)
     names: Any = {f"{name}_optimizer": name for name in parts}
     x = torch.from_numpy(IMAGES[:64, None]) / 127.5 - 1
-    model._step(x, Step(0, 1, 0, torch.arange(64), 0), names)
+    model._step(x, Step(0, torch.arange(64), 0), names)
 
     def saying(verdict: float, logits: torch.Tensor) -> float:
         """Mean of log(1 + exp(-logit)) for real, log(1 + exp(logit)) for fake."""

@@ -18,8 +18,9 @@ from ..artifact import tensors_below
 from ..errors import ApproxMassError
 from ..flows.pixels import unit_pixels
 from ..machine import default_device, fast_autocast
+from ..resumable import digest
 from .base import Baseline, Images, Labels, in_batches
-from .training import Step, cosine, digest, step_schedule, train_once
+from .training import Step, cosine, step_schedule, train_once
 
 
 class _Block(nn.Module):
@@ -148,7 +149,7 @@ class ClassifierBaseline(Baseline):
             torch.manual_seed(self.seed)
             head = self._head(64 * self.width, classes)
             network = WideResNet(channels, head, depth=self.depth, width=self.width)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in the stubs
         return network.to(default_device())
 
     def _train(self, images: Images, labels: Labels, classes: int, progress: bool) -> WideResNet:

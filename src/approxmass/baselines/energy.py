@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..machine import default_device
+from ..resumable import digest
 from .base import Images, Labels, in_batches
 from .classifier import ClassifierBaseline, WideResNet, crop_and_flip, forward
-from .training import Step, cosine, digest, split, train_once
+from .training import Step, cosine, split, train_once
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:

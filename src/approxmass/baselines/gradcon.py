@@ -16,8 +16,9 @@ from torch.func import functional_call, grad, vmap
 from ..artifact import tensors_below
 from ..flows.pixels import unit_pixels
 from ..machine import default_device
+from ..resumable import digest
 from .base import Baseline, Images, Labels, in_batches
-from .training import Step, digest, split, train_once
+from .training import Step, split, train_once
 
 SIDE = 28
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ..artifact import tensors_below
 from ..errors import ApproxMassError
 from ..machine import default_device, fast_autocast
+from ..resumable import digest
 from .base import Baseline, Images, Labels, in_batches
 from .gradcon import at_28
-from .training import Step, digest, split, train_once
+from .training import Step, split, train_once
 
 _MINING_STEPS = 5
 # Length of one mining step, in units of the root of the latent dimension.
@@ -152,7 +153,7 @@ class Autoencoder(Baseline):
                 for name, module in self._modules(channels).items()
             }
         for module in self._parts.values():
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in the stubs
 
     def _fit(
         self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool

@@ -9,7 +9,6 @@ __all__ = [
     "cache_folder",
     "constant",
     "cosine",
-    "digest",
     "split",
     "step_schedule",
     "train_once",
@@ -36,7 +35,7 @@ from ..artifact import check_file, write_atomic
 from ..errors import ApproxMassError
 from ..machine import default_device, machine_facts
 from ..progress import TrainingBar, short
-from ..resumable import pack, seeded_generator, stop_requests, unpack
+from ..resumable import digest, pack, seeded_generator, stop_requests, unpack
 
 Places = NDArray[np.int64]
 
@@ -50,8 +49,6 @@ class Step:
     """One step of a training: which items, and where in the run."""
 
     number: int  # from 0
-    steps: int
-    epoch: int  # from 0
     rows: Tensor  # places of the items of the batch
     seed: int
 
@@ -99,17 +96,6 @@ def split(count: int, seed: int) -> tuple[Places, Places]:
     order = torch.randperm(count, generator=seeded_generator(seed, "held out", 0)).numpy()
     held = max(1, min(_MOST_HELD_OUT, round(_HELD_OUT_SHARE * count)))
     return np.sort(order[held:]), np.sort(order[:held])
-
-
-def digest(*arrays: np.ndarray[Any, Any] | Tensor | None) -> str:
-    """Of the data that a training sees."""
-    total = hashlib.sha256()
-    for array in arrays:
-        if array is not None:
-            values = np.ascontiguousarray(np.asarray(array))
-            total.update(f"{values.dtype}{values.shape}".encode())
-            total.update(values.data)
-    return total.hexdigest()
 
 
 def train_once(
@@ -169,10 +155,10 @@ def train_once(
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     finished = cache_folder() / f"{name}-{key}.safetensors"
     unfinished = finished.with_suffix(".unfinished")
-    _check_cache(finished)
     if finished.exists():
         return unpack(finished.read_bytes(), str(finished), modules, {}, identity, dict)
 
+    _check_cache(finished)
     best = {f"best_{part}": copy.deepcopy(module) for part, module in modules.items()}
     kept = {**modules, **(best if validate else {})}
     steps_per_epoch = max(1, count // batch_size)
@@ -202,7 +188,7 @@ def train_once(
                 for group, rate in zip(optimizer.param_groups, rates[part], strict=True):
                     group["lr"] = rate * schedule(number / steps)
             rows = order[place * batch_size : (place + 1) * batch_size]
-            report = step(Step(number, steps, epoch, rows, seed))
+            report = step(Step(number, rows, seed))
             values = dict(zip(report, torch.stack(list(report.values())).tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 raise diverged
