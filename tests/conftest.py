@@ -1,13 +1,17 @@
 """What several test files share."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -49,3 +53,14 @@ def two_classes(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.in
     images = [textures(n // 2, shift=shift, seed=seed + i) for i, shift in enumerate((0.0, 1.5))]
     order = np.random.default_rng(seed).permutation(n)
     return np.concatenate(images)[order], np.repeat([0, 1], n // 2)[order]
+
+
+def write_images(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """A Parquet file as the sets of the catalogue are: PNGs in `image`, and `label`."""
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": encoded, "label": labels}), path)

@@ -478,7 +478,7 @@ ones = np.ones((3, 4, 4))
         (torch.ones(2, 4, 4, dtype=torch.bfloat16), ["cannot be turned", "BFloat16"]),
         (["a.png", "b.png"], ["list of paths", "a folder of images"]),
         (None, ["NoneType", "a folder of images", "sample:NAME"]),
-        ({"images": ones}, ["dict", "hf:NAME[:SPLIT]"]),
+        ({"images": ones}, ["dict", "hf:NAME[:[CONFIG:]SPLIT]"]),
         ("no/such/folder", ["no/such/folder", "no such file or folder"]),
         ("sample:cifar", ["sample:cifar", "sample:fashion_mnist/train", "sample:mnist"]),
         ("hf:", ["hf:", "give hf:NAME"]),

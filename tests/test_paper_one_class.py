@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -14,31 +13,21 @@ from approxmass import ApproxMassError, Detector, open_images
 from approxmass.baselines import PCAResidual
 from approxmass.cli import app
 from approxmass.metrics import ood_metrics
-from approxmass.paper import one_class
+from approxmass.paper import methods, one_class
 from approxmass.paper.published import MASS
-from conftest import textures
+from conftest import textures, write_images
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten kinds of stripes under the name of MNIST."""
-    import io
-
-    from PIL import Image
-
     folder = tmp_path_factory.mktemp("data")
-    (folder / "mnist").mkdir()
     for split, each in (("train", 110), ("test", 30)):
-        encoded, labels = [], []
-        for k in range(10):
-            for image in textures(each, shift=0.3 * k, seed=k + 100 * (split == "test")):
-                buffer = io.BytesIO()
-                Image.fromarray(image).save(buffer, "PNG")
-                encoded.append({"bytes": buffer.getvalue(), "path": None})
-                labels.append(k)
-        order = np.random.default_rng(0).permutation(len(labels))
-        table = {"image": [encoded[i] for i in order], "label": np.array(labels)[order]}
-        pq.write_table(pa.table(table), folder / "mnist" / f"{split}.parquet")
+        test = split == "test"
+        kinds = [textures(each, shift=0.3 * k, seed=k + 100 * test) for k in range(10)]
+        order = np.random.default_rng(0).permutation(10 * each)
+        images, labels = np.concatenate(kinds)[order], np.repeat(np.arange(10), each)[order]
+        write_images(folder / "mnist" / f"{split}.parquet", images, labels)
     return folder
 
 
@@ -98,13 +87,13 @@ def test_a_table_goes_on_where_it_was(
     assert "add --resume to go on" in call(data, tmp_path, "--only", "png-size")
     (tmp_path / "table3.json").write_text(json.dumps({**first, "rows": first["rows"][:4]}))
     made = []
-    plain = one_class.make_baseline
+    plain = methods.make_baseline
 
-    def spy(name: str, options: dict) -> object:  # type: ignore[type-arg]
+    def spy(name: str, *options: object) -> object:
         made.append(name)
-        return plain(name, options)
+        return plain(name, *options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(one_class, "make_baseline", spy)
+    monkeypatch.setattr(methods, "make_baseline", spy)
     call(data, tmp_path, "--only", "png-size", "--resume")
     assert len(made) == 6
     again = json.loads((tmp_path / "table3.json").read_text())
@@ -119,6 +108,10 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     assert "made with scale 'laptop', not 'full'" in message
     assert "no row 'glow' in table3: it has flow," in call(data, tmp_path, "--only", "glow")
     assert "--scale is laptop or full" in call(data, tmp_path, "--scale", "huge")
+    assert "table3 has no protocol 'released'" in call(data, tmp_path, "--protocol", "released")
+    # 30 images of a class are too few for a group of 32.
+    assert "group size" in call(data, tmp_path, "--only", "png-size", "--protocol", "group")
+    assert "--protocol is one of balanced" in call(data, tmp_path, "--protocol", "fair")
     assert "test.parquet is missing: leave --data out" in call(
         tmp_path, tmp_path / "x", "--only", "png-size"
     ).replace("train.parquet", "test.parquet")

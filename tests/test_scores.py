@@ -78,7 +78,7 @@ def test_more_draws_average_the_noise_away() -> None:
     ]
     spread = []
     for group in (single, many):
-        nll = np.stack([s._raw(x)["nll"] for s in group])
+        nll = np.stack([s.raw(x)["nll"] for s in group])
         spread.append(nll.std(0).mean())
     assert spread[1] < 0.5 * spread[0]  # by a factor of 4 in expectation
 
@@ -91,18 +91,26 @@ def test_the_mass_of_several_draws_is_that_of_the_mean_log_likelihood() -> None:
         return torch.stack([scorer.flow.log_prob(v + noise) for noise in scorer.noise]).mean(0)
 
     log_p, mass = log_prob_and_mass(mean_log_prob, x.float() / 255)
-    raw = scorer._raw(x)
+    raw = scorer.raw(x)
     np.testing.assert_allclose(raw["nll"], -log_p.double().numpy(), rtol=1e-5)
     np.testing.assert_allclose(raw["mass"], mass.double().numpy(), rtol=1e-4)
 
 
+# Places of the features of two channels: of each channel, plain and divided by the mean square.
+LOUD, KURTOSIS, MEAN = slice(0, 2), slice(2, 4), slice(4, 6)
+RIGHT, RIGHT_RATIO, OTHER_LAGS = slice(8, 10), slice(10, 12), slice(12, 28)
+CROSS, CROSS_RATIO = 28, 29
+
+
 def test_white_noise_has_the_latent_features_it_should() -> None:
     z = torch.randn(4000, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    features = latent_features([z])
-    mean = features.mean(0)
-    expected = torch.zeros(15)
+    mean = latent_features([z]).mean(0)
+    expected = torch.zeros(30)
     # E[log mean square] of 64 normals: digamma(32) + log(2 / 64)
-    expected[2:4] = torch.digamma(torch.tensor(32.0)) + math.log(2 / 64)
+    expected[LOUD] = torch.digamma(torch.tensor(32.0)) + math.log(2 / 64)
+    # The kurtosis of n normals about 0 is 3 n / (n + 2) on average; its logarithm a little less.
+    expected[KURTOSIS] = mean[KURTOSIS]
+    assert mean[KURTOSIS].exp() == pytest.approx([3 * 64 / 66] * 2, rel=0.05)
     torch.testing.assert_close(mean, expected, rtol=0, atol=0.01)
 
 
@@ -110,21 +118,30 @@ def test_each_latent_feature_sees_its_own_departure() -> None:
     z = torch.randn(500, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     base = latent_features([z]).mean(0)
     brighter = latent_features([z + torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)]).mean(0) - base
-    assert brighter[0] == pytest.approx(1, abs=0.01)
-    assert brighter[1] == pytest.approx(0, abs=0.01)
+    assert brighter[MEAN].tolist() == pytest.approx([1, 0], abs=0.01)
     louder = latent_features([2 * z]).mean(0) - base
-    torch.testing.assert_close(louder[2:4], torch.full((2,), math.log(4)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(louder[LOUD], torch.full((2,), math.log(4)), rtol=0, atol=1e-4)
+    # What is divided by the mean square does not see loudness, and the rest does.
     smeared = (z + z.roll(1, dims=3)) / math.sqrt(2)  # neighbours along rows share half
     lag = latent_features([smeared]).mean(0) - base
-    torch.testing.assert_close(lag[4:6], torch.full((2,), 0.5), rtol=0, atol=0.1)
-    assert lag[6:14].abs().max() < 0.1
-    tied = torch.stack([z[:, 0], z[:, 0]], 1)
-    assert (latent_features([tied]).mean(0) - base)[14] == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(lag[RIGHT], torch.full((2,), 0.5), rtol=0, atol=0.1)
+    torch.testing.assert_close(lag[RIGHT_RATIO], torch.full((2,), 0.5), rtol=0, atol=0.1)
+    assert lag[OTHER_LAGS].abs().max() < 0.1
+    quiet = latent_features([smeared / 10]).mean(0) - base
+    torch.testing.assert_close(quiet[RIGHT_RATIO], lag[RIGHT_RATIO], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(quiet[RIGHT], lag[RIGHT] / 100, rtol=0, atol=0.01)
+    tied = torch.stack([z[:, 0], 3 * z[:, 0]], 1)
+    crossed = latent_features([tied]).mean(0) - base
+    assert crossed[[CROSS, CROSS_RATIO]].tolist() == pytest.approx([3, 1], abs=0.15)
+    spiked = z.clone()
+    spiked[:, :, 0, 0] = 8
+    assert (latent_features([spiked]).mean(0) - base)[KURTOSIS].min() > 1
 
 
 def test_small_maps_have_the_features_they_can() -> None:
     assert latent_features([torch.randn(3, 1, 1, 1)]).isfinite().all()
-    assert latent_features([torch.randn(3, 1, 2, 2)]).shape == (3, 5)
+    # Of one channel of 2x2: loudness, kurtosis, mean, and three lags; all but two also as ratios.
+    assert latent_features([torch.randn(3, 1, 2, 2)]).shape == (3, 10)
 
 
 def test_the_latent_fit_finds_latents_that_are_not_white() -> None:

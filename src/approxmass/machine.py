@@ -1,6 +1,6 @@
 """This machine: where to compute, and the facts kept beside every result."""
 
-__all__ = ["default_device", "fast_autocast", "machine_facts"]
+__all__ = ["default_device", "fast_autocast", "fast_bf16", "is_main_process", "machine_facts"]
 
 import functools
 import os
@@ -34,6 +34,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def is_main_process() -> bool:
+    """Whether this process is the only one or the first of several that train together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:
@@ -47,11 +52,12 @@ def _processor() -> str:
 
 def fast_autocast(device: torch.device) -> torch.autocast:
     """Autocast to bfloat16 where this machine multiplies faster in it; no change elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_fast_bf16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16())
 
 
 @functools.cache
-def _fast_bf16() -> bool:
+def fast_bf16() -> bool:
+    """Whether this machine multiplies faster in bfloat16."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     try:

@@ -35,11 +35,13 @@ Floats = NDArray[np.float64]
 
 
 def latent_features(maps: list[Tensor]) -> Tensor:
-    """Second-order facts of latent maps that are 0 or constant for white noise.
+    """Facts of latent maps that are 0 or constant for white noise.
 
-    Of each map and channel: the mean, the log mean square, mean products with the neighbours one
-    and two steps along rows and columns and one step along the diagonal; and of each pair of
-    channels the mean product. After the whiteness test of Wang et al. (2020).
+    Of each map and channel: the mean, mean products with the neighbours one and two steps along
+    rows and columns and one step along the diagonal; of each pair of channels the mean product;
+    and all of these divided by the mean square, which tells a smooth latent from a small one. With
+    them the logarithms of the mean square and of the kurtosis. After the whiteness test of Wang et
+    al. (2020).
 
     Arguments:
         maps: Latent maps `(N, c, h, w)`.
@@ -48,20 +50,26 @@ def latent_features(maps: list[Tensor]) -> Tensor:
         Features `(N, F)`.
 
     Example:
-        >>> latent_features([torch.randn(5, 2, 8, 8)]).shape  # 2 * 7 + 1
-        torch.Size([5, 15])
+        >>> latent_features([torch.randn(5, 2, 8, 8)]).shape  # 2 * (6 + 2) + 1 + 2 * 6 + 1
+        torch.Size([5, 30])
     """
     columns = []
     for z in maps:
         _, c, h, w = z.shape
-        columns += [z.mean((2, 3)), (z.square().mean((2, 3)) + 1e-12).log()]
+        square = z.square().mean((2, 3)) + 1e-12
+        root = square.sqrt()
+        columns += [square.log(), (z.pow(4).mean((2, 3)) / square.square() + 1e-12).log()]
+        means = z.mean((2, 3))
+        columns += [means, means / root]
         for down, right in ((0, 1), (0, 2), (1, 0), (2, 0), (1, 1)):
             if down < h and right < w:
                 product = z[:, :, down:, right:] * z[:, :, : h - down, : w - right]
-                columns.append(product.mean((2, 3)))
+                columns += [product.mean((2, 3)), product.mean((2, 3)) / square]
         first, second = torch.triu_indices(c, c, offset=1)
         flat = z.flatten(2)
-        columns.append((flat @ flat.mT / (h * w))[:, first, second])
+        crossed = flat @ flat.mT / (h * w)
+        ratio = crossed / (root[:, :, None] * root[:, None, :])
+        columns += [crossed[:, first, second], ratio[:, first, second]]
     return torch.cat(columns, dim=1)
 
 
@@ -116,7 +124,7 @@ class Scorer:
             self.reference["latent.center"] = torch.from_numpy(center)
             self.reference["latent.spread"] = torch.from_numpy(spread)
             self.reference["latent.precision"] = torch.from_numpy(precision)
-        raw = self._single(self._raw(held_out))
+        raw = self._single(self.raw(held_out))
         for name, values in raw.items():
             if values.max() >= _OVERFLOW:
                 raise ApproxMassError(
@@ -134,7 +142,7 @@ class Scorer:
         """
         if len(images) == 0:  # of which zuko's transforms make nothing
             return {name: np.empty(0) for name in self.names}
-        scores = self._single(self._raw(images))
+        scores = self._single(self.raw(images))
         moments = {name: self.reference[f"{name}.moments"].tolist() for name in scores}
         standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in _FUSED if n in scores]
         scores["typicality"] = np.abs(scores["nll"] - moments["nll"][0])
@@ -157,8 +165,8 @@ class Scorer:
             for name, values in raw.items()
         }
 
-    def _raw(self, images: Tensor) -> dict[str, Floats]:
-        """NLL, mass and, for an image flow, latent features `(N, F)`."""
+    def raw(self, images: Tensor) -> dict[str, Floats]:
+        """`nll` and `mass` of images `(N, C, H, W)`; of an image flow also `latent` `(N, F)`."""
         parts: dict[str, list[Tensor]] = {}
         for batch in torch.split(images, self.batch_size):
             for name, values in self._raw_batch(batch).items():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from .baselines import BASELINES, Baseline, make_baseline
 from .errors import ApproxMassError
+from .machine import fast_bf16
 from .scores import STATISTICS
 from .training import TrainingSettings
 
@@ -20,9 +21,16 @@ _LARGEST_SIDE = 64
 # How a flow is trained when nobody says otherwise: settings, images seen, most epochs.
 _WHITENED = (TrainingSettings(alpha=0, epochs=1, batch_size=512, learning_rate=1e-3), 220_000, 20)
 _COMPACT = (
-    TrainingSettings(alpha=0, epochs=1, batch_size=16, learning_rate=3e-3, clip=100),
-    30_000,
-    40,
+    TrainingSettings(
+        alpha=0,
+        epochs=1,
+        batch_size=16,
+        learning_rate=3e-3,
+        clip=100,
+        precision="bf16" if fast_bf16() else "no",
+    ),
+    100_000,
+    60,
 )
 # As published, but for the schedule; the learning rate of grey and colour images.
 _PAPER = TrainingSettings(alpha=0, epochs=200, batch_size=32, weight_decay=5e-5, clip=100)

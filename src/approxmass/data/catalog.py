@@ -1,11 +1,27 @@
 """The image sets of the paper: where they are, whose they are, and what stands in for them."""
 
-__all__ = ["CATALOG", "ImageSet", "find_set"]
+__all__ = ["CATALOG", "Found", "ImageSet", "find_set"]
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ApproxMassError
+
+
+@dataclass(frozen=True)
+class Local:
+    """A folder that may be under a local folder of data, with `<split>.parquet`.
+
+    Attributes:
+        folder: Its name.
+        title: What it really holds, where that is something else than the set.
+        jpeg: Its images went through JPEG at the size that they have.
+    """
+
+    folder: str
+    title: str | None = None
+    jpeg: bool = False
 
 
 @dataclass(frozen=True)
@@ -14,59 +30,140 @@ class ImageSet:
 
     Attributes:
         title: Its name in tables.
-        hub: `hf:` source without the split.
-        images: Published number of images of each split.
         licence: As its makers or its page on the hub give it.
-        local: Folder with `<split>.parquet` under a local folder of data, if there may be one.
-        stands_in: Title of what a local folder really holds, where that is something else.
+        local: What may be there instead of the hub.
+        hub: `hf:` source of each split; none where the hub has no set of just that.
+        images: Published number of images of each split.
     """
 
     title: str
-    hub: str
-    images: dict[str, int]
     licence: str
-    local: str
-    stands_in: str | None = None
+    local: Local
+    hub: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A split of an image set: its title, what `open_images` takes, and whether it is JPEG."""
+
+    title: str
+    source: str
+    jpeg: bool = False
+
+
+def _both(name: str) -> dict[str, str]:
+    return {split: f"hf:{name}:{split}" for split in ("train", "test")}
 
 
 CATALOG = {
     "mnist": ImageSet(
-        "MNIST", "hf:ylecun/mnist", {"train": 60_000, "test": 10_000}, "MIT (hub)", "mnist"
+        "MNIST",
+        "MIT (hub)",
+        Local("mnist"),
+        _both("ylecun/mnist"),
+        {"train": 60_000, "test": 10_000},
     ),
     "fashion_mnist": ImageSet(
         "FashionMNIST",
-        "hf:zalando-datasets/fashion_mnist",
-        {"train": 60_000, "test": 10_000},
         "MIT",
-        "fashion_mnist",
+        Local("fashion_mnist"),
+        _both("zalando-datasets/fashion_mnist"),
+        {"train": 60_000, "test": 10_000},
+    ),
+    "kmnist": ImageSet(
+        "KMNIST",
+        "CC BY-SA 4.0",
+        Local("kmnist"),
+        _both("tanganke/kmnist"),
+        {"train": 60_000, "test": 10_000},
+    ),
+    "emnist": ImageSet(
+        "EMNIST letters",
+        "none stated",
+        Local("emnist_letters"),
+        _both("tanganke/emnist_letters"),
+        {"train": 88_800, "test": 14_800},
     ),
     "cifar10": ImageSet(
         "CIFAR-10",
-        "hf:uoft-cs/cifar10",
-        {"train": 50_000, "test": 10_000},
         "none stated",
-        "cifar10_jpeg",
-        stands_in="CIFAR-10 (JPEG)",
+        Local("cifar10_jpeg", "CIFAR-10 (JPEG)", jpeg=True),
+        _both("uoft-cs/cifar10"),
+        {"train": 50_000, "test": 10_000},
+    ),
+    # For what looks at likelihoods, which JPEG changes.
+    "cifar10_lossless": ImageSet(
+        "CIFAR-10",
+        "none stated",
+        Local("cifar10_lossless", "CIFAR-10 (4,000 training images)"),
+        _both("uoft-cs/cifar10"),
+        {"train": 50_000, "test": 10_000},
+    ),
+    "svhn": ImageSet(
+        "SVHN",
+        "non-commercial use",
+        Local("street_characters", "street characters (stand-in for SVHN)"),
+        _both("ufldl-stanford/svhn:cropped_digits"),
+        {"train": 73_257, "test": 26_032},
+    ),
+    "inaturalist": ImageSet(
+        "iNaturalist (animals)",
+        "non-commercial research",
+        Local("monkeys", "monkeys (stand-in for iNaturalist animals)"),
+    ),
+    "inaturalist_plants": ImageSet(
+        "iNaturalist (plants)",
+        "non-commercial research",
+        Local("flowers", "flowers (stand-in for iNaturalist plants)"),
+        {"test": "hf:mikehemberger/inat_2021_train_mini_plantae:train"},
+        {"test": 213_550},
+    ),
+    "dtd": ImageSet(
+        "DTD",
+        "research",
+        Local("dtd", "DTD (10 of 47 classes)"),
+        _both("tanganke/dtd"),
+        {"train": 3_760, "test": 1_880},
+    ),
+    "places365": ImageSet(
+        "Places365",
+        "non-commercial research",
+        Local("sun_scenes", "SUN scenes (stand-in for Places365)"),
+        {"test": "hf:dpdl-benchmark/Places365-Validation:validation"},
+        {"test": 36_500},
+    ),
+    "gtsrb": ImageSet(
+        "GTSRB",
+        "none stated",
+        Local("gtsrb", "GTSRB (3,000 images)"),
+        _both("tanganke/gtsrb"),
+        {"train": 26_640, "test": 12_630},
     ),
 }
 
 
-def find_set(name: str, split: str, data: Path | None) -> tuple[str, str]:
-    """Title and source of a split: under the local folder `data`, or on the hub if it is None.
+def find_set(name: str, split: str, data: Path | None) -> Found:
+    """A split: under the local folder `data`, or on the hub if it is None.
 
     Raises:
-        ApproxMassError: an unknown set, or no such file.
+        ApproxMassError: an unknown set, one that the hub does not have, or no such file.
 
     Example:
-        >>> find_set("mnist", "test", None)
-        ('MNIST', 'hf:ylecun/mnist:test')
+        >>> find_set("svhn", "test", None)
+        Found(title='SVHN', source='hf:ufldl-stanford/svhn:cropped_digits:test', jpeg=False)
     """
     if name not in CATALOG:
         raise ApproxMassError(f"unknown image set {name!r}: there are {', '.join(CATALOG)}")
     image_set = CATALOG[name]
     if data is None:
-        return image_set.title, f"{image_set.hub}:{split}"
-    path = data / image_set.local / f"{split}.parquet"
+        if split not in image_set.hub:
+            raise ApproxMassError(
+                f"the hub is not known to have {image_set.title}, {split}: give local images with "
+                f"--data, in DIR/{image_set.local.folder}/{split}.parquet"
+            )
+        return Found(image_set.title, image_set.hub[split])
+    path = data / image_set.local.folder / f"{split}.parquet"
     if not path.exists():
         raise ApproxMassError(f"{path} is missing: leave --data out to take {name} from the hub")
-    return image_set.stands_in or image_set.title, str(path)
+    return Found(image_set.local.title or image_set.title, str(path), image_set.local.jpeg)

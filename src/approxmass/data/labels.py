@@ -31,8 +31,8 @@ def open_labels(source: object) -> NDArray[Any] | None:
 
             - an array, a list or a tensor of labels;
             - a `.npy`, an IDX file of labels, or a `.npz` with the array `labels` or `y`;
-            - a source of images that carries them: a `.parquet` file or `hf:NAME[:SPLIT]` with a
-              column `label`, or a folder with a subfolder for each class (numbered by name).
+            - a source of images that carries them: a `.parquet` file or `hf:NAME[:[CONFIG:]SPLIT]`
+              with a column `label`, or a folder with a subfolder for each class (numbered by name).
 
     Raises:
         ApproxMassError: a file that cannot be read.

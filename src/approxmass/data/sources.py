@@ -41,7 +41,7 @@ from .stream import ImageSource
 
 KINDS = (
     "an array, a list of arrays or of Pillow images, a folder of images, an image file, "
-    "a .npy, .npz, .parquet or IDX file, hf:NAME[:SPLIT], or sample:NAME"
+    "a .npy, .npz, .parquet or IDX file, hf:NAME[:[CONFIG:]SPLIT], or sample:NAME"
 )
 
 
@@ -57,7 +57,8 @@ def open_images(source: object, *, size: int | None = None) -> ImageSource:
             - the path of a folder (every image in it and below, sorted by path; hidden files and
               links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet`
               (column `image`) or IDX file;
-            - `hf:NAME[:SPLIT]`, a dataset of the Hugging Face hub or a local folder of one;
+            - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
+              one;
             - `sample:NAME`, images that come with the library;
             - an `ImageSource`.
         size: Resize every image to `size` x `size` pixels.
@@ -280,7 +281,7 @@ def _from_idx(name: str, path: Path) -> ImageSource:
 
 
 def hub_dataset(name: str) -> Any:
-    """The dataset that `hf:NAME[:SPLIT]` names; `train` where no split is named."""
+    """The dataset that `hf:NAME[:[CONFIG:]SPLIT]` names; `train` where no split is named."""
     try:
         import datasets
     except ImportError:
@@ -288,11 +289,11 @@ def hub_dataset(name: str) -> Any:
             f"{name}: the datasets package is missing: pip install 'approxmass[hub]'"
         ) from None
     # A split may carry a slice, train[:100], so the last colon alone does not find it.
-    match = re.fullmatch(r"hf:(.+?)(?::([\w.+-]+(?:\[.*\])?))?", name)
+    match = re.fullmatch(r"hf:(.+?)(?:(?::([\w.+-]+))?:([\w.+-]+(?:\[.*\])?))?", name)
     if not match:
         raise ApproxMassError(f"{name}: no dataset named: give hf:NAME or hf:NAME:SPLIT")
     try:
-        return datasets.load_dataset(match[1], split=match[2] or "train")
+        return datasets.load_dataset(match[1], match[2], split=match[3] or "train")
     except Exception as error:  # of many kinds, by the loader and by the network
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         raise ApproxMassError(

@@ -119,6 +119,9 @@ class RealNVP(nn.Module):
                 channels, height, width = 2 * channels, height // 2, width // 2
             self.latent_shapes.append((channels, height, width))
         self.scales = cast(Sequence[_Scale], nn.ModuleList(built))
+        for parameter in self.parameters():
+            if parameter.ndim == 4:  # channels last: the layout in which convolutions are fast
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     @classmethod
     def preset(cls, name: str, shape: Sequence[int], *, norm: Norm | None = None) -> "RealNVP":

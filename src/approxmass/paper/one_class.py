@@ -2,26 +2,20 @@
 
 __all__ = ["TABLES", "OneClass", "markdown", "run"]
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..baselines import make_baseline
-from ..data import open_images, open_labels
+from ..baselines.base import Floats
 from ..data.catalog import find_set
-from ..detector import Detector
-from ..errors import ApproxMassError
-from ..metrics import ood_metrics
+from .images import load, load_labels
+from .methods import Method, check_only, fit, plain
+from .protocols import PROTOCOLS, compare
 from .published import MASS, TABLE3, TABLE4
 from .runs import Runs
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,60 +50,36 @@ TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Method:
-    """One fit a class, and the scores that it gives.
-
-    Attributes:
-        scores: Statistic of the detector, to its name in the table.
-        laptop: Options at laptop scale.
-        full: Options as published.
-        seconds: About how long a class takes on two cores at laptop scale, by table.
-    """
-
-    scores: dict[str, str]
-    laptop: dict[str, Any]
-    full: dict[str, Any]
-    seconds: dict[str, float]
-
-
-def _method(
-    name: str, title: str, seconds: tuple[float, float], **scales: dict[str, Any]
-) -> Method:
-    """A baseline, whose one statistic has its own name."""
-    by_table = dict(zip(TABLES, seconds, strict=True))
-    return Method({name: title}, scales.get("laptop", {}), scales.get("full", {}), by_table)
-
-
 # Quick ones first, so that a table that was stopped says much already.
 METHODS = {
     "flow": Method(
+        "flow",
         {"mass": MASS, "nll": "NLL", "fused": "fused"},
         {"space": "pca"},
         {"space": "pixels", "preset": "paper"},
         {"table3": 15, "table4": 25},
     ),
-    "nearest-neighbour": _method("nearest-neighbour", "1-nearest-neighbour", (3, 15)),
-    "pca-residual": _method("pca-residual", "PCA residual", (1, 3)),
-    "gaussian": _method("gaussian", "Gaussian", (1, 10)),
-    "untrained-flow": _method("untrained-flow", "untrained flow: mass", (25, 60)),
-    "png-size": _method("png-size", "PNG size", (3, 5)),
-    "autoencoder": _method(
+    **plain({"table3": (3, 1, 1, 3, 3), "table4": (15, 3, 10, 6, 5)}),
+    "autoencoder": Method(
         "autoencoder",
-        "autoencoder of OCGAN",
-        (25, 35),
-        laptop={"epochs": 30},
-        full={"epochs": 200, "width": 64},
+        {"autoencoder": "autoencoder of OCGAN"},
+        {"epochs": 30},
+        {"epochs": 200, "width": 64},
+        {"table3": 25, "table4": 35},
     ),
-    "gradcon": _method(
-        "gradcon", "GradCon", (150, 160), laptop={"epochs": 40}, full={"epochs": 1000}
+    "gradcon": Method(
+        "gradcon",
+        {"gradcon": "GradCon"},
+        {"epochs": 40},
+        {"epochs": 1000},
+        {"table3": 150, "table4": 150},
     ),
-    "ocgan": _method(
+    "ocgan": Method(
         "ocgan",
-        "OCGAN",
-        (120, 130),
-        laptop={"epochs": 30},
-        full={"epochs": 200, "width": 64},
+        {"ocgan": "OCGAN"},
+        {"epochs": 30},
+        {"epochs": 200, "width": 64},
+        {"table3": 120, "table4": 130},
     ),
 }
 
@@ -120,9 +90,7 @@ def plan(table: OneClass, only: Sequence[str] = ()) -> list[tuple[str, int]]:
     Raises:
         ApproxMassError: a method in `only` that there is not.
     """
-    for name in only:
-        if name not in METHODS:
-            raise ApproxMassError(f"no row {name!r} in {table.name}: it has {', '.join(METHODS)}")
+    check_only(only, METHODS, table.name)
     return [(name, k) for name in METHODS if not only or name in only for k in range(10)]
 
 
@@ -132,6 +100,7 @@ def run(
     target: Path,
     *,
     scale: str = "laptop",
+    protocol: str | None = None,
     only: Sequence[str] = (),
     resume: bool = False,
     on_start: Callable[[list[float]], None] | None = None,
@@ -147,6 +116,7 @@ def run(
         data: Folder of local image sets; None for the hub.
         target: JSON file.
         scale: `laptop`, or `full` for the published settings.
+        protocol: `balanced`, which None is too, or `group`.
         only: Methods to run; none for all.
         resume: Go on with a `target` that is there.
         on_start: Told about how many seconds each fit to come will take at laptop scale.
@@ -156,13 +126,12 @@ def run(
         The facts in `target`.
     """
     fits = plan(table, only)
-    title, train = find_set(table.images, "train", data)
-    test = find_set(table.images, "test", data)[1]
+    protocol = protocol or "balanced"
     identity = {
         "command": f"approxmass paper {table.name}",
         "scale": scale,
-        "id": title,
-        "protocol": "per image, balanced",
+        "id": find_set(table.images, "train", data).title,
+        "protocol": PROTOCOLS[protocol],
     }
     runs = Runs(target, ("method", "class"), identity, resume=resume)
     fits = [fit for fit in fits if not runs.has(fit[0], table.classes[fit[1]])]
@@ -171,41 +140,26 @@ def run(
         on_start(seconds)
     if not fits:
         return runs.facts
-    images, labels = ([get(s) for s in (train, test)] for get in (_pixels, _labels))
-    untrained: dict[str, Floats] = {}
+    train, test = (load(table.images, split, data).images for split in ("train", "test"))
+    labels = [load_labels(table.images, split, data) for split in ("train", "test")]
+    untrained: Mapping[str, Floats] = {}
     for (name, k), expected in zip(fits, seconds, strict=True):
-        options = METHODS[name].laptop if scale == "laptop" else METHODS[name].full
-        started = time.monotonic()
-        own = images[0][labels[0] == k]
-        if name == "flow":
-            detector = Detector(**options).fit(own)
-            fit_seconds = time.monotonic() - started
-            scores = detector.score(images[1]).statistics
-            facts = detector.facts["training"]
-        else:
-            baseline = make_baseline(name, options)
-            baseline.fit(own)
-            # What training took, also where the network came from the cache.
-            training = getattr(baseline, "training", None)
-            fit_seconds = training["seconds"] if training else time.monotonic() - started
-            # What learns nothing scores alike for every class.
-            if name == "untrained-flow" and untrained:
-                scores = untrained
-            else:
-                scores = {name: baseline.score(images[1])}
-            untrained = scores if name == "untrained-flow" else {}
-            facts = baseline.options()
+        own = train[labels[0] == k]
+        fitted = fit(METHODS[name], scale, own)
+        # What learns nothing scores alike for every class.
+        scores = untrained if name == "untrained-flow" and untrained else fitted.score(test)
+        untrained = scores if name == "untrained-flow" else {}
         usual = labels[1] == k
         runs.keep(
             {
                 "method": name,
                 "class": table.classes[k],
                 "training_images": len(own),
-                "options": facts,
-                "fit_seconds": round(fit_seconds, 1),
+                "options": fitted.facts,
+                "fit_seconds": round(fitted.seconds, 1),
                 "threads": torch.get_num_threads(),
                 "metrics": {
-                    score: ood_metrics(scores[key][usual], scores[key][~usual]).as_dict()
+                    score: compare(scores[key][usual], scores[key][~usual], protocol)
                     for key, score in METHODS[name].scores.items()
                 },
             }
@@ -213,17 +167,6 @@ def run(
         if on_row is not None:
             on_row(f"{name} {table.classes[k]}", expected)
     return runs.facts
-
-
-def _pixels(source: str) -> NDArray[np.uint8]:
-    return open_images(source).read()
-
-
-def _labels(source: str) -> NDArray[Any]:
-    labels = open_labels(source)
-    if labels is None:
-        raise ApproxMassError(f"{source}: has no column label: one class needs its labels")
-    return labels
 
 
 def rows(facts: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..artifact import check_file, write_json
 from ..errors import ApproxMassError
-from ..machine import machine_facts
+from ..machine import is_main_process, machine_facts
 
 
 class Runs:
@@ -56,4 +56,5 @@ class Runs:
     def keep(self, row: dict[str, Any]) -> None:
         """Add a row, and write the file."""
         self.facts["rows"].append(row)
-        write_json(self.target, self.facts)
+        if is_main_process():
+            write_json(self.target, self.facts)

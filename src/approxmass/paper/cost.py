@@ -1,0 +1,158 @@
+"""What the published settings would cost here, from the FLOPs and the time of a small part."""
+
+__all__ = ["Cost", "full_costs"]
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from ..baselines import make_baseline
+from ..data.catalog import CATALOG
+from ..flows.pixels import dequantise
+from ..machine import default_device
+from ..mass import penalized_loss, training_terms
+from . import one_class, pairs
+from .figures import FIGURES
+from .one_class import TABLES
+from .pixel_flow import TRAININGS, recipe
+from .table1 import PAIRS
+
+# Images in a measurement: of a flow, whose step is long, and of an epoch of a baseline.
+_FEW, _SOME = 2, 260
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A training: floating-point operations (a multiply-add is two), and seconds at that rate."""
+
+    name: str
+    flops: float
+    seconds: float
+
+    def __str__(self) -> str:
+        rate = self.flops / self.seconds / 1e12
+        hours = self.seconds / 3600
+        return (
+            f"{self.name}: {self.flops:.1e} FLOP, about {hours:,.1f} hours here, one process "
+            f"({rate:.2f} TFLOP/s measured)"
+        )
+
+
+def full_costs(name: str) -> list[Cost]:
+    """The trainings of a table or figure at full scale; measures each for some seconds."""
+    if name in TABLES:
+        table = TABLES[name]
+        shape, count = _images(table.images)
+        found = [_flow(f"RealNVP, ten classes of {table.images}", shape, count, "penalised")]
+        return found + [
+            _baseline(f"{kind}, ten classes", method.kind, method.options("full"), shape, count)
+            for kind, method in one_class.METHODS.items()
+            if "epochs" in method.options("full")
+        ]
+    if name == "table2":
+        found = []
+        for key in ("grey", "colour"):
+            block = pairs.BLOCKS[key]
+            shape, count = _images(block.id)
+            found += [_flow(f"RealNVP {key}, {t}", shape, count, t) for t in _trained()]
+            options = pairs.METHODS["energy"].options("full")
+            found += [
+                _baseline(f"{kind} {key}", kind, options, shape, count)
+                for kind in ("energy", "godin")
+            ]
+        return found
+    keys = [FIGURES[name].pair] if name in FIGURES else list(PAIRS)
+    return [
+        _flow(f"RealNVP {key}, {training}", *_images(PAIRS[key].id), training)
+        for key in keys
+        for training in _trained()
+    ]
+
+
+def _trained() -> list[str]:
+    return [name for name in TRAININGS if name != "untrained"]
+
+
+def _images(name: str) -> tuple[tuple[int, int, int], int]:
+    shape = (3, 32, 32) if name.startswith("cifar") else (1, 28, 28)
+    return shape, CATALOG[name].images["train"]
+
+
+def _flow(name: str, shape: tuple[int, int, int], count: int, training: str) -> Cost:
+    how, alpha = recipe("full", shape[0]), TRAININGS[training]
+    flow = how.build(shape).to(default_device()).train()
+    x = dequantise(torch.rand(_FEW, *shape)).to(default_device())
+
+    def step() -> None:
+        log_p, mass = training_terms(flow.log_prob, x, alpha)
+        penalized_loss(log_p, mass, alpha).backward()  # type: ignore[no-untyped-call]
+
+    step()  # the first one also sets up
+    flops, seconds = _measure(step)
+    times = count * how.epochs[-1] / _FEW
+    return Cost(name, flops * times, seconds * times)
+
+
+def _baseline(
+    name: str, kind: str, options: dict[str, int], shape: tuple[int, int, int], count: int
+) -> Cost:
+    baseline = make_baseline(kind, {**options, "epochs": 1})
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (_SOME, *shape), dtype=np.uint8)
+    labels = np.arange(_SOME) % 10
+    with _empty_cache():
+        flops, seconds = _measure(lambda: baseline.fit(images, labels))
+    times = count * options["epochs"] / _SOME
+    return Cost(name, flops * times, seconds * times)
+
+
+def _measure(work: Callable[[], object]) -> tuple[float, float]:
+    started = time.perf_counter()
+    with _FlopCounter() as counter:  # type: ignore[no-untyped-call]
+        work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return float(counter.total), time.perf_counter() - started
+
+
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up what torch counts for each operation.
+
+    Its own `FlopCounterMode` also follows modules, which fails on a second derivative.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+@contextmanager
+def _empty_cache() -> Iterator[None]:
+    """What is trained within is neither found nor kept."""
+    before = os.environ.get("APPROXMASS_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["APPROXMASS_CACHE"] = str(Path(folder))
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["APPROXMASS_CACHE"]
+            else:
+                os.environ["APPROXMASS_CACHE"] = before

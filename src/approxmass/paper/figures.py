@@ -1,0 +1,274 @@
+"""Figures 1 to 4: mass and log-likelihood of usual images and outliers as the training goes on.
+
+The paper shows two epochs of a vanilla run and the end of a penalised one; here beside them is the
+AUROC over all epochs kept, of both trainings.
+"""
+
+__all__ = ["FIGURES", "Figure", "check_drawing", "draw", "markdown", "run"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..baselines.base import Floats
+from ..data.catalog import find_set
+from ..errors import ApproxMassError
+from .images import load
+from .methods import check_only
+from .pixel_flow import TRAININGS, PixelFlow, recipe
+from .protocols import PROTOCOLS, compare
+from .runs import Runs
+from .table1 import PAIRS
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure shows.
+
+    Attributes:
+        pair: Of Table 1.
+        statistic: `mass` or `nll`.
+        training: Whose histograms; the curve is of both.
+        title: In words.
+    """
+
+    pair: str
+    statistic: str
+    training: str
+    title: str
+
+
+FIGURES = {
+    "fig1": Figure("colour", "mass", "vanilla", "approximate mass, maximum likelihood"),
+    "fig2": Figure("colour", "nll", "vanilla", "log-likelihood, maximum likelihood"),
+    "fig3": Figure("grey", "mass", "penalised", "approximate mass, with the penalty"),
+    "fig4": Figure("grey", "nll", "penalised", "log-likelihood, with the penalty"),
+}
+_BINS = 40
+# Test images a set at laptop scale.
+_MOST = 1000
+
+
+def run(
+    name: str,
+    data: Path | None,
+    target: Path,
+    *,
+    scale: str = "laptop",
+    protocol: str | None = None,
+    only: Sequence[str] = (),
+    resume: bool = False,
+    on_start: Callable[[list[float]], None] | None = None,
+    on_row: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Make the rows that `target` does not have yet, one for each training and epoch.
+
+    Arguments:
+        name: Of `FIGURES`.
+        data: Folder of local image sets; None for the hub.
+        target: JSON file.
+        scale: `laptop`, or `full` for the published settings.
+        protocol: `balanced`, which None is too, or `group`.
+        only: Trainings; none for both.
+        resume: Go on with a `target` that is there.
+        on_start: Told about how many seconds each row to come will take at laptop scale.
+        on_row: Told what was done, and about how many seconds that was to take.
+
+    Returns:
+        The facts in `target`.
+    """
+    figure = FIGURES[name]
+    pair, protocol = PAIRS[figure.pair], protocol or "balanced"
+    trainings = [each for each in TRAININGS if each != "untrained"]
+    check_only(only, trainings, name)
+    usual = find_set(pair.id, "train", data)
+    identity = {
+        "command": f"approxmass paper {name}",
+        "scale": scale,
+        "protocol": PROTOCOLS[protocol],
+        "id": usual.title,
+        "ood": find_set(pair.ood, "test", data).title,
+    }
+    runs = Runs(target, ("training", "epoch"), identity, resume=resume)
+    how = recipe(scale, pair.channels)
+    todo = [
+        (training, epoch)
+        for training in trainings
+        for epoch in (0, *how.epochs)
+        if (not only or training in only) and not runs.has(training, epoch)
+    ]
+    seconds = [
+        _SCORING + (how.seconds.get(training, 0.0) if epoch == 0 else 0.0)
+        for training, epoch in todo
+    ]
+    if on_start is not None:
+        on_start(seconds)
+    flows: dict[str, PixelFlow] = {}
+    most = _MOST if scale == "laptop" else None
+    for (training, epoch), expected in zip(todo, seconds, strict=True):
+        if training not in flows:
+            flows[training] = PixelFlow(load(pair.id, "train", data).images, training, how)
+        flow = flows[training]
+        inside, outside = (
+            flow.scores(torch.from_numpy(found.images), epoch)[figure.statistic]
+            for found in (
+                load(pair.id, "test", data, most=most),
+                load(pair.ood, "test", data, like=usual, most=most),
+            )
+        )
+        runs.keep(
+            {
+                "training": training,
+                "epoch": epoch,
+                "metrics": compare(inside, outside, protocol),
+                "histogram": _histogram(inside, outside, negative=figure.statistic == "nll"),
+                "flow": flow.describe() if epoch == how.epochs[-1] else None,
+            }
+        )
+        if on_row is not None:
+            on_row(f"{training} epoch {epoch}", expected)
+    return runs.facts
+
+
+# Seconds to score one epoch.
+_SCORING = 15.0
+
+
+def _histogram(inside: Floats, outside: Floats, *, negative: bool) -> dict[str, list[float]]:
+    """Shares of images by bin; all but the farthest half percent at each end lie within."""
+    if negative:  # the paper shows the log-likelihood
+        inside, outside = -inside, -outside
+    low, high = np.percentile(np.r_[inside, outside], [0.5, 99.5])
+    edges = np.linspace(low, high, _BINS + 1)
+    found = {"edges": [float(f"{edge:.6g}") for edge in edges]}
+    for name, values in (("id", inside), ("ood", outside)):
+        clipped = np.clip(values, low, high)
+        found[name] = (np.histogram(clipped, edges)[0] / len(values)).round(5).tolist()
+    return found
+
+
+def shown(facts: dict[str, Any], figure: Figure) -> list[dict[str, Any]]:
+    """The rows whose histograms are drawn: after the first epoch, in the middle, and at the end."""
+    rows = [row for row in facts["rows"] if row["training"] == figure.training]
+    rows = sorted((row for row in rows if row["epoch"] > 0), key=lambda row: int(row["epoch"]))
+    places = sorted({0, len(rows) // 2, len(rows) - 1})
+    return [rows[place] for place in places]
+
+
+def check_drawing() -> None:
+    """What `draw` needs is there.
+
+    Raises:
+        ApproxMassError: it is not.
+    """
+    try:
+        import altair  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError:
+        raise ApproxMassError(
+            "figures need altair and vl-convert-python: pip install 'approxmass[figures]'"
+        ) from None
+
+
+def draw(name: str, facts: dict[str, Any], target: Path) -> None:
+    """Write the figure beside the JSON file `target`, as SVG and PNG."""
+    import altair as alt
+
+    figure = FIGURES[name]
+    colours = alt.Scale(domain=[facts["id"], facts["ood"]], range=["#3b6fb6", "#d1603d"])
+    axis = "approximate mass" if figure.statistic == "mass" else "log-likelihood, nats"
+    histograms = []
+    for row in shown(facts, figure):
+        bins = row["histogram"]
+        values = [
+            {"low": low, "high": high, "share": share, "images": facts[side]}
+            for side in ("id", "ood")
+            for low, high, share in zip(
+                bins["edges"][:-1], bins["edges"][1:], bins[side], strict=True
+            )
+        ]
+        area = row["metrics"]["auroc"]["value"]
+        histograms.append(
+            alt.Chart(alt.InlineData(values), title=f"epoch {row['epoch']}: AUROC {area:.3f}")
+            .mark_bar(opacity=0.65, binSpacing=0)
+            .encode(
+                x=alt.X("low:Q", bin="binned", title=axis, axis=alt.Axis(tickCount=4, grid=False)),
+                x2="high:Q",
+                y=alt.Y("share:Q", stack=None, title="share of images", axis=alt.Axis(format="%")),
+                color=alt.Color(
+                    "images:N",
+                    scale=colours,
+                    legend=alt.Legend(orient="bottom", title=None, labelLimit=400),
+                ),
+            )
+            .properties(width=250, height=170)
+        )
+    curve = [
+        {
+            "epoch": row["epoch"],
+            "training": row["training"],
+            **{side: row["metrics"]["auroc"][side] for side in ("value", "low", "high")},
+        }
+        for row in facts["rows"]
+    ]
+    base = alt.Chart(
+        alt.InlineData(curve), title=f"AUROC of the {_NAMES[figure.statistic]} over the epochs"
+    ).encode(x=alt.X("epoch:Q", title="epoch (0: untrained)", axis=alt.Axis(grid=False)))
+    trainings = alt.Color(
+        "training:N",
+        scale=alt.Scale(domain=["vanilla", "penalised"], range=["#7a7a7a", "#2a8a57"]),
+        legend=alt.Legend(orient="bottom", title=None),
+    )
+    scale = alt.Scale(domain=[0, 1])
+    chance = (
+        alt.Chart(alt.InlineData([{"chance": 0.5}]))
+        .mark_rule(strokeDash=[4, 4], color="#999999")
+        .encode(y="chance:Q")
+    )
+    over = alt.layer(
+        chance,
+        base.mark_area(opacity=0.18).encode(
+            y=alt.Y("low:Q", scale=scale, title="AUROC"), y2="high:Q", color=trainings
+        ),
+        base.mark_line(point=True).encode(y=alt.Y("value:Q", scale=scale), color=trainings),
+    ).properties(width=420, height=170)
+    title = alt.TitleParams(
+        f"{facts['id']} against {facts['ood']}: {figure.title}",
+        subtitle=f"{facts['protocol']}, {facts['scale']} scale",
+        anchor="start",
+    )
+    page = (
+        alt.vconcat(alt.hconcat(*histograms), over, title=title)
+        .resolve_scale(color="independent")
+        .configure(background="white")
+        .configure_view(strokeWidth=0)
+    )
+    page.save(target.with_suffix(".svg"))
+    page.save(target.with_suffix(".png"), scale_factor=2)
+
+
+_NAMES = {"mass": "approximate mass", "nll": "negative log-likelihood"}
+
+
+def markdown(name: str, facts: dict[str, Any]) -> str:
+    """AUROC by epoch, of both trainings."""
+    statistic = _NAMES[FIGURES[name].statistic]
+    found = {(row["training"], row["epoch"]): row["metrics"]["auroc"] for row in facts["rows"]}
+    trainings = list(dict.fromkeys(training for training, _ in found))
+    lines = [
+        f"| {facts['id']} → {facts['ood']}, {facts['protocol']}: AUROC of the {statistic} | "
+        + " | ".join(trainings)
+        + " |",
+        "|---|" + "---|" * len(trainings),
+    ]
+    for epoch in sorted({epoch for _, epoch in found}):
+        cells = [
+            f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]" if area else ""
+            for area in (found.get((training, epoch)) for training in trainings)
+        ]
+        lines.append(f"| epoch {epoch} | {' | '.join(cells)} |")
+    return "\n".join(lines)

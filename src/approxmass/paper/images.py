@@ -1,0 +1,76 @@
+"""Image sets of the catalogue as arrays, alike in size and in compression."""
+
+__all__ = ["Loaded", "Pixels", "as_jpeg", "load", "load_labels"]
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..data import open_images, open_labels
+from ..data.catalog import Found, find_set
+from ..errors import ApproxMassError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Title, as a table prints it, and images `(N, C, H, W)`."""
+
+    title: str
+    images: Pixels
+
+
+def load(
+    name: str, split: str, data: Path | None, *, like: Found | None = None, most: int | None = None
+) -> Loaded:
+    """A split of a set of the catalogue.
+
+    Arguments:
+        name: In the catalogue.
+        split: `train` or `test`.
+        data: Folder of local image sets; None for the hub.
+        like: The in-distribution set: the images are resized to its size, and go through JPEG as
+            its images did.
+        most: Take the first so many.
+    """
+    found = find_set(name, split, data)
+    size = None if like is None else open_images(like.source).shape[-1]
+    images = open_images(found.source, size=size).read()[:most]
+    if like is not None and like.jpeg and not found.jpeg:
+        images = as_jpeg(images)
+    return Loaded(found.title, images)
+
+
+def load_labels(name: str, split: str, data: Path | None) -> NDArray[Any]:
+    """Labels of a split.
+
+    Raises:
+        ApproxMassError: it has none.
+    """
+    source = find_set(name, split, data).source
+    labels = open_labels(source)
+    if labels is None:
+        raise ApproxMassError(f"{source}: has no column label, and this row needs labels")
+    return labels
+
+
+def as_jpeg(images: Pixels) -> Pixels:
+    """What Pillow's default JPEG (quality 75) leaves of colour images `(N, 3, H, W)`.
+
+    Example:
+        >>> grey = np.full((1, 3, 8, 8), 100, np.uint8)
+        >>> bool((as_jpeg(grey) == grey).all())
+        True
+    """
+    done = np.empty_like(images)
+    for i, image in enumerate(images):
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, 2))).save(buffer, "JPEG")
+        done[i] = np.moveaxis(np.asarray(Image.open(buffer)), 2, 0)
+    return done

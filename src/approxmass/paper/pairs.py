@@ -1,0 +1,376 @@
+"""Table 2: nine pairs of an in-distribution set and outliers, and every method on each."""
+
+__all__ = ["BLOCKS", "METHODS", "Block", "markdown", "run"]
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+
+from ..baselines.classifier import ClassifierBaseline
+from ..baselines.godin import GODIN
+from ..data.catalog import Found, find_set
+from ..errors import ApproxMassError
+from .images import Pixels, load, load_labels
+from .methods import PLAIN, Fitted, Method, check_only, fit, plain
+from .pixel_flow import PixelFlow, recipe
+from .protocols import PROTOCOLS, compare, compare_released, released_scores
+from .published import MASS, TABLE2
+from .runs import Runs
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pairs that share their in-distribution set.
+
+    Attributes:
+        id: In the catalogue.
+        oods: Outliers in the catalogue, to their name in the paper.
+        methods: The rows.
+        tuning: Outliers that the energy is fine-tuned with, as published.
+        published: Name of the in-distribution set in the paper.
+        channels: 1 or 3.
+    """
+
+    id: str
+    oods: Mapping[str, str]
+    methods: tuple[str, ...]
+    tuning: str
+    published: str
+    channels: int
+
+
+_PIXELS = ("pixels", "pixels-vanilla")
+_WHITENED = ("pca", "pca-vanilla")
+_CLASSIFIERS = ("energy", "mahalanobis", "mahalanobis-fgsm", "godin", "energy-tuned")
+_COLOUR = {
+    "svhn": "SVHN",
+    "inaturalist": "iNaturalist",
+    "inaturalist_plants": "iNaturalist (plants)",
+    "dtd": "DTD",
+    "places365": "Places365",
+    "gtsrb": "GTSRB",
+}
+BLOCKS = {
+    "grey": Block(
+        "fashion_mnist",
+        {"mnist": "MNIST", "emnist": "EMNIST", "kmnist": "KMNIST"},
+        (*_WHITENED, *PLAIN, *_PIXELS, *_CLASSIFIERS),
+        "mnist",
+        "FashionMNIST",
+        1,
+    ),
+    # Flows on pixels see what JPEG does to an image, classifiers hardly.
+    "colour-lossless": Block(
+        "cifar10_lossless", _COLOUR, (*_WHITENED, *PLAIN, *_PIXELS), "svhn", "CIFAR-10", 3
+    ),
+    "colour": Block("cifar10", _COLOUR, (*_WHITENED, *PLAIN, *_CLASSIFIERS), "svhn", "CIFAR-10", 3),
+}
+
+
+def _seconds(*each: float) -> dict[str, float]:
+    return dict(zip(BLOCKS, each, strict=True))
+
+
+def _pixel_scores(training: str) -> dict[str, str]:
+    return {
+        name: f"{title}, pixels, {training}"
+        for name, title in (
+            ("mass", MASS),
+            ("latent_fit", "latent fit"),
+            ("fused", "fused"),
+            ("nll", "NLL"),
+        )
+    }
+
+
+def _pca_scores(training: str) -> dict[str, str]:
+    return {
+        name: f"{title}, pca, {training}"
+        for name, title in (("mass", MASS), ("fused", "fused"), ("nll", "NLL"))
+    }
+
+
+_WIDE = {"depth": 16, "width": 8, "epochs": 200}
+METHODS = {
+    "pca": Method(
+        "flow",
+        _pca_scores("penalised"),
+        {"space": "pca"},
+        {"space": "pca"},
+        _seconds(35, 30, 60),
+        seeds=3,
+    ),
+    "pca-vanilla": Method(
+        "flow",
+        _pca_scores("vanilla"),
+        {"space": "pca", "alpha": 0.0},
+        {"space": "pca", "alpha": 0.0},
+        _seconds(25, 25, 50),
+        seeds=3,
+    ),
+    **plain(
+        {
+            "grey": (35, 10, 10, 200, 20),
+            "colour-lossless": (15, 5, 30, 120, 10),
+            "colour": (90, 20, 60, 200, 20),
+        }
+    ),
+    "pixels": Method("pixels", _pixel_scores("penalised"), seconds=_seconds(100, 250, 0)),
+    "pixels-vanilla": Method("pixels", _pixel_scores("vanilla"), seconds=_seconds(100, 250, 0)),
+    "energy": Method("energy", {"energy": "Energy"}, {}, _WIDE, _seconds(500, 0, 560)),
+    "mahalanobis": Method(
+        "mahalanobis",
+        {"mahalanobis": "Mahalanobis, penultimate"},
+        {},
+        _WIDE,
+        _seconds(120, 0, 120),
+    ),
+    "mahalanobis-fgsm": Method(
+        "mahalanobis",
+        {"mahalanobis": "Mahalanobis, layers by FGSM"},
+        {"layers": "ensemble"},
+        {**_WIDE, "layers": "ensemble"},
+        _seconds(180, 0, 180),
+    ),
+    "godin": Method("godin", {"godin": "G-ODIN"}, {}, _WIDE, _seconds(600, 0, 660)),
+    "energy-tuned": Method(
+        "energy",
+        {"energy": "Energy, fine-tuned with outliers"},
+        {"tuning_epochs": 1},
+        _WIDE,
+        _seconds(300, 0, 330),
+        outliers=True,
+    ),
+}
+# Ours to theirs.
+_PUBLISHED = {
+    f"{MASS}, pixels, penalised": MASS,
+    "Mahalanobis, layers by FGSM": "Mahalanobis",
+    "G-ODIN": "G-ODIN",
+    "Energy, fine-tuned with outliers": "Energy",
+}
+# Test images a set for flows on pixels at laptop scale.
+_MOST = 2000
+
+
+def run(
+    data: Path | None,
+    target: Path,
+    *,
+    scale: str = "laptop",
+    protocol: str | None = None,
+    only: Sequence[str] = (),
+    resume: bool = False,
+    on_start: Callable[[list[float]], None] | None = None,
+    on_row: Callable[[str, float], None] | None = None,
+) -> dict[str, Any]:
+    """Make the rows that `target` does not have yet, and write each when it is done.
+
+    Arguments:
+        data: Folder of local image sets; None for the hub.
+        target: JSON file.
+        scale: `laptop`, or `full` for the published settings.
+        protocol: One of `PROTOCOLS`; None for `balanced`. `released` is for flows on pixels.
+        only: Methods to run; none for all.
+        resume: Go on with a `target` that is there.
+        on_start: Told about how many seconds each fit to come will take at laptop scale.
+        on_row: Told what was fitted, and about how many seconds that was to take.
+
+    Returns:
+        The facts in `target`.
+    """
+    check_only(only, METHODS, "table2")
+    protocol = protocol or "balanced"
+    identity = {
+        "command": "approxmass paper table2",
+        "scale": scale,
+        "protocol": PROTOCOLS[protocol],
+    }
+    runs = Runs(target, ("block", "method", "seed"), identity, resume=resume)
+    todo = [
+        (key, name, seed)
+        for key, block in BLOCKS.items()
+        for name in block.methods
+        for seed in range(METHODS[name].seeds)
+        if (not only or name in only)
+        and (protocol != "released" or METHODS[name].kind == "pixels")
+        and not runs.has(key, name, seed)
+    ]
+    seconds = [METHODS[name].seconds[key] for key, name, _ in todo]
+    if on_start is not None:
+        on_start(seconds)
+    sets: dict[str, _Sets] = {}
+    for (key, name, seed), expected in zip(todo, seconds, strict=True):
+        if key not in sets:
+            sets = {key: _Sets(BLOCKS[key], data)}  # of one block at a time
+        if METHODS[name].kind == "pixels":
+            row = _pixels(sets[key], name, scale, protocol)
+        else:
+            row = _fitted(sets[key], name, scale, protocol, seed)
+        runs.keep({"block": key, "method": name, "seed": seed, "id": sets[key].title, **row})
+        if on_row is not None:
+            on_row(f"{key} {name}", expected)
+    return runs.facts
+
+
+class _Sets:
+    """The images of a block."""
+
+    def __init__(self, block: Block, data: Path | None) -> None:
+        self.block, self.data = block, data
+        self.like: Found = find_set(block.id, "train", data)
+        self.title = self.like.title
+        self.train = load(block.id, "train", data).images
+        self.test = load(block.id, "test", data).images
+        self.oods = {name: load(name, "test", data, like=self.like) for name in block.oods}
+
+    def outliers(self) -> tuple[Pixels, str, dict[str, Pixels]]:
+        """Outliers to learn from, what they are, and the test sets without them."""
+        name = self.block.tuning
+        tests = {key: found.images for key, found in self.oods.items()}
+        try:
+            found = load(name, "train", self.data, like=self.like)
+        except ApproxMassError:
+            half = len(tests[name]) // 2
+            learnt, tests[name] = tests[name][:half], tests[name][half:]
+            return (
+                learnt,
+                f"the first {half:,} of {self.oods[name].title}, tested on the rest",
+                tests,
+            )
+        return found.images, f"{found.title}, train", tests
+
+
+def _compared(
+    scores: Mapping[str, Any],
+    others: Mapping[str, Mapping[str, Any]],
+    method: Method,
+    protocol: str,
+) -> dict[str, Any]:
+    """Metrics by outliers and by the title of the score."""
+    return {
+        ood: {
+            title: compare(scores[key], found[key], protocol)
+            for key, title in method.scores.items()
+            if key in scores
+        }
+        for ood, found in others.items()
+    }
+
+
+def _fitted(sets: _Sets, name: str, scale: str, protocol: str, seed: int) -> dict[str, Any]:
+    method, labels, outliers = METHODS[name], None, None
+    row: dict[str, Any] = {}
+    tests = {key: found.images for key, found in sets.oods.items()}
+    if name in _CLASSIFIERS:
+        labels = load_labels(sets.block.id, "train", sets.data)
+    if method.outliers:
+        outliers, row["outliers"], tests = sets.outliers()
+    fitted: Fitted = fit(method, scale, sets.train, labels, outliers, seed=seed)
+    if isinstance(fitted.baseline, ClassifierBaseline):
+        truth = load_labels(sets.block.id, "test", sets.data)
+        right = int((fitted.baseline.classify(sets.test) == truth).sum())
+        interval = binomtest(right, len(truth)).proportion_ci(method="wilson")
+        row["accuracy"] = {"value": right / len(truth), "low": interval.low, "high": interval.high}
+    if isinstance(fitted.baseline, GODIN):
+        row["magnitude"] = fitted.baseline.magnitude
+    scores = fitted.score(sets.test)
+    others = {key: fitted.score(images) for key, images in tests.items()}
+    return {
+        **row,
+        "training_images": len(sets.train),
+        "options": fitted.facts,
+        "fit_seconds": round(fitted.seconds, 1),
+        "threads": torch.get_num_threads(),
+        "sets": {
+            key: {"title": sets.oods[key].title, "metrics": metrics}
+            for key, metrics in _compared(scores, others, method, protocol).items()
+        },
+    }
+
+
+def _pixels(sets: _Sets, name: str, scale: str, protocol: str) -> dict[str, Any]:
+    method, most = METHODS[name], _MOST if scale == "laptop" else None
+    training = "vanilla" if name.endswith("vanilla") else "penalised"
+    how = recipe(scale, sets.block.channels, norm="none")
+    flow = PixelFlow(sets.train, training, how)
+    inside = torch.from_numpy(sets.test[:most])
+    outside = {key: torch.from_numpy(found.images[:most]) for key, found in sets.oods.items()}
+    if protocol == "released":
+        scores = released_scores(flow.flow(), inside)
+        released = {key: released_scores(flow.flow(), images) for key, images in outside.items()}
+        compared = {
+            key: {
+                method.scores[each]: compare_released(scores[each], found[each]) for each in scores
+            }
+            for key, found in released.items()
+        }
+    else:
+        scorer = flow.scorer().fit(flow.images, flow.reference)
+        others = {key: scorer(images) for key, images in outside.items()}
+        compared = _compared(scorer(inside), others, method, protocol)
+    facts = flow.describe()
+    return {
+        "training_images": len(flow.images),
+        "options": facts,
+        "fit_seconds": round(facts["seconds"], 1),
+        "threads": torch.get_num_threads(),
+        "sets": {
+            key: {"title": sets.oods[key].title, "metrics": metrics}
+            for key, metrics in compared.items()
+        },
+    }
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """A table for each in-distribution set: AUROC by outliers with its interval, and published."""
+    parts = []
+    for key, block in BLOCKS.items():
+        rows = [row for row in facts["rows"] if row["block"] == key]
+        if not rows:
+            continue
+        titles = {name: rows[0]["sets"][name]["title"] for name in block.oods}
+        lines = [
+            f"| {rows[0]['id']}: {facts['protocol']} | accuracy | "
+            + " | ".join(titles.values())
+            + " | mean |",
+            "|---|---|" + "---|" * (len(titles) + 1),
+        ]
+        for name in block.methods:
+            ours = sorted((r for r in rows if r["method"] == name), key=lambda r: int(r["seed"]))
+            if ours:
+                lines += _lines(ours, block)
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _lines(rows: list[dict[str, Any]], block: Block) -> list[str]:
+    """The scores of one method, each with all its seeds, and what was published."""
+    lines = []
+    for score in METHODS[rows[0]["method"]].scores.values():
+        if score not in rows[0]["sets"][next(iter(block.oods))]["metrics"]:
+            continue
+        cells, means = [], []
+        for ood in block.oods:
+            areas = [row["sets"][ood]["metrics"][score]["auroc"] for row in rows]
+            values = " / ".join(f"{area['value']:.3f}" for area in areas)
+            cells.append(f"{values} [{areas[0]['low']:.3f}, {areas[0]['high']:.3f}]")
+            means.append(sum(area["value"] for area in areas) / len(areas))
+        accuracy = f"{rows[0]['accuracy']['value']:.3f}" if "accuracy" in rows[0] else ""
+        mean = sum(means) / len(means)
+        lines.append(f"| {score} | {accuracy} | {' | '.join(cells)} | **{mean:.3f}** |")
+        if score in _PUBLISHED:
+            claims = [
+                claim.auroc
+                for ood in block.oods.values()
+                for claim in TABLE2
+                if (claim.method, claim.id, claim.ood) == (_PUBLISHED[score], block.published, ood)
+            ]
+            claimed = " | ".join(f"{claim:.3f}" for claim in claims)
+            mean = sum(claims) / len(claims)
+            lines.append(f"| *{_PUBLISHED[score]}, published* | | {claimed} | *{mean:.3f}* |")
+    return lines
