@@ -594,6 +594,20 @@ def test_the_hub_wants_its_package_an_image_column_and_a_split(
     fails(source, source, "pip install 'approxmass[hub]'")
 
 
+def test_a_dataset_with_several_configurations(tmp_path: Path) -> None:
+    configurations = ""
+    for name, count in (("cropped", 3), ("full", 5)):
+        rows = [encoded(pillow(image)) for image in IMAGES["RGB"][:count]]
+        write_parquet(tmp_path / f"{name}.parquet", rows, [None] * count)
+        configurations += (
+            f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}.parquet\n"
+        )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
+    assert len(open_images(f"hf:{tmp_path}:cropped:test")) == 3
+    assert len(open_images(f"hf:{tmp_path}:full:test[:4]")) == 4
+    fails(f"hf:{tmp_path}:test", "cannot be loaded", "check the name")
+
+
 def test_a_dataset_of_files_keeps_their_paths_and_errors(tmp_path: Path) -> None:
     pngs = folder(IMAGES["RGB"][:2], tmp_path)
     (tmp_path / "pngs" / "0" / "01.png").write_bytes(b"")

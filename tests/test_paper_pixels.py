@@ -27,7 +27,7 @@ from approxmass.paper.published import MASS
 from approxmass.resumable import digest
 from conftest import textures, write_images
 
-TINY = Recipe(2, 1, 4, "batch", 96, (1, 2), 32, 1e-3, {})
+TINY = Recipe(2, 1, 4, "batch", 96, (1, 2), 32, 1e-3)
 
 
 def images(n: int, shift: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -83,3 +83,12 @@ def test_the_latent_fit_needs_pixels() -> None:
     with pytest.raises(ApproxMassError, match="pixels"):
         Settings(statistic="latent_fit").resolve((1, 28, 28))
     assert Settings(statistic="latent_fit").resolve((3, 32, 32))[0].space == "pixels"
+
+
+def test_the_statistic_is_the_one_that_works_in_the_space() -> None:
+    colour = Settings().resolve((3, 32, 32))[0]
+    assert (colour.space, colour.statistic) == ("pixels", "latent_fit")
+    assert Settings(space="pca").resolve((3, 32, 32))[0].statistic == "fused"
+    assert Settings().resolve((1, 28, 28))[0].statistic == "fused"
+    assert Settings(space="pixels").resolve((1, 28, 28))[0].statistic == "fused"
+    assert Settings(statistic="mass").resolve((3, 32, 32))[0].statistic == "mass"

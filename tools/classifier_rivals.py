@@ -22,8 +22,8 @@ from approxmass.baselines.classifier import ClassifierBaseline
 from approxmass.data import open_labels
 from approxmass.metrics import ood_metrics
 from approxmass.paper.runs import Runs
-from grey_pairs import SETS
 
+SETS = {"mnist": "MNIST", "kmnist": "KMNIST", "emnist_letters": "EMNIST letters"}
 # Name in the table: method, options, whether it learns from MNIST train.
 ROWS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "energy": ("energy", {}, False),

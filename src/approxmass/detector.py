@@ -70,7 +70,8 @@ class Detector:
             they are and resizes larger ones to 64x64.
         epochs: Passes over the training images; `auto` follows from their number.
         holdout: Share of the images held out to calibrate, never trained on.
-        statistic: The score behind the p-values, one of `STATISTICS`; `auto` is `fused`.
+        statistic: The score behind the p-values, one of `STATISTICS`; `auto` is `latent_fit` for
+            colour images in pixel space, else `fused`.
         draws: Dequantisation draws an image (`pixels` only).
         method: `flow`, or a rival to compare with, one of `approxmass.baselines.BASELINES`, which
             is calibrated in the same way. Space, alpha, preset, components, statistic and draws

@@ -26,10 +26,11 @@ _COMPACT = (
         epochs=1,
         batch_size=16,
         learning_rate=3e-3,
+        weight_decay=5e-5,
         clip=100,
         precision="bf16" if fast_bf16() else "no",
     ),
-    100_000,
+    200_000,
     60,
 )
 # As published, but for the schedule; the learning rate of grey and colour images.
@@ -160,7 +161,9 @@ class Settings:
                 "the statistic latent_fit belongs to the space pixels: choose that, or another "
                 "statistic"
             )
-        statistic = "fused" if self.statistic == "auto" else self.statistic
+        statistic = self.statistic
+        if statistic == "auto":
+            statistic = "latent_fit" if space == "pixels" and channels == 3 else "fused"
         return replace(self, space=space, preset=preset, size=size, statistic=statistic), notes
 
     def training(self, channels: int, dimension: int, count: int) -> TrainingSettings:

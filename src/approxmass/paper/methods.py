@@ -51,6 +51,7 @@ class Fitted:
     score: Callable[[Any], Mapping[str, Floats]]
     facts: dict[str, Any]
     seconds: float
+    detector: Detector | None = None
     baseline: Baseline | None = None
 
 
@@ -97,7 +98,7 @@ def fit(
         lambda x: {method.kind: baseline.score(x)},
         baseline.options(),
         trained or time.monotonic() - started,
-        baseline,
+        baseline=baseline,
     )
 
 
