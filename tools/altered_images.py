@@ -77,7 +77,7 @@ def main(data: Path, target: Path) -> None:
     for training in ("vanilla", "penalised"):
         if runs.has(training):
             continue
-        flow = PixelFlow(train, training, recipe("laptop", 3, norm="none"))
+        flow = PixelFlow(train, training, recipe("laptop", 3, detector=True))
         scorer = flow.scorer().fit(flow.images, flow.reference)
         # The altered images are not the usual ones they are compared with.
         inside = scorer(usual[:COUNT])

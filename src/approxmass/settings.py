@@ -30,8 +30,8 @@ _COMPACT = (
         clip=100,
         precision="bf16" if fast_bf16() else "no",
     ),
-    200_000,
-    60,
+    100_000,
+    40,
 )
 # As published, but for the schedule; the learning rate of grey and colour images.
 _PAPER = TrainingSettings(alpha=0, epochs=200, batch_size=32, weight_decay=5e-5, clip=100)

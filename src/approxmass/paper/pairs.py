@@ -125,8 +125,8 @@ METHODS = {
             "colour": (90, 20, 60, 200, 20),
         }
     ),
-    "pixels": Method("pixels", _pixel_scores("penalised"), seconds=_seconds(260, 1700, 0)),
-    "pixels-vanilla": Method("pixels", _pixel_scores("vanilla"), seconds=_seconds(110, 630, 0)),
+    "pixels": Method("pixels", _pixel_scores("penalised"), seconds=_seconds(500, 900, 0)),
+    "pixels-vanilla": Method("pixels", _pixel_scores("vanilla"), seconds=_seconds(190, 370, 0)),
     "energy": Method("energy", {"energy": "Energy"}, _SHORT, _WIDE, _seconds(500, 0, 560)),
     "mahalanobis": Method(
         "mahalanobis",
@@ -307,7 +307,7 @@ def _fitted(sets: _Sets, name: str, scale: str, protocol: str, seed: int) -> dic
 def _pixels(sets: _Sets, name: str, scale: str, protocol: str) -> dict[str, Any]:
     method, most = METHODS[name], _MOST if scale == "laptop" else None
     training = "vanilla" if name.endswith("vanilla") else "penalised"
-    how = recipe(scale, sets.block.channels, norm="none")
+    how = recipe(scale, sets.block.channels, detector=True)
     flow = PixelFlow(sets.train, training, how)
     inside = torch.from_numpy(sets.test[:most])
     outside = {key: torch.from_numpy(found.images[:most]) for key, found in sets.oods.items()}

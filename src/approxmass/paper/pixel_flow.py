@@ -99,10 +99,9 @@ _COMPACT = {
     1: Recipe(2, 2, 16, "batch", 5000, tuple(range(1, 9)), 32, 2e-3, _seconds(170, 480)),
     3: Recipe(2, 2, 16, "batch", 3600, tuple(range(1, 9)), 32, 2e-3, _seconds(130, 640)),
 }
-# As a detector has it on pixels: no norm.
+# As a detector has it by default in colour: no norm, and longer.
 _DETECTOR = {
-    1: Recipe(2, 2, 16, "none", 10_000, (4,), 16, 3e-3, _seconds(100, 250)),
-    3: Recipe(2, 2, 16, "none", 3600, (14, 28, 42, 56), 16, 3e-3, _seconds(530, 1600)),
+    3: Recipe(2, 2, 16, "none", 3600, (7, 14, 21, 28), 16, 3e-3, _seconds(265, 800)),
 }
 _KEPT = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200)
 _PAPER = {
@@ -111,18 +110,18 @@ _PAPER = {
 }
 
 
-def recipe(scale: str, channels: int, *, norm: Norm = "batch") -> Recipe:
+def recipe(scale: str, channels: int, *, detector: bool = False) -> Recipe:
     """The recipe for grey (1 channel) or colour images (3).
 
     Arguments:
         scale: `laptop` or `full`.
         channels: Of the images.
-        norm: At laptop scale, `batch` for the published flow made small, `none` for that of a
-            detector.
+        detector: At laptop scale, the flow of a detector where its default is pixels, instead of
+            the published flow made small.
     """
     if scale != "laptop":
         return _PAPER[channels]
-    return (_COMPACT if norm == "batch" else _DETECTOR)[channels]
+    return _DETECTOR.get(channels, _COMPACT[channels]) if detector else _COMPACT[channels]
 
 
 class PixelFlow:
