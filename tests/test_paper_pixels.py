@@ -1,5 +1,6 @@
 """Tables 1 and 2 and the figures on toy images: what is trained, scored, kept and drawn."""
 
+import io
 import json
 import os
 import signal
@@ -12,19 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from approxmass import ApproxMassError
+from approxmass import ApproxMassError, Detector
 from approxmass.cli import app
 from approxmass.flows import RealNVP
+from approxmass.machine import fast_bf16
 from approxmass.metrics import ood_metrics
 from approxmass.paper import figures, methods, pairs, pixel_flow, table1
 from approxmass.paper.images import as_jpeg, load
 from approxmass.paper.pixel_flow import PixelFlow, Recipe
 from approxmass.paper.protocols import compare, compare_released, released_scores
 from approxmass.paper.published import MASS
+from approxmass.paper.runs import Runs
 from approxmass.resumable import digest
+from approxmass.settings import Settings
 from conftest import textures, write_images
 
 TINY = Recipe(2, 1, 4, "batch", 96, (1, 2), 32, 1e-3)
@@ -49,12 +54,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for recipes in (pixel_flow._COMPACT, pixel_flow._DETECTOR):
-        monkeypatch.setitem(recipes, 1, TINY)
+    monkeypatch.setitem(pixel_flow._COMPACT, 1, TINY)
     monkeypatch.setattr(table1, "PAIRS", {"grey": table1.PAIRS["grey"]})
     monkeypatch.setattr(pairs, "BLOCKS", {"grey": pairs.BLOCKS["grey"]})
     for name in ("pca", "pca-vanilla"):
-        quick = replace(pairs.METHODS[name], laptop={"space": "pca", "epochs": 1}, seeds=2)
+        laptop = {**pairs.METHODS[name].laptop, "epochs": 1}
+        quick = replace(pairs.METHODS[name], laptop=laptop, seeds=2)
         monkeypatch.setitem(pairs.METHODS, name, quick)
 
 
@@ -171,6 +176,9 @@ def x_device() -> torch.device:
 
 
 def test_the_released_metrics_by_hand() -> None:
+    tied = compare_released(np.array([0.0, 1.0]), np.array([0.5, 1.0]))
+    # (fpr, tpr) = (0, .5), (.5, .5), (1, 1), so that 95% is nine tenths of the last way.
+    assert tied["tnr95_id_positive_interpolated"] == pytest.approx(0.05)
     usual, unusual = np.array([1.0, 1.0, 2.0, 4.0]), np.array([2.0, 3.0, 5.0, 5.0, 6.0, 7.0])
     found = compare_released(usual, unusual)
     truth, likeness = np.r_[np.ones(4), np.zeros(6)], -np.r_[usual, unusual]
@@ -196,6 +204,12 @@ def test_table_1_has_each_training_under_each_protocol(data: Path, tmp_path: Pat
             ("mnist", "test"),
         )
     )
+    for training, alpha in (("vanilla", 0.0), ("penalised", 0.0625)):
+        other = PixelFlow(train, training, TINY)
+        both = [other.scores(torch.from_numpy(x))["nll"] for x in (usual, unusual)]
+        assert found[training, "balanced"]["nll"] == ood_metrics(*both).as_dict()
+        assert other.settings.alpha == alpha
+        assert (other.facts["history"][0]["mass"] is None) == (training == "vanilla")
     flow = PixelFlow(train, "penalised", TINY)
     scores = [flow.scores(torch.from_numpy(x))["mass"] for x in (usual, unusual)]
     # Those of a scorer, which stands for the detector.
@@ -240,6 +254,17 @@ def test_table_2_compares_all_methods(data: Path, tmp_path: Path) -> None:
     latent = found["pixels", 0]["kmnist"]["metrics"]["latent fit, pixels, penalised"]
     assert latent == ood_metrics(*both).as_dict()
     assert found["pca", 0] != found["pca", 1]
+    vanilla = PixelFlow(train, "vanilla", TINY)
+    scorer = vanilla.scorer().fit(vanilla.images, vanilla.reference)
+    both = [scorer(torch.from_numpy(x))["fused"] for x in (usual, unusual)]
+    fused = found["pixels-vanilla", 0]["kmnist"]["metrics"]["fused, pixels, vanilla"]
+    assert fused == ood_metrics(*both).as_dict()
+    detector = Detector(space="pca", alpha=0.0, epochs=1, seed=1).fit(train)
+    nll = [detector.score(x).statistics["nll"] for x in (usual, unusual)]
+    whitened = found["pca-vanilla", 1]["kmnist"]["metrics"]["NLL, pca, vanilla"]
+    assert whitened == ood_metrics(*nll).as_dict()
+    (row,) = (r for r in facts["rows"] if (r["method"], r["seed"]) == ("pca-vanilla", 1))
+    assert row["flagged_id_at_5_percent"] == detector.predict(usual).mean()
     line = next(x for x in printed.splitlines() if x.startswith(f"| {MASS}, pixels, penalised"))
     cells = [found["pixels", 0][name]["metrics"] for name in ("mnist", "emnist", "kmnist")]
     for metrics, cell in zip(cells, line.split(" | ")[2:5], strict=True):
@@ -252,8 +277,16 @@ def test_the_released_protocol_is_for_flows_on_pixels(data: Path, tmp_path: Path
     call("table2", "--data", str(data), "-o", str(tmp_path), "--protocol", "released")
     facts = json.loads((tmp_path / "table2-released.json").read_text())
     assert [row["method"] for row in facts["rows"]] == ["pixels", "pixels-vanilla"]
-    metrics = facts["rows"][0]["sets"]["mnist"]["metrics"]
-    assert metrics[f"{MASS}, pixels, penalised"]["n_id"] == 3
+    metrics = facts["rows"][0]["sets"]["mnist"]["metrics"][f"{MASS}, pixels, penalised"]
+    assert (metrics["n_id"], metrics["n_ood"]) == (3, 8)  # test and training images of MNIST
+    # It is the number of Table 1.
+    call("table1", "--data", str(data), "-o", str(tmp_path), "--only", "penalised")
+    rows = json.loads((tmp_path / "table1.json").read_text())["rows"]
+    (same,) = (row for row in rows if row["protocol"] == "released")
+    assert metrics == same["metrics"]["mass"]
+    words = ("--protocol", "released", "--only", "pca", "--resume")
+    refused = call("table2", "--data", str(data), "-o", str(tmp_path), *words)
+    assert "scores flows on pixels alone: pixels, pixels-vanilla" in refused
 
 
 def test_the_energy_is_tuned_with_outliers_that_are_not_tested(data: Path) -> None:
@@ -287,6 +320,13 @@ def test_a_figure_shows_what_its_rows_say(data: Path, tmp_path: Path) -> None:
     centres = (edges[1:] + edges[:-1]) / 2
     assert np.dot(bins["ood"], centres) == pytest.approx(unusual.mean(), rel=0.02)
     assert [r["epoch"] for r in figures.shown(facts, figures.FIGURES["fig3"])] == [1, 2]
+    (row_vanilla,) = (r for r in facts["rows"] if (r["training"], r["epoch"]) == ("vanilla", 2))
+    vanilla = PixelFlow(load("fashion_mnist", "train", data).images, "vanilla", TINY)
+    both = [
+        vanilla.scores(torch.from_numpy(load(name, "test", data).images))["mass"]
+        for name in ("fashion_mnist", "mnist")
+    ]
+    assert row_vanilla["metrics"] == ood_metrics(*both).as_dict()
     drawn = (tmp_path / "fig3.svg").read_text()
     for line in (f"epoch 1: AUROC {row['metrics']['auroc']['value']:.3f}", "FashionMNIST"):
         assert line in drawn
@@ -317,7 +357,12 @@ def test_sets_are_made_alike_when_the_usual_images_are_jpeg(tmp_path: Path) -> N
     plain = load("gtsrb", "test", tmp_path).images
     alike = load("gtsrb", "test", tmp_path, like=like).images
     np.testing.assert_array_equal(alike, as_jpeg(plain))
+    buffer = io.BytesIO()
+    Image.fromarray(colour[0]).save(buffer, "JPEG", quality=75)
+    np.testing.assert_array_equal(alike[0].transpose(1, 2, 0), np.asarray(Image.open(buffer)))
     assert 0 < np.abs(alike.astype(int) - plain).mean() < 20
+    write_images(tmp_path / "cifar10_lossless" / "test.parquet", colour, np.zeros(6, np.int64))
+    assert not find_set("cifar10_lossless", "test", tmp_path).jpeg
     # What went through JPEG already does not do so again.
     np.testing.assert_array_equal(load("cifar10", "test", tmp_path, like=like).images, plain)
 
@@ -356,3 +401,207 @@ def test_the_cost_at_full_scale_counts_the_operations_of_a_convolution() -> None
     assert seconds > 0
     # Forward, the gradient with respect to x; then through both, with respect to x and weights.
     assert 4 * forward <= _measure(twice)[0] <= 7 * forward
+
+
+def test_a_figure_of_the_other_training_alone_is_its_curve(data: Path, tmp_path: Path) -> None:
+    printed = call("fig3", "--data", str(data), "-o", str(tmp_path), "--only", "vanilla")
+    assert "| vanilla |" in printed
+    assert "AUROC of the approximate mass over the epochs" in (tmp_path / "fig3.svg").read_text()
+
+
+def test_rivals_are_compared_on_images_that_they_have_not_seen(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = replace(pairs.BLOCKS["grey"], tuning="kmnist")
+    monkeypatch.setattr(pairs, "BLOCKS", {"grey": block})
+    short = {"depth": 10, "width": 1, "epochs": 1}
+    for name, more in (("energy-tuned", {"tuning_epochs": 1}), ("mahalanobis", {})):
+        quick = replace(pairs.METHODS[name], laptop={**short, **more})
+        monkeypatch.setitem(pairs.METHODS, name, quick)
+    only = ("--only", "energy-tuned", "--only", "mahalanobis")
+    printed = call("table2", "--data", str(data), "-o", str(tmp_path), *only)
+    rows = {r["method"]: r for r in json.loads((tmp_path / "table2.json").read_text())["rows"]}
+    train, usual = (load("fashion_mnist", split, data).images for split in ("train", "test"))
+    others = load("kmnist", "test", data).images
+    tuned = methods.make_baseline("energy", {**short, "tuning_epochs": 1})
+    tuned.fit(train, np.arange(160) % 2, others[:48])
+    energies = tuned.score(usual), tuned.score(others[48:])
+    found = rows["energy-tuned"]["sets"]["kmnist"]["metrics"]["Energy, fine-tuned with outliers"]
+    assert found == ood_metrics(*energies).as_dict()
+    assert rows["energy-tuned"]["outliers"] == "the first 48 of KMNIST, tested on the rest"
+    plain = methods.make_baseline("mahalanobis", short).fit(train, np.arange(160) % 2)
+    right = (plain.classify(usual) == np.arange(96) % 2).mean()  # type: ignore[attr-defined]
+    assert rows["mahalanobis"]["accuracy"]["value"] == right
+    assert "*Energy, published* | | 1.000 | 0.990 | 0.981 |" in printed
+
+
+def test_the_settings_are_those_of_the_paper() -> None:
+    assert pixel_flow.TRAININGS == {"untrained": 0.0, "vanilla": 0.0, "penalised": 2 / 32}
+    for channels, side, weights, rate in ((1, 28, 9_862_664, 5e-5), (3, 32, 66_174_472, 1e-4)):
+        full = pixel_flow.recipe("full", channels)
+        with torch.device("meta"):
+            flow = RealNVP(
+                (channels, side, side),
+                scales=full.scales,
+                blocks=full.blocks,
+                mid_channels=full.mid_channels,
+                norm=full.norm,
+            )
+        assert sum(p.numel() for p in flow.parameters()) == weights
+        settings = full.training(2 / 32)
+        assert (settings.epochs, settings.batch_size, settings.learning_rate) == (200, 32, rate)
+        assert settings.precision == ("bf16" if fast_bf16() else "no")
+    assert {
+        f"{MASS}, pixels, penalised": MASS,
+        "Mahalanobis, layers by FGSM": "Mahalanobis",
+        "G-ODIN": "G-ODIN",
+        "Energy, fine-tuned with outliers": "Energy",
+    } == pairs._PUBLISHED
+    names = {score for method in pairs.METHODS.values() for score in method.scores.values()}
+    assert set(pairs._PUBLISHED) <= names
+    # But for the epochs that the tests shorten.
+    assert pairs.METHODS["pca-vanilla"].laptop == {"space": "pca", "alpha": 0.0, "epochs": 1}
+    assert pairs.METHODS["pca"].laptop == {"space": "pca", "epochs": 1}
+
+
+def test_a_colour_flow_of_the_tables_is_that_of_a_detector() -> None:
+    how = pixel_flow.recipe("laptop", 3, detector=True)
+    settings = Settings().resolve((3, 32, 32))[0]
+    assert how.training(2 / 32) == settings.training(channels=3, dimension=3072, count=how.images)
+    built = RealNVP.preset(settings.preset, (3, 32, 32)).state_dict()
+    assert {k: v.shape for k, v in how.build((3, 32, 32)).state_dict().items()} == {
+        k: v.shape for k, v in built.items()
+    }
+
+
+def test_too_few_images_are_refused_before_any_training() -> None:
+    with pytest.raises(ApproxMassError, match="96 images are too few"):
+        PixelFlow(images(96), "vanilla", TINY)
+
+
+@pytest.mark.parametrize("victim", ["epoch-2.safetensors", "facts.json"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_files_of_a_flow_are_named(
+    victim: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path))
+    flow = PixelFlow(images(160), "vanilla", TINY)
+    place = flow.folder / victim
+    whole = place.read_bytes()
+    changed = b"{}" if victim.endswith("json") else whole[:-4] + b"\0\0\x80?"
+    place.write_bytes(whole[: len(whole) // 2] if damage == "cut" else changed)
+    with pytest.raises(ApproxMassError, match="cut short or edited"):
+        PixelFlow(images(160), "vanilla", TINY).flow()
+
+
+def test_scores_that_overflow_are_numbers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPROXMASS_CACHE", str(tmp_path))
+    flow = PixelFlow(images(160), "untrained", TINY)
+    wild = flow.flow()
+    with torch.no_grad():
+        for parameter in wild.parameters():
+            parameter.mul_(1e4)
+    flow._keep(wild, 0)
+    scores = flow.scores(torch.from_numpy(images(40)))
+    assert np.isfinite(scores["nll"]).all()
+    assert scores["nll"].max() == 1e30
+    assert np.isfinite(released_scores(wild, torch.from_numpy(images(40)))["mass"]).all()
+
+
+def test_rows_of_other_sets_are_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+    only = ("--only", "png-size", "--resume")
+    call("table2", "--data", str(data), "-o", str(tmp_path), *only)
+    facts = json.loads((tmp_path / "table2.json").read_text())
+    facts["rows"][0]["sets"]["mnist"]["title"] = "digits"
+    (tmp_path / "table2.json").write_text(json.dumps(facts))
+    refused = call("table2", "--data", str(data), "-o", str(tmp_path), *only)
+    assert "was made with digits, not MNIST: choose another -o" in refused
+
+
+def test_one_process_at_a_time_writes_a_file(tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    script = """
+import sys
+from pathlib import Path
+from approxmass.paper.runs import Runs
+runs = Runs(Path(sys.argv[1]), ("row",), {}, resume=True)
+runs.keep({"row": "theirs"})
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", script, str(target)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    with pytest.raises(ApproxMassError, match="another process is at work"):
+        Runs(target, ("row",), {}, resume=True)
+    other.kill()  # its lock goes with it
+    other.wait()
+    runs = Runs(target, ("row",), {}, resume=True)
+    assert runs.has("theirs")
+
+
+def test_a_row_from_another_machine_says_so(tmp_path: Path) -> None:
+    target = tmp_path / "rows.json"
+    Runs(target, ("row",), {}, resume=False).keep({"row": 1})
+    facts = json.loads(target.read_text())
+    facts["machine"]["processor"] = "abacus"
+    target.write_text(json.dumps(facts))
+    Runs(target, ("row",), {}, resume=True).keep({"row": 2})
+    again = json.loads(target.read_text())
+    assert again["machine"]["processor"] == "abacus"
+    assert "machine" not in again["rows"][0]
+    assert again["rows"][1]["machine"]["processor"] != "abacus"
+    for text in ("[]", "{", '{"rows": [{}], "machine": {}}', '{"rows": 1, "machine": {}}'):
+        target.write_text(text)
+        with pytest.raises(ApproxMassError, match="cut short or edited"):
+            Runs(target, ("row",), {}, resume=True)
+
+
+def test_all_refuses_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "fig4.json").write_text("{}")
+    refused = call("all", "--data", str(tmp_path), "-o", str(tmp_path))
+    assert "fig4.json is there: add --resume" in refused
+    assert not (tmp_path / "audit.json").exists()
+
+
+TWO = """
+import sys
+sys.path.insert(0, {tests!r})
+import time, os
+from test_paper_pixels import TINY, images
+from approxmass.paper.pixel_flow import PixelFlow
+from approxmass.resumable import digest
+if os.environ["RANK"] == "0":
+    time.sleep(1)
+for training in ("untrained", "vanilla"):
+    flow = PixelFlow(images(160), training, TINY)
+    print("flow", digest(*flow.flow().state_dict().values()), flow.folder.name, flush=True)
+"""
+
+
+def test_two_processes_have_the_same_flow(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "APPROXMASS_CACHE": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        [*command, str(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("flow")]
+    assert len(lines) == 4
+    assert len(set(lines)) == 2
+    # BatchNorm saw halves of each batch: the cache of one process does not have this flow.
+    assert PixelFlow(images(160), "vanilla", TINY).folder.name not in done.stdout

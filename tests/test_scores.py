@@ -97,7 +97,7 @@ def test_the_mass_of_several_draws_is_that_of_the_mean_log_likelihood() -> None:
 
 
 # Places of the features of two channels: of each channel, plain and divided by the mean square.
-LOUD, KURTOSIS, MEAN = slice(0, 2), slice(2, 4), slice(4, 6)
+LOUD, KURTOSIS, MEAN, MEAN_RATIO = (slice(i, i + 2) for i in (0, 2, 4, 6))
 RIGHT, RIGHT_RATIO, OTHER_LAGS = slice(8, 10), slice(10, 12), slice(12, 28)
 CROSS, CROSS_RATIO = 28, 29
 
@@ -119,6 +119,8 @@ def test_each_latent_feature_sees_its_own_departure() -> None:
     base = latent_features([z]).mean(0)
     brighter = latent_features([z + torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)]).mean(0) - base
     assert brighter[MEAN].tolist() == pytest.approx([1, 0], abs=0.01)
+    # Divided by the root mean square, sqrt(1 + 1).
+    assert brighter[MEAN_RATIO].tolist() == pytest.approx([math.sqrt(0.5), 0], abs=0.01)
     louder = latent_features([2 * z]).mean(0) - base
     torch.testing.assert_close(louder[LOUD], torch.full((2,), math.log(4)), rtol=0, atol=1e-4)
     # What is divided by the mean square does not see loudness, and the rest does.

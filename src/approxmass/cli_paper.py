@@ -39,8 +39,12 @@ HERE = Path("approxmass-paper")
 def audit(output: Output = HERE) -> None:
     """Find published rows that no balanced, per-image test can give."""
     from .artifact import write_json, write_text
+    from .machine import is_main_process
     from .paper.audit import audit as examine
     from .paper.audit import markdown
+
+    if not is_main_process():
+        return
 
     check_outputs(output / "audit.json", output / "audit.md")
     facts = examine()
@@ -96,7 +100,13 @@ def everything(
 ) -> None:
     """The audit, the four tables and the four figures, one after the other."""
     from .paper.experiments import EXPERIMENTS
+    from .paper.figures import check_drawing
+    from .paper.runs import check_new
 
+    # Whatever will be refused is refused before hours of work.
+    check_drawing()
+    for name in EXPERIMENTS:
+        check_new(output / f"{name}.json", resume=resume)
     if scale == "laptop":
         minutes = sum(each.minutes for each in EXPERIMENTS.values())
         say(f"about {minutes / 60:.1f} hours on two cores, with nothing done yet")
@@ -135,7 +145,7 @@ def _run(
     with RowBar() as bar:
 
         def say_cost(_: list[float]) -> None:
-            for cost in full_costs(name) if is_main_process() else []:
+            for cost in full_costs(name, only) if is_main_process() else []:
                 bar.remark(str(cost))
 
         try:

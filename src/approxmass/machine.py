@@ -1,14 +1,24 @@
 """This machine: where to compute, and the facts kept beside every result."""
 
-__all__ = ["default_device", "fast_autocast", "fast_bf16", "is_main_process", "machine_facts"]
+__all__ = [
+    "all_processes",
+    "default_device",
+    "fast_autocast",
+    "fast_bf16",
+    "is_main_process",
+    "machine_facts",
+]
 
 import functools
 import os
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def machine_facts() -> dict[str, Any]:
@@ -37,6 +47,14 @@ def default_device() -> torch.device:
 def is_main_process() -> bool:
     """Whether this process is the only one or the first of several that train together."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def all_processes() -> "PartialState":
+    """Accelerate's view of the processes that train together, as its `Accelerator` would see it."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ Every statistic is larger for more out-of-distribution:
   in-distribution images.
 """
 
-__all__ = ["STATISTICS", "Scorer", "latent_features"]
+__all__ = ["STATISTICS", "Scorer", "capped", "latent_features"]
 
 import numpy as np
 import torch
@@ -71,6 +71,16 @@ def latent_features(maps: list[Tensor]) -> Tensor:
         ratio = crossed / (root[:, :, None] * root[:, None, :])
         columns += [crossed[:, first, second], ratio[:, first, second]]
     return torch.cat(columns, dim=1)
+
+
+def capped(scores: Floats) -> Floats:
+    """Scores with 1e30 for those that overflowed or are no number.
+
+    Example:
+        >>> capped(np.array([1.0, np.nan, np.inf]))
+        array([1.e+00, 1.e+30, 1.e+30])
+    """
+    return np.minimum(np.nan_to_num(scores, nan=np.inf, neginf=np.inf), _OVERFLOW)
 
 
 class Scorer:
@@ -160,10 +170,7 @@ class Scorer:
                 offset = (raw.pop("latent") - center) / spread
                 squared = np.einsum("ni,ij,nj->n", offset, precision, offset, optimize=True)
             raw["latent_fit"] = np.sqrt(np.maximum(squared, 0))
-        return {
-            name: np.minimum(np.nan_to_num(values, nan=np.inf, neginf=np.inf), _OVERFLOW)
-            for name, values in raw.items()
-        }
+        return {name: capped(values) for name, values in raw.items()}
 
     def raw(self, images: Tensor) -> dict[str, Floats]:
         """`nll` and `mass` of images `(N, C, H, W)`; of an image flow also `latent` `(N, F)`."""

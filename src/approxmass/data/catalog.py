@@ -1,6 +1,6 @@
 """The image sets of the paper: where they are, whose they are, and what stands in for them."""
 
-__all__ = ["CATALOG", "Found", "ImageSet", "find_set"]
+__all__ = ["CATALOG", "Found", "ImageSet", "find_set", "has_split"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -143,6 +143,20 @@ CATALOG = {
 }
 
 
+def has_split(name: str, split: str, data: Path | None) -> bool:
+    """Whether `find_set` finds a split of a known set.
+
+    Example:
+        >>> has_split("places365", "train", None)
+        False
+    """
+    try:
+        find_set(name, split, data)
+    except ApproxMassError:
+        return False
+    return True
+
+
 def find_set(name: str, split: str, data: Path | None) -> Found:
     """A split: under the local folder `data`, or on the hub if it is None.
 
@@ -165,5 +179,8 @@ def find_set(name: str, split: str, data: Path | None) -> Found:
         return Found(image_set.title, image_set.hub[split])
     path = data / image_set.local.folder / f"{split}.parquet"
     if not path.exists():
-        raise ApproxMassError(f"{path} is missing: leave --data out to take {name} from the hub")
+        cure = f"leave --data out to take {name} from the hub"
+        if split not in image_set.hub:
+            cure = f"put {image_set.title} there, which the hub is not known to have"
+        raise ApproxMassError(f"{path} is missing: {cure}")
     return Found(image_set.local.title or image_set.title, str(path), image_set.local.jpeg)

@@ -5,7 +5,7 @@ __all__ = ["Cost", "full_costs"]
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,39 +48,48 @@ class Cost:
         )
 
 
-def full_costs(name: str) -> list[Cost]:
-    """The trainings of a table or figure at full scale; measures each for some seconds."""
+def full_costs(name: str, only: Collection[str] = ()) -> list[Cost]:
+    """The trainings of a table or figure at full scale; measures each for some seconds.
+
+    Arguments:
+        name: Of the table or figure.
+        only: Its rows; none for all.
+    """
+
+    def wanted(*rows: str) -> bool:
+        return not only or any(row in only for row in rows)
+
     if name in TABLES:
-        table = TABLES[name]
-        shape, count = _images(table.images)
-        found = [_flow(f"RealNVP, ten classes of {table.images}", shape, count, "penalised")]
+        shape, count = _images(TABLES[name].images)
+        found = []
+        if wanted("flow"):
+            found.append(_flow("RealNVP, ten classes", shape, count, "penalised"))
         return found + [
             _baseline(f"{kind}, ten classes", method.kind, method.options("full"), shape, count)
             for kind, method in one_class.METHODS.items()
-            if "epochs" in method.options("full")
+            if "epochs" in method.options("full") and wanted(kind)
         ]
     if name == "table2":
         found = []
         for key in ("grey", "colour"):
             block = pairs.BLOCKS[key]
             shape, count = _images(block.id)
-            found += [_flow(f"RealNVP {key}, {t}", shape, count, t) for t in _trained()]
+            for row, training in (("pixels", "penalised"), ("pixels-vanilla", "vanilla")):
+                if wanted(row):
+                    found.append(_flow(f"RealNVP {key}, {training}", shape, count, training))
             options = pairs.METHODS["energy"].options("full")
-            found += [
-                _baseline(f"{kind} {key}", kind, options, shape, count)
-                for kind in ("energy", "godin")
-            ]
+            if wanted("energy", "mahalanobis", "mahalanobis-fgsm", "energy-tuned"):
+                found.append(_baseline(f"classifier {key}", "energy", options, shape, count))
+            if wanted("godin"):
+                found.append(_baseline(f"G-ODIN {key}", "godin", options, shape, count))
         return found
     keys = [FIGURES[name].pair] if name in FIGURES else list(PAIRS)
     return [
         _flow(f"RealNVP {key}, {training}", *_images(PAIRS[key].id), training)
         for key in keys
-        for training in _trained()
+        for training in TRAININGS
+        if training != "untrained" and wanted(training)
     ]
-
-
-def _trained() -> list[str]:
-    return [name for name in TRAININGS if name != "untrained"]
 
 
 def _images(name: str) -> tuple[tuple[int, int, int], int]:

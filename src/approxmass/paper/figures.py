@@ -155,8 +155,8 @@ def shown(facts: dict[str, Any], figure: Figure) -> list[dict[str, Any]]:
     """The rows whose histograms are drawn: after the first epoch, in the middle, and at the end."""
     rows = [row for row in facts["rows"] if row["training"] == figure.training]
     rows = sorted((row for row in rows if row["epoch"] > 0), key=lambda row: int(row["epoch"]))
-    places = sorted({0, len(rows) // 2, len(rows) - 1})
-    return [rows[place] for place in places]
+    places = {0, len(rows) // 2, len(rows) - 1} if rows else set()
+    return [rows[place] for place in sorted(places)]
 
 
 def check_drawing() -> None:
@@ -242,7 +242,7 @@ def draw(name: str, facts: dict[str, Any], target: Path) -> None:
         anchor="start",
     )
     page = (
-        alt.vconcat(alt.hconcat(*histograms), over, title=title)
+        alt.vconcat(*([alt.hconcat(*histograms)] if histograms else []), over, title=title)
         .resolve_scale(color="independent")
         .configure(background="white")
         .configure_view(strokeWidth=0)

@@ -1,6 +1,6 @@
 """Image sets of the catalogue as arrays, alike in size and in compression."""
 
-__all__ = ["Loaded", "Pixels", "as_jpeg", "load", "load_labels"]
+__all__ = ["Loaded", "Pixels", "as_jpeg", "load", "load_all", "load_labels"]
 
 import io
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data import open_images, open_labels
-from ..data.catalog import Found, find_set
+from ..data.catalog import Found, find_set, has_split
 from ..errors import ApproxMassError
 
 Pixels = NDArray[np.uint8]
@@ -45,6 +45,13 @@ def load(
     if like is not None and like.jpeg and not found.jpeg:
         images = as_jpeg(images)
     return Loaded(found.title, images)
+
+
+def load_all(name: str, data: Path | None, *, like: Found, most: int | None = None) -> Pixels:
+    """Test images of a set, and then its training images if it has any: those of `released`."""
+    splits = [split for split in ("test", "train") if has_split(name, split, data)]
+    parts = [load(name, split, data, like=like, most=most).images for split in splits]
+    return np.concatenate(parts)[:most]
 
 
 def load_labels(name: str, split: str, data: Path | None) -> NDArray[Any]:

@@ -88,7 +88,12 @@ def fit(
     if method.kind == "flow":
         detector = Detector(**options, seed=seed).fit(images)
         seconds = time.monotonic() - started
-        return Fitted(lambda x: detector.score(x).statistics, detector.facts["training"], seconds)
+        return Fitted(
+            lambda x: detector.score(x).statistics,
+            detector.facts["training"],
+            seconds,
+            detector=detector,
+        )
     baseline = make_baseline(method.kind, options, seed)
     baseline.fit(images, labels, outliers if method.outliers else None)
     # What training took, also where the network came from the cache.

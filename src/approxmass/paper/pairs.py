@@ -13,14 +13,15 @@ from scipy.stats import binomtest
 
 from ..baselines.classifier import ClassifierBaseline
 from ..baselines.godin import GODIN
-from ..data.catalog import Found, find_set
+from ..data.catalog import CATALOG, Found, find_set, has_split
 from ..errors import ApproxMassError
-from .images import Pixels, load, load_labels
+from .images import Pixels, load, load_all, load_labels
 from .methods import PLAIN, Fitted, Method, check_only, fit, plain
 from .pixel_flow import PixelFlow, recipe
 from .protocols import PROTOCOLS, compare, compare_released, released_scores
 from .published import MASS, TABLE2
 from .runs import Runs
+from .table1 import MOST_RELEASED
 
 
 @dataclass(frozen=True)
@@ -191,20 +192,43 @@ def run(
     """
     check_only(only, METHODS, "table2")
     protocol = protocol or "balanced"
+    wanted = [name for name in METHODS if not only or name in only]
+    if protocol == "released":
+        wanted = [name for name in wanted if METHODS[name].kind == "pixels"]
+        if not wanted:
+            raise ApproxMassError(
+                f"--protocol released scores flows on pixels alone: {', '.join(_PIXELS)}"
+            )
+    # All that will be needed is there, and rows of other sets are not gone on with.
+    sets_used = {
+        name: find_set(name, split, data).title
+        for block in BLOCKS.values()
+        if any(name in wanted for name in block.methods)
+        for name, split in (
+            (block.id, "train"),
+            (block.id, "test"),
+            *((ood, "test") for ood in _oods(block, data)),
+        )
+    }
     identity = {
         "command": "approxmass paper table2",
         "scale": scale,
         "protocol": PROTOCOLS[protocol],
     }
     runs = Runs(target, ("block", "method", "seed"), identity, resume=resume)
+    for row in runs.facts["rows"]:
+        for name, found in {row["block"]: row["id"], **_titles(row)}.items():
+            title = sets_used.get(BLOCKS[name].id if name in BLOCKS else name, found)
+            if title != found:
+                raise ApproxMassError(
+                    f"{target} was made with {found}, not {title}: choose another -o"
+                )
     todo = [
         (key, name, seed)
         for key, block in BLOCKS.items()
         for name in block.methods
         for seed in range(min(METHODS[name].seeds, block.seeds))
-        if (not only or name in only)
-        and (protocol != "released" or METHODS[name].kind == "pixels")
-        and not runs.has(key, name, seed)
+        if name in wanted and not runs.has(key, name, seed)
     ]
     seconds = [METHODS[name].seconds[key] for key, name, _ in todo]
     if on_start is not None:
@@ -223,6 +247,15 @@ def run(
     return runs.facts
 
 
+def _oods(block: Block, data: Path | None) -> list[str]:
+    """The outliers of a block, but for those that the hub does not have, if they come from it."""
+    return [name for name in block.oods if data is not None or CATALOG[name].hub]
+
+
+def _titles(row: dict[str, Any]) -> dict[str, str]:
+    return {name: found["title"] for name, found in row["sets"].items()}
+
+
 class _Sets:
     """The images of a block."""
 
@@ -232,15 +265,13 @@ class _Sets:
         self.title = self.like.title
         self.train = load(block.id, "train", data).images
         self.test = load(block.id, "test", data).images
-        self.oods = {name: load(name, "test", data, like=self.like) for name in block.oods}
+        self.oods = {name: load(name, "test", data, like=self.like) for name in _oods(block, data)}
 
     def outliers(self) -> tuple[Pixels, str, dict[str, Pixels]]:
         """Outliers to learn from, what they are, and the test sets without them."""
         name = self.block.tuning
         tests = {key: found.images for key, found in self.oods.items()}
-        try:
-            found = load(name, "train", self.data, like=self.like)
-        except ApproxMassError:
+        if not has_split(name, "train", self.data):
             half = len(tests[name]) // 2
             learnt, tests[name] = tests[name][:half], tests[name][half:]
             return (
@@ -248,6 +279,7 @@ class _Sets:
                 f"the first {half:,} of {self.oods[name].title}, tested on the rest",
                 tests,
             )
+        found = load(name, "train", self.data, like=self.like)
         return found.images, f"{found.title}, train", tests
 
 
@@ -307,11 +339,17 @@ def _fitted(sets: _Sets, name: str, scale: str, protocol: str, seed: int) -> dic
 def _pixels(sets: _Sets, name: str, scale: str, protocol: str) -> dict[str, Any]:
     method, most = METHODS[name], _MOST if scale == "laptop" else None
     training = "vanilla" if name.endswith("vanilla") else "penalised"
-    how = recipe(scale, sets.block.channels, detector=True)
+    # Of the released protocol BatchNorm is a part.
+    how = recipe(scale, sets.block.channels, detector=protocol != "released")
     flow = PixelFlow(sets.train, training, how)
     inside = torch.from_numpy(sets.test[:most])
     outside = {key: torch.from_numpy(found.images[:most]) for key, found in sets.oods.items()}
     if protocol == "released":
+        most_outliers = most and MOST_RELEASED
+        outside = {
+            key: torch.from_numpy(load_all(key, sets.data, like=sets.like, most=most_outliers))
+            for key in sets.oods
+        }
         scores = released_scores(flow.flow(), inside)
         released = {key: released_scores(flow.flow(), images) for key, images in outside.items()}
         compared = {
@@ -349,7 +387,7 @@ def block_markdown(facts: dict[str, Any], key: str) -> str:
     rows = [row for row in facts["rows"] if row["block"] == key]
     if not rows:
         return ""
-    titles = {name: rows[0]["sets"][name]["title"] for name in block.oods}
+    titles = _titles(rows[0])
     lines = [
         f"| {rows[0]['id']}: {facts['protocol']} | accuracy | "
         + " | ".join(titles.values())
@@ -367,10 +405,10 @@ def _lines(rows: list[dict[str, Any]], block: Block) -> list[str]:
     """The scores of one method, each with all its seeds, and what was published."""
     lines = []
     for score in METHODS[rows[0]["method"]].scores.values():
-        if score not in rows[0]["sets"][next(iter(block.oods))]["metrics"]:
+        if score not in next(iter(rows[0]["sets"].values()))["metrics"]:
             continue
         cells, means = [], []
-        for ood in block.oods:
+        for ood in rows[0]["sets"]:
             areas = [row["sets"][ood]["metrics"][score]["auroc"] for row in rows]
             values = " / ".join(f"{area['value']:.3f}" for area in areas)
             cells.append(f"{values} [{areas[0]['low']:.3f}, {areas[0]['high']:.3f}]")
@@ -381,7 +419,7 @@ def _lines(rows: list[dict[str, Any]], block: Block) -> list[str]:
         if score in _PUBLISHED:
             claims = [
                 claim.auroc
-                for ood in block.oods.values()
+                for ood in (block.oods[name] for name in rows[0]["sets"])
                 for claim in TABLE2
                 if (claim.method, claim.id, claim.ood) == (_PUBLISHED[score], block.published, ood)
             ]

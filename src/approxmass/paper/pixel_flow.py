@@ -16,21 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ..artifact import write_atomic, write_json
 from ..baselines.base import Floats
 from ..baselines.training import cache_folder
 from ..encoders import PixelEncoder
+from ..errors import ApproxMassError
 from ..flows import RealNVP
 from ..flows.resnet import Norm
-from ..machine import default_device, fast_bf16, is_main_process, machine_facts
+from ..machine import all_processes, default_device, fast_bf16, is_main_process, machine_facts
 from ..resumable import digest
-from ..scores import Scorer
+from ..scores import Scorer, capped
 from ..training import StepReport, TrainingSettings, train
+from .runs import read_facts
 
 # Weight of the mass: 2 for the gradient of the mean of 32 images, as published.
 TRAININGS = {"untrained": 0.0, "vanilla": 0.0, "penalised": 2 / 32}
@@ -135,6 +137,11 @@ class PixelFlow:
 
     def __init__(self, images: NDArray[np.uint8], training: str, how: Recipe) -> None:
         self.how = how
+        if not len(images[: how.images]) < len(images):
+            raise ApproxMassError(
+                f"{len(images):,} images are too few: the flow trains on {how.images:,}, and what "
+                "is usual is learnt from others; give more"
+            )
         self.images = torch.from_numpy(images[: how.images])
         self.reference = torch.from_numpy(images[how.images :][:_REFERENCE])
         self.training = training
@@ -149,6 +156,9 @@ class PixelFlow:
             "device": default_device().type,
             "packages": machine_facts()["packages"],
         }
+        processes = all_processes().num_processes
+        if processes > 1:  # BatchNorm sees what each of them has of a batch
+            identity["processes"] = processes
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
         self.folder = cache_folder() / f"pixel-flow-{key}"
         self.epochs = (0,) if training == "untrained" else (0, *how.epochs)
@@ -159,11 +169,7 @@ class PixelFlow:
         return self.folder / f"epoch-{epoch}.safetensors"
 
     def _keep(self, flow: RealNVP, epoch: int) -> None:
-        if not is_main_process():
-            return
-        state = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
-        with write_atomic(self._weights(epoch)) as beside:
-            beside.write_bytes(save(state))
+        _write(self._weights(epoch), flow.state_dict())
 
     def _train(self, flow: RealNVP, data: str) -> None:
         record = self.folder / "facts.json"
@@ -171,14 +177,15 @@ class PixelFlow:
             self.training == "untrained" or record.exists()
         ):
             if self.training != "untrained":
-                self.facts = json.loads(record.read_text())
+                self.facts = read_facts(record, "seconds", "history")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep(flow, 0)
         if self.training == "untrained":
+            all_processes().wait_for_everyone()
             return
         clock = self.folder / "seconds.json"
-        before = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+        before = read_facts(clock, "seconds")["seconds"] if clock.exists() else 0.0
         started = time.monotonic()
 
         def after(step: StepReport) -> None:
@@ -203,13 +210,13 @@ class PixelFlow:
         if is_main_process():
             write_json(record, self.facts)
             (self.folder / "training").unlink(missing_ok=True)
-        PartialState().wait_for_everyone()
+        all_processes().wait_for_everyone()
 
     def flow(self, epoch: int | None = None) -> RealNVP:
         """The flow as it was after an epoch; None for the last."""
         epoch = self.epochs[-1] if epoch is None else epoch
         flow = self.how.build(self.shape)
-        flow.load_state_dict(load(self._weights(epoch).read_bytes()))
+        flow.load_state_dict(_read(self._weights(epoch)))
         return flow.to(default_device()).eval()
 
     def scorer(self, epoch: int | None = None) -> Scorer:
@@ -233,7 +240,29 @@ class PixelFlow:
         place = self.folder / f"scores-{epoch}-{digest(images)[:24]}.safetensors"
         if not place.exists():
             found = self.scorer(epoch).raw(images)
-            kept = {name: torch.from_numpy(found[name]) for name in ("nll", "mass")}
-            with write_atomic(place) as beside:
-                beside.write_bytes(save(kept))
-        return {name: values.numpy() for name, values in load(place.read_bytes()).items()}
+            _write(place, {n: torch.from_numpy(capped(found[n])) for n in ("nll", "mass")})
+            all_processes().wait_for_everyone()
+        return {name: values.numpy() for name, values in _read(place).items()}
+
+
+def _write(place: Path, tensors: Mapping[str, Tensor]) -> None:
+    if is_main_process():
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with write_atomic(place) as beside:
+            beside.write_bytes(save(plain, {"digest": _digest(plain)}))
+
+
+def _read(place: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(place, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            whole = file.metadata()["digest"] == _digest(tensors)
+    except (SafetensorError, LookupError, TypeError):
+        whole = False
+    if not whole:
+        raise ApproxMassError(f"{place} was cut short or edited: remove its folder")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return digest(*(tensors[name] for name in sorted(tensors)))

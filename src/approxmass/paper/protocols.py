@@ -25,6 +25,7 @@ from ..flows.pixels import dequantise, unit_pixels
 from ..mass import log_prob_and_mass
 from ..metrics import group_means, ood_metrics
 from ..resumable import seeded_generator
+from ..scores import capped
 
 GROUP = 32
 PROTOCOLS = {
@@ -80,7 +81,7 @@ def released_scores(flow: RealNVP, images: Tensor, *, seed: int = 0) -> dict[str
         log_p, mass = log_prob_and_mass(lambda x: flow.log_prob(x) / len(x), x)
         found["mass"].append(mass.mean().item())
         found["nll"].append(-log_p.sum().item())
-    return {name: np.trunc(np.array(values)) for name, values in found.items()}
+    return {name: np.trunc(capped(np.array(values))) for name, values in found.items()}
 
 
 def compare_released(id_scores: Floats, ood_scores: Floats) -> dict[str, Any]:

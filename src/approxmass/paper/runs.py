@@ -1,53 +1,66 @@
 """Finished rows of an experiment in one JSON file: written as they come, skipped when there."""
 
-__all__ = ["Runs"]
+__all__ = ["Runs", "check_new", "read_facts"]
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
 from ..artifact import check_file, write_json
+from ..baselines.training import cache_folder
 from ..errors import ApproxMassError
-from ..machine import is_main_process, machine_facts
+from ..machine import all_processes, is_main_process, machine_facts
 
 
 class Runs:
     """The file of an experiment.
 
     Arguments:
-        target: The JSON file.
+        target: The JSON file. No other process may write it until this one ends.
         key: The facts that tell one row from another.
         identity: Facts that all rows share; a file with other ones is of another experiment.
         resume: Go on with a file that is there.
 
     Raises:
-        ApproxMassError: a file is there and not to be resumed, or it is of another experiment.
+        ApproxMassError: a file is there and not to be resumed, it is of another experiment, or
+            another process is at work on it.
     """
 
     def __init__(
         self, target: Path, key: tuple[str, ...], identity: dict[str, Any], *, resume: bool
     ) -> None:
-        check_file(target)
         self.target, self.key = target, key
-        self.facts: dict[str, Any] = {**identity, "machine": machine_facts(), "rows": []}
-        if not target.exists():
+        self.machine = machine_facts()
+        self.facts: dict[str, Any] = {**identity, "machine": self.machine, "rows": []}
+        if is_main_process():
+            check_file(target)
+            self._lock = _locked(target)
+            self._read(identity, resume)
+        if all_processes().num_processes > 1:  # all have the same rows to make
+            (self.facts,) = broadcast_object_list([self.facts])
+
+    def _read(self, identity: dict[str, Any], resume: bool) -> None:
+        if not self.target.exists():
             return
-        if not resume:
-            raise ApproxMassError(
-                f"{target} is there: add --resume to go on with it, or choose another -o"
-            )
-        try:
-            found = json.loads(target.read_text())
-            rows = list(found["rows"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise ApproxMassError(f"{target} was cut short or edited: remove it") from error
+        check_new(self.target, resume=resume)
+        found = read_facts(self.target, "rows", "machine")
+        rows = found["rows"]
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and all(name in row for name in self.key) for row in rows
+        ):
+            raise _damaged(self.target)
         for name, value in identity.items():
             if found.get(name) != value:
                 raise ApproxMassError(
-                    f"{target} was made with {name} {found.get(name)!r}, not {value!r}: choose "
-                    "another -o"
+                    f"{self.target} was made with {name} {found.get(name)!r}, not {value!r}: "
+                    "choose another -o"
                 )
-        self.facts["rows"] = rows
+        self.facts |= {"machine": found["machine"], "rows": rows}
 
     def has(self, *values: Any) -> bool:
         """Whether the row with these values of `key` is there."""
@@ -55,6 +68,54 @@ class Runs:
 
     def keep(self, row: dict[str, Any]) -> None:
         """Add a row, and write the file."""
+        if self.machine != self.facts["machine"]:  # not that of the rows before it
+            row = {**row, "machine": self.machine}
         self.facts["rows"].append(row)
         if is_main_process():
             write_json(self.target, self.facts)
+
+
+def check_new(target: Path, *, resume: bool) -> None:
+    """Nothing is there, or it is to be gone on with.
+
+    Raises:
+        ApproxMassError: otherwise.
+    """
+    if target.exists() and not resume:
+        raise ApproxMassError(
+            f"{target} is there: add --resume to go on with it, or choose another -o"
+        )
+
+
+def read_facts(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that an experiment wrote, which has these keys.
+
+    Raises:
+        ApproxMassError: it is none.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(found, dict) or any(key not in found for key in keys):
+        raise _damaged(path)
+    return found
+
+
+def _damaged(path: Path) -> ApproxMassError:
+    return ApproxMassError(f"{path} was cut short or edited: remove it")
+
+
+def _locked(target: Path) -> FileLock:
+    """A lock that lasts until this process ends, or what is returned is forgotten."""
+    name = hashlib.sha256(os.path.realpath(target).encode()).hexdigest()[:24]
+    place = cache_folder() / "locks" / f"{name}.lock"
+    check_file(place)
+    lock = FileLock(place, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ApproxMassError(
+            f"another process is at work on {target}: wait for it, or choose another -o"
+        ) from None
+    return lock
