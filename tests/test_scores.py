@@ -152,6 +152,9 @@ def test_the_latent_fit_finds_latents_that_are_not_white() -> None:
     scorer = Scorer(PixelEncoder(SHAPE), flow, SHAPE, draws=1, seed=0)
     noise = torch.randint(60, 196, (400, *SHAPE), dtype=torch.uint8)
     scorer.fit(noise[:300], noise[300:])
+    latents = flow.latent_maps(flow(noise[:300].float() / 255 + scorer.noise[0])[0])
+    center = latent_features(latents).mean(0).double()  # what is usual is that of the training
+    torch.testing.assert_close(scorer.reference["latent.center"], center, atol=1e-4, rtol=0)
     # the same grey levels in order: the likelihood cannot tell, the latent fit can
     flat = noise[:50].flatten(1).sort(1).values.view(50, *SHAPE)
     usual, ordered = scorer(noise[300:]), scorer(flat)

@@ -28,7 +28,7 @@ from .pixel_flow import TRAININGS, recipe
 from .table1 import PAIRS
 
 # Images in a measurement: of a flow, whose step is long, and of an epoch of a baseline.
-_FEW, _SOME = 2, 260
+_FEW, _SOME = 2, 130
 
 
 @dataclass(frozen=True)

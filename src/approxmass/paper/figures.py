@@ -50,7 +50,7 @@ FIGURES = {
 }
 _BINS = 40
 # Test images a set at laptop scale.
-_MOST = 1000
+_MOST = 500
 
 
 def run(

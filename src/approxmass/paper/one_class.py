@@ -72,14 +72,14 @@ METHODS = {
         {"gradcon": "GradCon"},
         {"epochs": 40},
         {"epochs": 1000},
-        {"table3": 150, "table4": 150},
+        {"table3": 110, "table4": 91},
     ),
     "ocgan": Method(
         "ocgan",
         {"ocgan": "OCGAN"},
         {"epochs": 30},
         {"epochs": 200, "width": 64},
-        {"table3": 120, "table4": 130},
+        {"table3": 116, "table4": 97},
     ),
 }
 

@@ -125,7 +125,7 @@ def run(
 
 
 # Seconds that scoring takes for a row.
-_SCORING = {"grey": 40.0, "colour": 40.0}
+_SCORING = {"grey": 35.0, "colour": 20.0}
 
 
 def markdown(facts: dict[str, Any]) -> str:
