@@ -181,8 +181,12 @@ def draw(name: str, facts: dict[str, Any], target: Path) -> None:
     figure = FIGURES[name]
     colours = alt.Scale(domain=[facts["id"], facts["ood"]], range=["#3b6fb6", "#d1603d"])
     axis = "approximate mass" if figure.statistic == "mass" else "log-likelihood, nats"
+    rows = shown(facts, figure)
+    tallest = max(
+        (max(row["histogram"][side]) for row in rows for side in ("id", "ood")), default=1
+    )
     histograms = []
-    for row in shown(facts, figure):
+    for row in rows:
         bins = row["histogram"]
         values = [
             {"low": low, "high": high, "share": share, "images": facts[side]}
@@ -198,11 +202,17 @@ def draw(name: str, facts: dict[str, Any], target: Path) -> None:
             .encode(
                 x=alt.X("low:Q", bin="binned", title=axis, axis=alt.Axis(tickCount=4, grid=False)),
                 x2="high:Q",
-                y=alt.Y("share:Q", stack=None, title="share of images", axis=alt.Axis(format="%")),
+                y=alt.Y(
+                    "share:Q",
+                    stack=None,
+                    title="share of images",
+                    axis=alt.Axis(format="%"),
+                    scale=alt.Scale(domain=[0, tallest]),
+                ),
                 color=alt.Color(
                     "images:N",
                     scale=colours,
-                    legend=alt.Legend(orient="bottom", title=None, labelLimit=400),
+                    legend=alt.Legend(orient="bottom", title=None, labelLimit=400, symbolOpacity=1),
                 ),
             )
             .properties(width=250, height=170)
@@ -217,11 +227,17 @@ def draw(name: str, facts: dict[str, Any], target: Path) -> None:
     ]
     base = alt.Chart(
         alt.InlineData(curve), title=f"AUROC of the {_NAMES[figure.statistic]} over the epochs"
-    ).encode(x=alt.X("epoch:Q", title="epoch (0: untrained)", axis=alt.Axis(grid=False)))
+    ).encode(
+        x=alt.X(
+            "epoch:Q",
+            title="epoch (0: untrained)",
+            axis=alt.Axis(grid=False, tickMinStep=1, format="d"),
+        )
+    )
     trainings = alt.Color(
         "training:N",
         scale=alt.Scale(domain=["vanilla", "penalised"], range=["#7a7a7a", "#2a8a57"]),
-        legend=alt.Legend(orient="bottom", title=None),
+        legend=alt.Legend(orient="bottom", title=None, symbolOpacity=1),
     )
     scale = alt.Scale(domain=[0, 1])
     chance = (
@@ -235,11 +251,12 @@ def draw(name: str, facts: dict[str, Any], target: Path) -> None:
             y=alt.Y("low:Q", scale=scale, title="AUROC"), y2="high:Q", color=trainings
         ),
         base.mark_line(point=True).encode(y=alt.Y("value:Q", scale=scale), color=trainings),
-    ).properties(width=420, height=170)
+    ).properties(width=880, height=170)
     title = alt.TitleParams(
         f"{facts['id']} against {facts['ood']}: {figure.title}",
         subtitle=f"{facts['protocol']}, {facts['scale']} scale",
         anchor="start",
+        offset=14,
     )
     page = (
         alt.vconcat(*([alt.hconcat(*histograms)] if histograms else []), over, title=title)
