@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+from altered_images import markdown as altered_images
 from approxmass.paper.audit import markdown as audit
-from approxmass.paper.one_class import TABLES
-from approxmass.paper.one_class import markdown as one_class
+from approxmass.paper.experiments import EXPERIMENTS
+from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
 from full_cost import markdown as full_cost
-from grey_pairs import markdown as grey_pairs
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/results.md", "docs/baselines.md", "docs/reproduction.md")
@@ -47,56 +47,35 @@ def _demo(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-COLOUR = {
-    "street_characters": "street characters",
-    "gtsrb": "GTSRB",
-    "dtd": "DTD",
-    "sun_scenes": "scenes",
-    "flowers": "flowers",
-    "monkeys": "monkeys",
-    "cats": "cats",
-}
-
-
-def _colour(facts: dict[str, Any]) -> str:
-    scores = ("nll", "mass", "latent_fit", "fused")
-    lines = ["| outliers | " + " | ".join(scores) + " |", "|---|" + "---|" * len(scores)]
-    for key, name in COLOUR.items():
-        cells = []
-        for score in scores:
-            (area,) = (
-                row["metrics"]["auroc"]
-                for row in facts["rows"]
-                if row["score"] == score and Path(row["ood"]).parent.name == key
-            )
-            cells.append(f"{area['value']:.3f} [{area['low']:.2f}, {area['high']:.2f}]")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _range(values: list[float], form: str) -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
 def fragments() -> dict[str, str]:
     """What belongs between the markers of each name."""
-    grey, demo = _read("results/grey_pairs.json"), _read("results/demo.json")
-    colour, rivals = _read("results/colour.json"), _read("results/classifier_rivals.json")
-    table3 = _read("results/paper/table3.json")
-    fits = [run for run in grey["rows"] if "training" in run]
+    paper = {name: _read(f"results/paper/{name}.json") for name in EXPERIMENTS}
+    demo, rivals = _read("results/demo.json"), _read("results/classifier_rivals.json")
+    found = {name: EXPERIMENTS[name].markdown(facts) for name, facts in paper.items()}
+    rows = paper["table2"]["rows"]
+    grey = [row for row in rows if row["block"] == "grey" and row["method"] == "pca"]
+    colour = [row for row in rows if row["block"] == "colour-lossless"]
+    (pixels,) = (row for row in colour if row["method"] == "pixels")
+    blocks = {
+        "table2_grey": block_markdown(paper["table2"], "grey"),
+        "table2_lossless": block_markdown(paper["table2"], "colour-lossless"),
+        "table2_jpeg": block_markdown(paper["table2"], "colour"),
+        "demo": _demo(demo),
+        "classifier_rivals": classifier_rivals(rivals),
+        "altered_images": altered_images(_read("results/altered_images.json")),
+        "audit": audit(_read("results/paper/audit.json")),
+        "full_cost": full_cost(_read("results/full_cost.json")),
+    }
     return {
-        "grey_pairs": "\n" + grey_pairs(grey) + "\n",
-        "demo": "\n" + _demo(demo) + "\n",
-        "colour": "\n" + _colour(colour) + "\n",
-        "classifier_rivals": "\n" + classifier_rivals(rivals) + "\n",
-        "one_class": "\n" + one_class(TABLES["table3"], table3) + "\n",
-        "audit": "\n" + audit(_read("results/paper/audit.json")) + "\n",
-        "table4": "\n" + one_class(TABLES["table4"], _read("results/paper/table4.json")) + "\n",
-        "full_cost": "\n" + full_cost(_read("results/full_cost.json")) + "\n",
-        "colour_fit": f"{colour['fit']['fit_seconds'] / 60:.0f}",
-        "fit": _range([run["fit_seconds_with_reading"] for run in fits], ".0f"),
-        "rate": _range([run["scored_images_per_second"] for run in fits], ",.0f"),
-        "flagged": _range([run["flagged_id_at_5_percent"] for run in fits], ".1%"),
+        **{name: f"\n{text}\n" for name, text in (found | blocks).items()},
+        "colour_fit": f"{pixels['fit_seconds'] / 60:.0f}",
+        "fit": _range([row["fit_seconds"] for row in grey], ".0f"),
+        "rate": _range([row["scored_images_per_second"] for row in grey], ",.0f"),
+        "flagged": _range([row["flagged_id_at_5_percent"] for row in grey], ".1%"),
     }
 
 
