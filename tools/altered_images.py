@@ -74,24 +74,22 @@ def main(data: Path, target: Path) -> None:
     runs = Runs(target, ("training",), identity, resume=True)
     train, test = (load("cifar10_lossless", split, data).images for split in ("train", "test"))
     usual = torch.from_numpy(test)
-    for training in ("vanilla", "penalised"):
-        if runs.has(training):
-            continue
-        flow = PixelFlow(train, training, recipe("laptop", 3, detector=True))
-        scorer = flow.scorer().fit(flow.images, flow.reference)
-        # The altered images are not the usual ones they are compared with.
-        inside = scorer(usual[:COUNT])
-        sets = {}
-        for name, images in altered(usual[-COUNT:], data).items():
-            found = scorer(images)
-            sets[name] = {k: round(auroc(inside[k], found[k]), 4) for k in inside}
-        runs.keep({"training": training, "sets": sets})
-        print(training, flush=True)
+    if runs.has("penalised"):
+        return
+    flow = PixelFlow(train, "penalised", recipe("laptop", 3, detector=True))
+    scorer = flow.scorer().fit(flow.images, flow.reference)
+    # The altered images are not the usual ones they are compared with.
+    inside = scorer(usual[:COUNT])
+    sets = {}
+    for name, images in altered(usual[-COUNT:], data).items():
+        found = scorer(images)
+        sets[name] = {k: round(auroc(inside[k], found[k]), 4) for k in inside}
+    runs.keep({"training": "penalised", "sets": sets})
 
 
 def markdown(facts: dict[str, Any]) -> str:
     """AUROC by what was done to the images, and the means."""
-    (row,) = (row for row in facts["rows"] if row["training"] == "penalised")
+    (row,) = facts["rows"]
     scores = list(next(iter(row["sets"].values())))
     lines = ["| usual images, | " + " | ".join(scores) + " |", "|---|" + "---|" * len(scores)]
     for name, areas in row["sets"].items():
