@@ -130,6 +130,7 @@ def _run(
     from .paper.experiments import EXPERIMENTS
     from .paper.figures import check_drawing
     from .paper.protocols import check_protocol
+    from .paper.runs import Order
     from .progress import RowBar
 
     if scale not in ("laptop", "full"):
@@ -149,16 +150,9 @@ def _run(
                 bar.remark(str(cost))
 
         try:
-            facts = experiment.run(
-                data,
-                target,
-                scale=scale,
-                protocol=protocol,
-                only=only,
-                resume=resume,
-                on_start=bar.plan if scale == "laptop" else say_cost,
-                on_row=bar.done,
-            )
+            on_start = bar.plan if scale == "laptop" else say_cost
+            order = Order(data, target, scale, protocol, only, resume, on_start, bar.done)
+            facts = experiment.run(order)
         except KeyboardInterrupt:
             bar.remark("stopped; the rows done are kept: repeat the command with --resume")
             raise typer.Exit(130) from None

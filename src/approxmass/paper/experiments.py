@@ -10,6 +10,7 @@ from typing import Any
 
 from . import figures, one_class, pairs, table1
 from .protocols import PROTOCOLS
+from .runs import Order
 
 Facts = dict[str, Any]
 
@@ -19,14 +20,14 @@ class Experiment:
     """A table or a figure.
 
     Attributes:
-        run: Makes the rows; arguments as those of `table1.run`.
+        run: Makes the rows of an order.
         markdown: Its table.
         protocols: Those that it has.
         minutes: About how long it takes on two cores at laptop scale, after the ones before it.
         draw: Writes its pictures beside the JSON file.
     """
 
-    run: Callable[..., Facts]
+    run: Callable[[Order], Facts]
     markdown: Callable[[Facts], str]
     protocols: tuple[str, ...]
     minutes: float

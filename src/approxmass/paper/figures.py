@@ -6,8 +6,8 @@ AUROC over all epochs kept, of both trainings.
 
 __all__ = ["FIGURES", "Figure", "check_drawing", "draw", "markdown", "run"]
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from ..baselines.base import Floats
 from ..data.catalog import find_set
 from ..errors import ApproxMassError
-from .images import load
+from .images import Loaded, load
 from .methods import check_only
 from .pixel_flow import TRAININGS, PixelFlow, recipe
 from .protocols import PROTOCOLS, compare
-from .runs import Runs
+from .runs import Order, Runs
 from .table1 import PAIRS
 
 
@@ -53,72 +53,55 @@ _BINS = 40
 _MOST = 500
 
 
-def run(
-    name: str,
-    data: Path | None,
-    target: Path,
-    *,
-    scale: str = "laptop",
-    protocol: str | None = None,
-    only: Sequence[str] = (),
-    resume: bool = False,
-    on_start: Callable[[list[float]], None] | None = None,
-    on_row: Callable[[str, float], None] | None = None,
-) -> dict[str, Any]:
-    """Make the rows that `target` does not have yet, one for each training and epoch.
+def run(name: str, order: Order) -> dict[str, Any]:
+    """Make the rows of an order, one for each training and epoch; `only` is of the trainings.
 
     Arguments:
         name: Of `FIGURES`.
-        data: Folder of local image sets; None for the hub.
-        target: JSON file.
-        scale: `laptop`, or `full` for the published settings.
-        protocol: `balanced`, which None is too, or `group`.
-        only: Trainings; none for both.
-        resume: Go on with a `target` that is there.
-        on_start: Told about how many seconds each row to come will take at laptop scale.
-        on_row: Told what was done, and about how many seconds that was to take.
+        order: What to make.
 
     Returns:
-        The facts in `target`.
+        The facts in its target.
     """
     figure = FIGURES[name]
-    pair, protocol = PAIRS[figure.pair], protocol or "balanced"
+    data, protocol = order.data, order.protocol or "balanced"
+    pair = PAIRS[figure.pair]
     trainings = [each for each in TRAININGS if each != "untrained"]
-    check_only(only, trainings, name)
+    check_only(order.only, trainings, name)
     usual = find_set(pair.id, "train", data)
     identity = {
         "command": f"approxmass paper {name}",
-        "scale": scale,
+        "scale": order.scale,
         "protocol": PROTOCOLS[protocol],
         "id": usual.title,
         "ood": find_set(pair.ood, "test", data).title,
     }
-    runs = Runs(target, ("training", "epoch"), identity, resume=resume)
-    how = recipe(scale, pair.channels)
+    runs = Runs(order.target, ("training", "epoch"), identity, resume=order.resume)
+    how = recipe(order.scale, pair.channels)
     todo = [
-        (training, epoch)
+        (
+            (training, epoch),
+            f"{training} epoch {epoch}",
+            _SCORING + (how.seconds.get(training, 0.0) if epoch == 0 else 0.0),
+        )
         for training in trainings
         for epoch in (0, *how.epochs)
-        if (not only or training in only) and not runs.has(training, epoch)
+        if order.wants(training) and not runs.has(training, epoch)
     ]
-    seconds = [
-        _SCORING + (how.seconds.get(training, 0.0) if epoch == 0 else 0.0)
-        for training, epoch in todo
-    ]
-    if on_start is not None:
-        on_start(seconds)
     flows: dict[str, PixelFlow] = {}
-    most = _MOST if scale == "laptop" else None
-    for (training, epoch), expected in zip(todo, seconds, strict=True):
+    sets: list[Loaded] = []
+    for training, epoch in order.go_through(todo):
+        if not sets:
+            most = order.at_laptop(_MOST)
+            sets = [
+                load(pair.id, "test", data, most=most),
+                load(pair.ood, "test", data, like=usual, most=most),
+            ]
         if training not in flows:
             flows[training] = PixelFlow(load(pair.id, "train", data).images, training, how)
         flow = flows[training]
         inside, outside = (
-            flow.scores(torch.from_numpy(found.images), epoch)[figure.statistic]
-            for found in (
-                load(pair.id, "test", data, most=most),
-                load(pair.ood, "test", data, like=usual, most=most),
-            )
+            flow.scores(torch.from_numpy(found.images), epoch)[figure.statistic] for found in sets
         )
         runs.keep(
             {
@@ -129,8 +112,6 @@ def run(
                 "flow": flow.describe() if epoch == how.epochs[-1] else None,
             }
         )
-        if on_row is not None:
-            on_row(f"{training} epoch {epoch}", expected)
     return runs.facts
 
 
@@ -165,13 +146,10 @@ def check_drawing() -> None:
     Raises:
         ApproxMassError: it is not.
     """
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError:
+    if any(find_spec(name) is None for name in ("altair", "vl_convert")):
         raise ApproxMassError(
             "figures need altair and vl-convert-python: pip install 'approxmass[figures]'"
-        ) from None
+        )
 
 
 def draw(name: str, facts: dict[str, Any], target: Path) -> None:

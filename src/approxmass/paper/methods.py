@@ -1,11 +1,11 @@
 """The rows of the tables: a method with its options, fitted on one set and asked about others."""
 
-__all__ = ["PLAIN", "Fitted", "Method", "Scale", "check_only", "fit", "plain"]
+__all__ = ["PLAIN", "Fitted", "Method", "check_only", "fit", "plain"]
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -13,8 +13,6 @@ from ..baselines import Baseline, make_baseline
 from ..baselines.base import Floats
 from ..detector import Detector
 from ..errors import ApproxMassError
-
-Scale = Literal["laptop", "full"]
 
 
 @dataclass(frozen=True)

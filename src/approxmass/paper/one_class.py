@@ -2,20 +2,19 @@
 
 __all__ = ["TABLES", "OneClass", "markdown", "run"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..baselines.base import Floats
 from ..data.catalog import find_set
-from .images import load, load_labels
+from .images import Pixels, load, load_labels
 from .methods import Method, check_only, fit, plain
 from .protocols import PROTOCOLS, compare
 from .published import MASS, TABLE3, TABLE4
-from .runs import Runs
+from .runs import Order, Runs
 
 
 @dataclass(frozen=True)
@@ -84,68 +83,43 @@ METHODS = {
 }
 
 
-def plan(table: OneClass, only: Sequence[str] = ()) -> list[tuple[str, int]]:
-    """The fits of a table, by method and class, in the order in which they are made.
+def run(table: OneClass, order: Order) -> dict[str, Any]:
+    """Make the rows of an order; `only` is of `METHODS`.
 
-    Raises:
-        ApproxMassError: a method in `only` that there is not.
-    """
-    check_only(only, METHODS, table.name)
-    return [(name, k) for name in METHODS if not only or name in only for k in range(10)]
-
-
-def run(
-    table: OneClass,
-    data: Path | None,
-    target: Path,
-    *,
-    scale: str = "laptop",
-    protocol: str | None = None,
-    only: Sequence[str] = (),
-    resume: bool = False,
-    on_start: Callable[[list[float]], None] | None = None,
-    on_row: Callable[[str, float], None] | None = None,
-) -> dict[str, Any]:
-    """Make the rows of a table that `target` does not have yet, and write each when it is done.
-
-    Every class trains on all its training images, and is tested per image on all its test images
-    and as many of the other nine classes, drawn 20 times.
+    Every class trains on all its training images, and is tested on all its test images and as
+    many of the other nine classes, drawn 20 times.
 
     Arguments:
         table: Of `TABLES`.
-        data: Folder of local image sets; None for the hub.
-        target: JSON file.
-        scale: `laptop`, or `full` for the published settings.
-        protocol: `balanced`, which None is too, or `group`.
-        only: Methods to run; none for all.
-        resume: Go on with a `target` that is there.
-        on_start: Told about how many seconds each fit to come will take at laptop scale.
-        on_row: Told what was fitted, and about how many seconds that was to take.
+        order: What to make.
 
     Returns:
-        The facts in `target`.
+        The facts in the target of the order.
     """
-    fits = plan(table, only)
-    protocol = protocol or "balanced"
+    check_only(order.only, METHODS, table.name)
+    data, protocol = order.data, order.protocol or "balanced"
     identity = {
         "command": f"approxmass paper {table.name}",
-        "scale": scale,
+        "scale": order.scale,
         "id": find_set(table.images, "train", data).title,
         "protocol": PROTOCOLS[protocol],
     }
-    runs = Runs(target, ("method", "class"), identity, resume=resume)
-    fits = [fit for fit in fits if not runs.has(fit[0], table.classes[fit[1]])]
-    seconds = [METHODS[name].seconds[table.name] for name, _ in fits]
-    if on_start is not None:
-        on_start(seconds)
-    if not fits:
-        return runs.facts
-    train, test = (load(table.images, split, data).images for split in ("train", "test"))
-    labels = [load_labels(table.images, split, data) for split in ("train", "test")]
+    runs = Runs(order.target, ("method", "class"), identity, resume=order.resume)
+    todo = [
+        ((name, k), f"{name} {kind}", method.seconds[table.name])
+        for name, method in METHODS.items()
+        for k, kind in enumerate(table.classes)
+        if order.wants(name) and not runs.has(name, kind)
+    ]
+    images: list[Pixels] = []
     untrained: Mapping[str, Floats] = {}
-    for (name, k), expected in zip(fits, seconds, strict=True):
+    for name, k in order.go_through(todo):
+        if not images:
+            images = [load(table.images, split, data).images for split in ("train", "test")]
+            labels = [load_labels(table.images, split, data) for split in ("train", "test")]
+        train, test = images
         own = train[labels[0] == k]
-        fitted = fit(METHODS[name], scale, own)
+        fitted = fit(METHODS[name], order.scale, own)
         # What learns nothing scores alike for every class.
         scores = untrained if name == "untrained-flow" and untrained else fitted.score(test)
         untrained = scores if name == "untrained-flow" else {}
@@ -164,8 +138,6 @@ def run(
                 },
             }
         )
-        if on_row is not None:
-            on_row(f"{name} {table.classes[k]}", expected)
     return runs.facts
 
 

@@ -3,7 +3,7 @@
 __all__ = ["BLOCKS", "METHODS", "Block", "block_markdown", "markdown", "run"]
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .methods import PLAIN, Fitted, Method, check_only, fit, plain
 from .pixel_flow import PixelFlow, recipe
 from .protocols import PROTOCOLS, compare, compare_released, released_scores
 from .published import MASS, TABLE2
-from .runs import Runs
+from .runs import Order, Runs
 from .table1 import MOST_RELEASED
 
 
@@ -164,35 +164,15 @@ _PUBLISHED = {
 _MOST = 2000
 
 
-def run(
-    data: Path | None,
-    target: Path,
-    *,
-    scale: str = "laptop",
-    protocol: str | None = None,
-    only: Sequence[str] = (),
-    resume: bool = False,
-    on_start: Callable[[list[float]], None] | None = None,
-    on_row: Callable[[str, float], None] | None = None,
-) -> dict[str, Any]:
-    """Make the rows that `target` does not have yet, and write each when it is done.
-
-    Arguments:
-        data: Folder of local image sets; None for the hub.
-        target: JSON file.
-        scale: `laptop`, or `full` for the published settings.
-        protocol: One of `PROTOCOLS`; None for `balanced`. `released` is for flows on pixels.
-        only: Methods to run; none for all.
-        resume: Go on with a `target` that is there.
-        on_start: Told about how many seconds each fit to come will take at laptop scale.
-        on_row: Told what was fitted, and about how many seconds that was to take.
+def run(order: Order) -> dict[str, Any]:
+    """Make the rows of an order; `only` is of `METHODS`, and `released` is for flows on pixels.
 
     Returns:
-        The facts in `target`.
+        The facts in its target.
     """
-    check_only(only, METHODS, "table2")
-    protocol = protocol or "balanced"
-    wanted = [name for name in METHODS if not only or name in only]
+    check_only(order.only, METHODS, "table2")
+    data, protocol = order.data, order.protocol or "balanced"
+    wanted = [name for name in METHODS if order.wants(name)]
     if protocol == "released":
         wanted = [name for name in wanted if METHODS[name].kind == "pixels"]
         if not wanted:
@@ -212,38 +192,33 @@ def run(
     }
     identity = {
         "command": "approxmass paper table2",
-        "scale": scale,
+        "scale": order.scale,
         "protocol": PROTOCOLS[protocol],
     }
-    runs = Runs(target, ("block", "method", "seed"), identity, resume=resume)
+    runs = Runs(order.target, ("block", "method", "seed"), identity, resume=order.resume)
     for row in runs.facts["rows"]:
         for name, found in {row["block"]: row["id"], **_titles(row)}.items():
             title = sets_used.get(BLOCKS[name].id if name in BLOCKS else name, found)
             if title != found:
                 raise ApproxMassError(
-                    f"{target} was made with {found}, not {title}: choose another -o"
+                    f"{order.target} was made with {found}, not {title}: choose another -o"
                 )
     todo = [
-        (key, name, seed)
+        ((key, name, seed), f"{key} {name}", METHODS[name].seconds[key])
         for key, block in BLOCKS.items()
         for name in block.methods
         for seed in range(min(METHODS[name].seeds, block.seeds))
         if name in wanted and not runs.has(key, name, seed)
     ]
-    seconds = [METHODS[name].seconds[key] for key, name, _ in todo]
-    if on_start is not None:
-        on_start(seconds)
     sets: dict[str, _Sets] = {}
-    for (key, name, seed), expected in zip(todo, seconds, strict=True):
+    for key, name, seed in order.go_through(todo):
         if key not in sets:
             sets = {key: _Sets(BLOCKS[key], data)}  # of one block at a time
         if METHODS[name].kind == "pixels":
-            row = _pixels(sets[key], name, scale, protocol)
+            row = _pixels(sets[key], name, order, protocol)
         else:
-            row = _fitted(sets[key], name, scale, protocol, seed)
+            row = _fitted(sets[key], name, order.scale, protocol, seed)
         runs.keep({"block": key, "method": name, "seed": seed, "id": sets[key].title, **row})
-        if on_row is not None:
-            on_row(f"{key} {name}", expected)
     return runs.facts
 
 
@@ -336,16 +311,16 @@ def _fitted(sets: _Sets, name: str, scale: str, protocol: str, seed: int) -> dic
     }
 
 
-def _pixels(sets: _Sets, name: str, scale: str, protocol: str) -> dict[str, Any]:
-    method, most = METHODS[name], _MOST if scale == "laptop" else None
+def _pixels(sets: _Sets, name: str, order: Order, protocol: str) -> dict[str, Any]:
+    method, most = METHODS[name], order.at_laptop(_MOST)
     training = "vanilla" if name.endswith("vanilla") else "penalised"
     # Of the released protocol BatchNorm is a part.
-    how = recipe(scale, sets.block.channels, detector=protocol != "released")
+    how = recipe(order.scale, sets.block.channels, detector=protocol != "released")
     flow = PixelFlow(sets.train, training, how)
     inside = torch.from_numpy(sets.test[:most])
     outside = {key: torch.from_numpy(found.images[:most]) for key, found in sets.oods.items()}
     if protocol == "released":
-        most_outliers = most and MOST_RELEASED
+        most_outliers = order.at_laptop(MOST_RELEASED)
         outside = {
             key: torch.from_numpy(load_all(key, sets.data, like=sets.like, most=most_outliers))
             for key in sets.oods

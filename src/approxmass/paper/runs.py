@@ -1,12 +1,14 @@
 """Finished rows of an experiment in one JSON file: written as they come, skipped when there."""
 
-__all__ = ["Runs", "check_new", "read_facts"]
+__all__ = ["Order", "Runs", "check_new", "read_facts"]
 
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -15,6 +17,50 @@ from ..artifact import check_file, write_json
 from ..baselines.training import cache_folder
 from ..errors import ApproxMassError
 from ..machine import all_processes, is_main_process, machine_facts
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to make of a table or figure, and whom to tell how it goes.
+
+    Attributes:
+        data: Folder of local image sets; None for the hub.
+        target: JSON file: rows that it has are not made again, the others written when done.
+        scale: `laptop`, or `full` for the published settings.
+        protocol: One of `PROTOCOLS`; None for what the table is about.
+        only: Rows to make; none for all.
+        resume: Go on with a target that is there.
+        on_start: Told about how many seconds each row to come will take at laptop scale.
+        on_row: Told what was done, and about how many seconds that was to take.
+    """
+
+    data: Path | None
+    target: Path
+    scale: str = "laptop"
+    protocol: str | None = None
+    only: Sequence[str] = ()
+    resume: bool = False
+    on_start: Callable[[list[float]], None] | None = None
+    on_row: Callable[[str, float], None] | None = None
+
+    def wants(self, row: str) -> bool:
+        """Whether a row is among those to make."""
+        return not self.only or row in self.only
+
+    def at_laptop(self, most: int) -> int | None:
+        """A limit that holds at laptop scale alone."""
+        return most if self.scale == "laptop" else None
+
+    def go_through(self, todo: Sequence[tuple[Item, str, float]]) -> Iterator[Item]:
+        """The items of `(item, name, seconds)`, telling of the start and of each that is done."""
+        if self.on_start is not None:
+            self.on_start([seconds for _, _, seconds in todo])
+        for item, name, seconds in todo:
+            yield item
+            if self.on_row is not None:
+                self.on_row(name, seconds)
 
 
 class Runs:

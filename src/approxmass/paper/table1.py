@@ -2,9 +2,7 @@
 
 __all__ = ["MOST_RELEASED", "PAIRS", "Pair", "markdown", "run"]
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from .methods import check_only
 from .pixel_flow import TRAININGS, PixelFlow, recipe
 from .protocols import PROTOCOLS, compare, compare_released, released_scores
 from .published import TABLE1
-from .runs import Runs
+from .runs import Order, Runs
 
 
 @dataclass(frozen=True)
@@ -36,69 +34,52 @@ PAIRS = {
 _MOST, MOST_RELEASED = 2000, 14_000
 
 
-def run(
-    data: Path | None,
-    target: Path,
-    *,
-    scale: str = "laptop",
-    protocol: str | None = None,
-    only: Sequence[str] = (),
-    resume: bool = False,
-    on_start: Callable[[list[float]], None] | None = None,
-    on_row: Callable[[str, float], None] | None = None,
-) -> dict[str, Any]:
-    """Make the rows that `target` does not have yet, and write each when it is done.
-
-    Arguments:
-        data: Folder of local image sets; None for the hub.
-        target: JSON file.
-        scale: `laptop`, or `full` for the published settings.
-        protocol: One of `PROTOCOLS`; None for all three.
-        only: Trainings (`untrained`, `vanilla`, `penalised`); none for all.
-        resume: Go on with a `target` that is there.
-        on_start: Told about how many seconds each row to come will take at laptop scale.
-        on_row: Told what was done, and about how many seconds that was to take.
+def run(order: Order) -> dict[str, Any]:
+    """Make the rows of an order; `only` is of `TRAININGS`, and without a protocol all are made.
 
     Returns:
-        The facts in `target`.
+        The facts in its target.
     """
-    check_only(only, TRAININGS, "table1")
-    trainings = [name for name in TRAININGS if not only or name in only]
-    protocols = [name for name in PROTOCOLS if protocol in (None, name)]
+    data = order.data
+    check_only(order.only, TRAININGS, "table1")
+    protocols = [name for name in PROTOCOLS if order.protocol in (None, name)]
     sets = {
         name: find_set(name, split, data).title
         for pair in PAIRS.values()
         for name, split in ((pair.id, "train"), (pair.id, "test"), (pair.ood, "test"))
     }
-    identity = {"command": "approxmass paper table1", "scale": scale, "sets": sets}
-    runs = Runs(target, ("pair", "training", "protocol"), identity, resume=resume)
+    identity = {"command": "approxmass paper table1", "scale": order.scale, "sets": sets}
+    runs = Runs(order.target, ("pair", "training", "protocol"), identity, resume=order.resume)
     todo = [
         (key, training, name)
         for key in PAIRS
-        for training in trainings
+        for training in TRAININGS
         for name in protocols
-        if not runs.has(key, training, name)
+        if order.wants(training) and not runs.has(key, training, name)
     ]
-    seconds = []
+    planned = []
     begun = set()
-    for key, training, _ in todo:
+    for key, training, name in todo:
         trains = recipe("laptop", PAIRS[key].channels).seconds.get(training, 0.0)
-        seconds.append(_SCORING[key] + (0.0 if (key, training) in begun else trains))
+        seconds = _SCORING[key] + (0.0 if (key, training) in begun else trains)
+        planned.append(((key, training, name), f"{key} {training} {name}", seconds))
         begun.add((key, training))
-    if on_start is not None:
-        on_start(seconds)
-    flows: dict[tuple[str, str], PixelFlow] = {}
-    for (key, training, name), expected in zip(todo, seconds, strict=True):
-        pair, most = PAIRS[key], _MOST if scale == "laptop" else None
-        usual = find_set(pair.id, "train", data)
-        if (key, training) not in flows:
+    loaded: str | None = None
+    trained: tuple[str, str] | None = None
+    for key, training, name in order.go_through(planned):
+        pair = PAIRS[key]
+        if loaded != key:  # rows of a pair, and in it those of a training, follow each other
+            usual, most = find_set(pair.id, "train", data), order.at_laptop(_MOST)
             train = load(pair.id, "train", data).images
-            flows[key, training] = PixelFlow(train, training, recipe(scale, pair.channels))
-        flow = flows[key, training]
-        inside = load(pair.id, "test", data, most=most)
-        outside = load(pair.ood, "test", data, like=usual, most=most)
+            inside = load(pair.id, "test", data, most=most)
+            outside = load(pair.ood, "test", data, like=usual, most=most)
+            loaded = key
+        if trained != (key, training):
+            flow = PixelFlow(train, training, recipe(order.scale, pair.channels))
+            trained = (key, training)
         if name == "released":
-            outliers = load_all(pair.ood, data, like=usual, most=most and MOST_RELEASED)
+            most = order.at_laptop(MOST_RELEASED)
+            outliers = load_all(pair.ood, data, like=usual, most=most)
             scores = [
                 released_scores(flow.flow(), torch.from_numpy(images))
                 for images in (inside.images, outliers)
@@ -119,8 +100,6 @@ def run(
                 "threads": torch.get_num_threads(),
             }
         )
-        if on_row is not None:
-            on_row(f"{key} {training} {name}", expected)
     return runs.facts
 
 
