@@ -6,7 +6,14 @@ Hugging Face Accelerate places the model and averages gradients over processes.
 Checkpoints are safetensors: Accelerate's own would be pickled.
 """
 
-__all__ = ["EpochRecord", "StepReport", "TrainingDivergedError", "TrainingSettings", "train"]
+__all__ = [
+    "EpochRecord",
+    "Objective",
+    "StepReport",
+    "TrainingDivergedError",
+    "TrainingSettings",
+    "train",
+]
 
 import hashlib
 import json
@@ -22,6 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .artifact import write_atomic
+from .cuda_graph import GraphedObjective
 from .errors import ApproxMassError
 from .flows import Flow
 from .flows.pixels import unit_pixels
@@ -43,6 +51,7 @@ class TrainingSettings:
 
     alpha: float  # weight of the mass in the loss, per-sample convention
     epochs: int
+    penalty_every: int = 1  # take the mass every so many steps, with so many times its weight
     batch_size: int = 512  # over all processes together
     learning_rate: float = 1e-3  # peak; warm-up over 1% of the steps, then cosine to 0
     weight_decay: float = 0.01  # on the gains of weight-normalised layers where there are any
@@ -52,7 +61,7 @@ class TrainingSettings:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip"):
+        for name in ("epochs", "penalty_every", "batch_size", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ApproxMassError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.alpha < math.inf:
@@ -63,7 +72,10 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a progress bar needs to know after a step; `mass` is None where alpha is 0."""
+    """What a progress bar needs to know after a step; `mass` is None where alpha is 0.
+
+    The mass is that of the last step that took it, and counts in the loss with weight alpha.
+    """
 
     step: int
     steps: int
@@ -84,19 +96,18 @@ class EpochRecord:
     learning_rate: float
 
 
-class _Objective(nn.Module):
+class Objective(nn.Module):
     """The loss as a forward pass, so that the wrapper for several processes sees all of it."""
 
-    def __init__(self, flow: Flow, alpha: float, bf16: bool) -> None:
+    def __init__(self, flow: Flow, bf16: bool) -> None:
         super().__init__()
         self.flow = flow
-        self.alpha = alpha
         self.bf16 = bf16
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            log_p, mass = training_terms(self.flow.log_prob, x, self.alpha)
-        loss = penalized_loss(log_p, mass, self.alpha)
+            log_p, mass = training_terms(self.flow.log_prob, x, alpha)
+        loss = penalized_loss(log_p, mass, alpha)
         return loss, -log_p.detach().mean(), mass.detach().mean()
 
 
@@ -107,14 +118,14 @@ class _State:
     step: int = 0
     smooth: float = math.nan  # running mean of the loss
     best: float = math.inf  # smallest running mean so far
+    mass: float = 0.0  # of the last step that took it
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)  # loss, nll, mass of the epoch under way
     history: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> "_State":
         """From what `asdict` gave."""
-        sums, history = facts["sums"], facts["history"]
-        return cls(facts["step"], facts["smooth"], facts["best"], tuple(sums), tuple(history))
+        return cls(**facts | {"sums": tuple(facts["sums"]), "history": tuple(facts["history"])})
 
 
 def train(
@@ -130,7 +141,10 @@ def train(
     """Train `flow` in place on all rows of `data`.
 
     The data goes to the device once. Each step takes a batch, adds the flow's training noise and
-    minimises `penalized_nll`; an incomplete last batch is left for the next epoch's order.
+    minimises `penalized_nll`; an incomplete last batch is left for the next epoch's order. With
+    `penalty_every` k above 1, k - 1 of k steps leave the penalty out and the other has k times as
+    much of it: the same objective in the mean for less time (lazy regularisation, as Karras et al.
+    2020 train StyleGAN2).
 
     Arguments:
         flow: An untrained flow (or a trained one, to train on).
@@ -165,8 +179,18 @@ def train(
     data = data.to(device)
     flow.to(device).train()
     optimizer = torch.optim.AdamW(_parameter_groups(flow, settings), lr=settings.learning_rate)
-    objective = _Objective(flow, settings.alpha, settings.precision == "bf16")
+    objective = Objective(flow, settings.precision == "bf16")
     objective, optimizer = accelerator.prepare(objective, optimizer)
+
+    def eager(x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        optimizer.zero_grad()
+        terms: tuple[Tensor, Tensor, Tensor] = objective(x, alpha)
+        accelerator.backward(terms[0])
+        return terms
+
+    # The averaging of gradients over processes is not for a graph.
+    graphed = device.type == "cuda" and processes == 1
+    step = GraphedObjective(objective) if graphed else eager
 
     batch = min(settings.batch_size, len(data))
     batch = max(processes, batch // processes * processes)
@@ -204,17 +228,20 @@ def train(
             rate = _learning_rate(settings.learning_rate, state.step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            optimizer.zero_grad()
-            loss, nll, mass = objective(x)
-            accelerator.backward(loss)
+            lazy = state.step % settings.penalty_every != 0
+            loss, nll, mass = step(x, 0.0 if lazy else settings.penalty_every * settings.alpha)
             norm = accelerator.clip_grad_norm_(flow.parameters(), settings.clip)
             # One transfer a step; summed over processes, so that all take the same decision.
             report = torch.stack([loss.detach(), nll, mass, loss.new_tensor(float(bool(stop)))])
             report = accelerator.reduce(report, "mean")
             loss_now, nll_now, mass_now, stopping = report.tolist()
+            finite = math.isfinite(loss_now) and bool(norm.isfinite())
+            if lazy:  # what the loss would be, as far as is known
+                mass_now = state.mass
+            if settings.penalty_every > 1:
+                loss_now = nll_now + settings.alpha * mass_now
 
             smooth = loss_now if math.isnan(state.smooth) else 0.98 * state.smooth + 0.02 * loss_now
-            finite = math.isfinite(loss_now) and bool(norm.isfinite())
             if not (finite and smooth < state.best + spread):
                 kept = unpack(good, "the last good state", *parts, identity, _State.of)
                 save(good)
@@ -228,7 +255,7 @@ def train(
             optimizer.step()
 
             state.step += 1
-            state.smooth, state.best = smooth, min(state.best, smooth)
+            state.smooth, state.best, state.mass = smooth, min(state.best, smooth), mass_now
             values = (loss_now, nll_now, mass_now)
             sums = [a + b for a, b in zip(state.sums, values, strict=True)]
             state.sums = (sums[0], sums[1], sums[2])

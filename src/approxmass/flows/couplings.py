@@ -32,10 +32,17 @@ class _AffineCoupling(nn.Module, ABC):
         self.net = net
         self.gain = weight_norm(_ChannelGain(channels))
 
-    def log_scale_and_shift(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """The bounded log-scale `s = gain * tanh(.)` and the shift `t` from the given part."""
-        # Back to the precision of the input: under autocast the network answers in bfloat16.
-        raw, t = self.net(given).to(given.dtype).chunk(2, dim=1)
+    def log_scale_and_shift(
+        self, given: Tensor, where: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The bounded log-scale `s = gain * tanh(.)` and the shift `t` from the given part.
+
+        Both are 0 where `where` is 0.
+        """
+        # Back to precision and layout of the input: under autocast the network answers in bfloat16,
+        # and its channels-last halves would be strided.
+        answer = self.net(given).to(given.dtype, memory_format=torch.contiguous_format)
+        raw, t = (answer if where is None else answer * where).chunk(2, dim=1)
         return self.gain(torch.tanh(raw)), t
 
     @abstractmethod
@@ -59,6 +66,7 @@ class CheckerboardCoupling(_AffineCoupling):
     """
 
     mask: Tensor
+    change: Tensor
 
     def __init__(
         self, shape: tuple[int, int, int], mid_channels: int, blocks: int, norm: Norm, reverse: bool
@@ -68,13 +76,12 @@ class CheckerboardCoupling(_AffineCoupling):
         super().__init__(net, channels)
         parity = (torch.arange(height)[:, None] + torch.arange(width)) % 2
         keep = parity == (0 if reverse else 1)
-        # Not part of the weights: it follows from the shape.
+        # Not part of the weights: they follow from the shape.
         self.register_buffer("mask", keep.float()[None, None], persistent=False)
+        self.register_buffer("change", (~keep).float()[None, None], persistent=False)
 
     def _masked(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = self.log_scale_and_shift(x * self.mask)
-        change = 1 - self.mask
-        return s * change, t * change
+        return self.log_scale_and_shift(x * self.mask, self.change)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, C, H, W)` to `(y, logdet)`, shapes `(N, C, H, W)` and `(N,)`."""

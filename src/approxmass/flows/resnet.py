@@ -5,20 +5,33 @@ __all__ = ["Norm", "ResNet"]
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from .layers import BatchNorm2d, conv2d
 
 Norm = Literal["batch", "none"]
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.Identity()
+    return BatchNorm2d(channels) if kind == "batch" else nn.Identity()
 
 
-def _conv(inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> nn.Module:
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-    normed: nn.Module = weight_norm(conv)
+class _Conv(nn.Conv2d):
+    """Convolution that keeps the size, of the rectified input if `relu`."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, relu: bool, bias: bool) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, relu=self.relu)
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, relu: bool = True, bias: bool = True
+) -> nn.Module:
+    normed: nn.Module = weight_norm(_Conv(inputs, outputs, kernel, relu=relu, bias=bias))
     return normed
 
 
@@ -31,8 +44,8 @@ class _Block(nn.Module):
         self.conv2 = _conv(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(F.relu(self.norm1(x)))
-        out: Tensor = x + self.conv2(F.relu(self.norm2(hidden)))
+        hidden = self.conv1(self.norm1(x))
+        out: Tensor = x + self.conv2(self.norm2(hidden))
         return out
 
 
@@ -69,7 +82,9 @@ class ResNet(nn.Module):
         self.norm_in = _norm(norm, inputs)
         self.stem = _conv(2 * inputs, mid_channels, 3)
         self.blocks = nn.ModuleList(_Block(mid_channels, norm) for _ in range(blocks))
-        self.skips = nn.ModuleList(_conv(mid_channels, mid_channels, 1) for _ in range(blocks + 1))
+        self.skips = nn.ModuleList(
+            _conv(mid_channels, mid_channels, 1, relu=False) for _ in range(blocks + 1)
+        )
         self.norm_out = _norm(norm, mid_channels)
         self.head = _conv(mid_channels, outputs, 1)
         if norm == "none":
@@ -80,10 +95,10 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, inputs, H, W)` to `(N, outputs, H, W)`."""
         x = self.norm_in(x) * self.gain
-        x = self.stem(F.relu(torch.cat([x, -x], dim=1)))
+        x = self.stem(torch.cat([x, -x], dim=1))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             x = block(x)
             total = total + skip(x)
-        out: Tensor = self.head(F.relu(self.norm_out(total)))
+        out: Tensor = self.head(self.norm_out(total))
         return out

@@ -11,6 +11,7 @@ import zuko
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
+from .layers import linear, soft_clamp, take_columns
 
 # Those whose density can be differentiated twice without solving an equation.
 VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
@@ -22,6 +23,9 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "nsf": lambda d: zuko.flows.NSF(d, transforms=3, hidden_features=(256, 256)),
     "gf": lambda d: zuko.flows.GF(d, transforms=6, components=8),
 }
+# Those made of affine couplings, and the bound of the log-scale that zuko has there.
+_AFFINE = ("realnvp", "nice")
+_LOG_SCALE = -math.log(1e-3)
 
 
 class VectorFlow(nn.Module):
@@ -44,6 +48,9 @@ class VectorFlow(nn.Module):
         True
     """
 
+    orders: Tensor
+    inverses: Tensor
+
     def __init__(self, name: str, dimension: int, *, seed: int = 0, jitter: float = 0.05) -> None:
         super().__init__()
         if name not in VECTOR_FLOWS:
@@ -56,11 +63,51 @@ class VectorFlow(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.flow = VECTOR_FLOWS[name](dimension)
+        self.affine = name in _AFFINE
+        if self.affine:
+            self._register_orders()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, D)` to latents `(N, D)` and logdet `(N,)` in nats."""
+        if self.affine:
+            return self._couple(x)
         z, logdet = self.flow().transform.call_and_ladj(x)
         return z, logdet
+
+    def _register_orders(self) -> None:
+        """How to put what each coupling keeps before what it changes, and at last all in order."""
+        couplings = self.flow.transform.transforms
+        here = torch.arange(self.dimension)
+        orders = []
+        for mask in [coupling.mask for coupling in couplings] + [here == here]:
+            wanted = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
+            orders.append(torch.argsort(here)[wanted])
+            here = wanted
+        self.register_buffer("orders", torch.stack(orders), persistent=False)
+        self.register_buffer("inverses", torch.stack(orders).argsort(1), persistent=False)
+
+    def _couple(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What zuko's affine couplings compute, with fewer and contiguous operations.
+
+        They gather and scatter columns at every coupling, and interleave scale and shift.
+        """
+        logdet = x.new_zeros(len(x))
+        orders = zip(self.orders, self.inverses, strict=True)
+        for coupling, (order, inverse) in zip(self.flow.transform.transforms, orders, strict=False):
+            first, second, last = list(coupling.hyper)[::2]
+            kept = first.in_features
+            x = take_columns(x, order, inverse)
+            x, change = torch.split(x, [kept, self.dimension - kept], dim=1)
+            hidden = linear(x, first.weight, first.bias)
+            hidden = linear(hidden, second.weight, second.bias, relu=True)
+            weight = torch.cat([last.weight[::2], last.weight[1::2]])
+            bias = torch.cat([last.bias[::2], last.bias[1::2]])
+            answer = linear(hidden, weight, bias, relu=True).to(x.dtype)
+            shift, raw = answer.chunk(2, dim=1)
+            log_scale = soft_clamp(raw, _LOG_SCALE)
+            x = torch.cat([x, change * log_scale.exp() + shift], dim=1)
+            logdet = logdet + log_scale.sum(1)
+        return take_columns(x, self.orders[-1], self.inverses[-1]), logdet
 
     def inverse(self, z: Tensor) -> Tensor:
         """The inputs `(N, D)` of latents `(N, D)`."""

@@ -1,6 +1,6 @@
 """What the published settings would cost here, from the FLOPs and the time of a small part."""
 
-__all__ = ["Cost", "full_costs"]
+__all__ = ["Cost", "FlopCounter", "full_costs"]
 
 import os
 import tempfile
@@ -133,7 +133,7 @@ def _baseline(
 
 def _measure(work: Callable[[], object]) -> tuple[float, float]:
     """FLOPs of some work, and seconds of it when it is done again, uncounted and warm."""
-    with _FlopCounter() as counter:  # type: ignore[no-untyped-call]
+    with FlopCounter() as counter:  # type: ignore[no-untyped-call]
         work()
     started = time.perf_counter()
     work()
@@ -142,7 +142,7 @@ def _measure(work: Callable[[], object]) -> tuple[float, float]:
     return float(counter.total), time.perf_counter() - started
 
 
-class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up what torch counts for each operation.
 
     Its own `FlopCounterMode` also follows modules, which fails on a second derivative.

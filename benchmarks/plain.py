@@ -1,0 +1,50 @@
+"""The rivals, written out: what one writes in PyTorch without a thought for speed."""
+
+__all__ = ["nchw", "plain_layers", "plain_step"]
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from approxmass.flows import RealNVP, layers, resnet
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """Within it a RealNVP computes the same with torch's own convolution, relu and BatchNorm."""
+
+    def conv2d(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False
+    ) -> Tensor:
+        x = F.relu(x) if relu else x
+        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+
+    before = resnet.conv2d, layers.BatchNorm2d.forward
+    resnet.conv2d = conv2d  # type: ignore[attr-defined]
+    layers.BatchNorm2d.forward = nn.BatchNorm2d.forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        resnet.conv2d, layers.BatchNorm2d.forward = before  # type: ignore[attr-defined,method-assign]
+
+
+def nchw(flow: RealNVP) -> RealNVP:
+    """The flow with its weights in torch's default layout."""
+    for parameter in flow.parameters():
+        parameter.data = parameter.data.contiguous()
+    return flow
+
+
+def plain_step(log_prob: Callable[[Tensor], Tensor], x: Tensor, alpha: float) -> Tensor:
+    """Double backpropagation: the gradients of `mean(-log p + alpha ||d log p / dx||)`."""
+    x = x.detach().requires_grad_()
+    log_p = log_prob(x)
+    loss = -log_p.mean()
+    if alpha:
+        (gradient,) = torch.autograd.grad(log_p.sum(), x, create_graph=True)
+        loss = loss + alpha * gradient.flatten(1).norm(dim=1).mean()
+    loss.backward()
+    return loss.detach()

@@ -1,0 +1,343 @@
+"""Layers that are fast to differentiate twice.
+
+The gradient of a penalty on the gradient takes three sorts of derivatives of each layer. Torch has
+them all, but gets those of a convolution's weight from a convolution by the whole image, and those
+of BatchNorm from some thirty elementwise passes. Here each is one call, or a few, of the kernels
+that the first derivative uses.
+"""
+
+__all__ = ["BatchNorm2d", "conv2d", "linear", "soft_clamp", "take_columns"]
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_aten = torch.ops.aten
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """Convolution of stride 1 that keeps the size; of `relu(x)` if asked.
+
+    Casts as autocast says, as torch's own does. Can be differentiated twice, once of these with
+    respect to `x`; a third derivative raises.
+
+    Arguments:
+        x: `(N, C, H, W)`.
+        weight: `(outputs, C, k, k)`, k odd.
+        bias: `(outputs,)` or None.
+        relu: Rectify `x` first.
+
+    Example:
+        >>> conv2d(torch.tensor([[[[-1.0, 2.0]]]]), torch.ones(1, 1, 1, 1), relu=True)
+        tensor([[[[0., 2.]]]])
+    """
+    x, weight, bias = _as_autocast(x, weight, bias)
+    # The layout is changed out here, where the change has a derivative.
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    result: Tensor = _Layer.apply(x, weight, bias, _Convolution, relu)  # type: ignore[no-untyped-call]
+    return result
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
+    """`x @ weight.T + bias`, or `relu(x)` for `x` if asked; differentiable as `conv2d` is.
+
+    Arguments:
+        x: `(N, inputs)`.
+        weight: `(outputs, inputs)`.
+        bias: `(outputs,)`.
+        relu: Rectify `x` first.
+
+    Example:
+        >>> linear(torch.tensor([[-1.0, 2.0]]), torch.ones(1, 2), torch.ones(1), relu=True)
+        tensor([[3.]])
+    """
+    x, weight, added = _as_autocast(x, weight, bias)
+    result: Tensor = _Layer.apply(x, weight, added, _Dense, relu)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _as_autocast(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
+    weight = weight.to(dtype, memory_format=layout)
+    return x.to(dtype), weight, None if bias is None else bias.to(dtype)
+
+
+_Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class _Convolution:
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
+
+    @staticmethod
+    def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
+        """Gradients of input, weight and bias, as far as they are wanted."""
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+        pad = weight.shape[2] // 2
+        result: _Gradients = _aten.convolution_backward(
+            grad, x, weight, [len(weight)], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, wanted
+        )
+        return result
+
+
+class _Dense:
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
+        """Gradients of input, weight and bias, as far as they are wanted."""
+        return (
+            grad @ weight if wanted[0] else None,
+            grad.T @ x if wanted[1] else None,
+            grad.sum(0) if wanted[2] else None,
+        )
+
+
+_Kernel = type[_Convolution] | type[_Dense]
+
+
+def _where_positive(grad: Tensor, u: Tensor) -> Tensor:
+    """Gradient of relu, given what it returned."""
+    result: Tensor = _aten.threshold_backward(grad, u, 0)
+    return result
+
+
+def _input_gradient_only(ctx: Any) -> bool:
+    """Whether the backward pass under way is to be differentiated again and wants no more than x.
+
+    `ctx.needs_input_grad` does not tell: it says what could be asked for.
+
+    Raises:
+        NotImplementedError: it is to be differentiated again and wants more.
+    """
+    if not torch.is_grad_enabled():
+        return False
+    others = [node for node, _ in ctx.next_functions[1:] if node is not None]
+    if any(torch._C._will_engine_execute_node(node) for node in others):
+        raise NotImplementedError(
+            "a gradient of the weights cannot be differentiated again: ask for that of x alone"
+        )
+    return True
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kernel: _Kernel, relu: bool
+    ) -> Tensor:
+        u = F.relu(x) if relu else x
+        ctx.save_for_backward(u, weight)
+        ctx.kernel, ctx.relu = kernel, relu
+        return kernel.forward(u, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        u, weight = ctx.saved_tensors
+        if _input_gradient_only(ctx):
+            gx = _LayerInputGrad.apply(grad, weight, u, ctx.kernel, ctx.relu)  # type: ignore[no-untyped-call]
+            return gx, None, None, None, None
+        gx, gw, gb = ctx.kernel.backward(grad, u, weight, list(ctx.needs_input_grad[:3]))
+        if ctx.relu and gx is not None:
+            gx = _where_positive(gx, u)
+        return gx, gw, gb, None, None
+
+
+class _LayerInputGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, weight: Tensor, u: Tensor, kernel: _Kernel, relu: bool
+    ) -> Tensor:
+        ctx.save_for_backward(grad, weight, u)
+        ctx.kernel, ctx.relu = kernel, relu
+        gx = kernel.backward(grad, u, weight, [True, False, False])[0]
+        assert gx is not None
+        return _where_positive(gx, u) if relu else gx
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        grad, weight, u = ctx.saved_tensors
+        if ctx.relu:
+            tangent = _where_positive(tangent, u)
+        along = ctx.kernel.forward(tangent, weight, None)
+        gw = ctx.kernel.backward(grad, tangent, weight, [False, True, False])[1]
+        return along, gw, None, None, None
+
+
+def take_columns(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """`x[:, order]` for a permutation and its inverse; its derivative is one such call too.
+
+    Example:
+        >>> order, inverse = torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])
+        >>> take_columns(torch.tensor([[5, 6, 7]]), order, inverse)
+        tensor([[7, 5, 6]])
+    """
+    result: Tensor = _Columns.apply(x, order, inverse)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Columns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        order, inverse = ctx.saved_tensors
+        return take_columns(grad, inverse, order), None, None
+
+
+def soft_clamp(x: Tensor, bound: float) -> Tensor:
+    """`x / (1 + |x| / bound)`: as x near 0, and within `bound` everywhere.
+
+    Example:
+        >>> soft_clamp(torch.tensor([0.0, 2.0, -1e9]), bound=2.0)
+        tensor([ 0.,  1., -2.])
+    """
+    result: Tensor = _SoftClamp.apply(x, bound)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SoftClamp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        shrink = (1 + x.abs() / bound).reciprocal()
+        ctx.save_for_backward(x, shrink)
+        ctx.bound = bound
+        return x * shrink
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, shrink = ctx.saved_tensors
+        return _SoftClampGrad.apply(grad, x, shrink, ctx.bound), None  # type: ignore[no-untyped-call]
+
+
+class _SoftClampGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, x: Tensor, shrink: Tensor, bound: float) -> Tensor:
+        slope = shrink.square()
+        ctx.save_for_backward(grad, x, shrink, slope)
+        ctx.bound = bound
+        return grad * slope
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        grad, x, shrink, slope = ctx.saved_tensors
+        along = tangent * slope
+        # The slope of the slope is -2 sign(x) / bound * shrink^3.
+        return along, along * grad * shrink * x.sign() * (-2 / ctx.bound), None, None
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over N, H and W; what torch's own computes, with its parameters.
+
+    In training mode it can be differentiated twice, once of these with respect to the input.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(N, C, H, W)` to the same shape."""
+        if not self.training or len(x) * x.shape[2] * x.shape[3] == 1:
+            return super().forward(x)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        result: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+        )
+        return result
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        y, mean, rstd = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        rest = (None,) * 4
+        if _input_gradient_only(ctx):
+            gx = _NormInputGrad.apply(grad, weight, x, mean, rstd, ctx.eps)  # type: ignore[no-untyped-call]
+            return gx, None, None, *rest
+        return *_norm_backward(grad, x, weight, mean, rstd, ctx.eps), *rest
+
+
+def _norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of input, weight and bias; the last two are sums of grad * xhat and of grad."""
+    layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+    grad = grad.contiguous() if layout is None else grad.contiguous(memory_format=layout)
+    result: tuple[Tensor, Tensor, Tensor] = _aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, rstd, True, eps, [True, True, True]
+    )
+    return result
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`scale * x + shift` by channel: BatchNorm's kernel is the fast one for it."""
+    zero, one = torch.zeros_like(scale), torch.ones_like(scale)
+    return torch.native_batch_norm(x, scale, shift, zero, one, False, 0.0, 0.0)[0]
+
+
+class _NormInputGrad(torch.autograd.Function):
+    """`gx = weight * rstd * (g - <g> - xhat <g xhat>)`, with `<>` the mean over N, H and W.
+
+    With t the gradient that comes back, the sum over t * gx has the derivatives below; the map
+    from g to gx is its own adjoint.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, weight: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, eps: float
+    ) -> Tensor:
+        gx, along_x, total = _norm_backward(grad, x, weight, mean, rstd, eps)
+        ctx.save_for_backward(grad, weight, x, mean, rstd, gx, along_x, total)
+        ctx.eps = eps
+        return gx
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        grad, weight, x, mean, rstd, gx, g_along, g_total = ctx.saved_tensors
+        count = x.numel() // len(weight)
+        back, t_along, t_total = _norm_backward(tangent, x, weight, mean, rstd, ctx.eps)
+        b, a = g_along / count, g_total / count
+        d, c = t_along / count, t_total / count
+        e = (tangent * grad).mean((0, 2, 3), dtype=rstd.dtype)
+        rest = e - a * c - b * d
+        scale = -weight * rstd.square() * rest * rstd
+        dx = _affine(x, scale, -scale * mean)
+        zero = torch.zeros_like(scale)
+        dx = dx + _affine(gx, -rstd * d, zero) + _affine(back, -rstd * b, zero)
+        return back, count * rstd * rest, dx, None, None, None
