@@ -5,9 +5,11 @@ import io
 import os
 import struct
 import sys
+import threading
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from approxmass.data import ImageSource, open_images
+from approxmass.data import ImageSource, open_images, stream
 from approxmass.data.decode import UnreadableError, decode, pillow_guard
 from approxmass.errors import ApproxMassError
 
@@ -390,12 +392,34 @@ def test_a_decompression_bomb_is_an_unreadable_image(
     assert errors == [None, "has more than 100 pixels: make it smaller"]
 
 
-def test_files_are_read_when_their_turn_comes(tmp_path: Path) -> None:
+def test_files_are_read_a_few_chunks_before_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "cores", lambda: 2)
     source = open_images(folder(IMAGES["grey"], tmp_path))
-    chunks = source.chunks(10)
-    next(chunks)
+    chunks = source.chunks(2)
+    next(chunks)  # two more are under way
     (tmp_path / "pngs" / "2" / "11.png").unlink()
-    assert next(chunks).errors == [None, "cannot be opened (No such file or directory)"]
+    *between, last = chunks
+    assert [chunk.errors for chunk in between] == [[None, None]] * 4
+    assert last.errors == [None, "cannot be opened (No such file or directory)"]
+
+
+def test_warnings_are_as_before_when_all_threads_have_decoded() -> None:
+    before = list(warnings.filters)
+    with pillow_guard():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: next(open_images("sample:mnist").chunks(10)), range(20)))
+        with pytest.warns(UserWarning, match="not Pillow's"):
+            warnings.warn("not Pillow's", stacklevel=1)
+    assert list(warnings.filters) == before
+
+
+def test_a_stream_that_is_left_early_ends_its_threads(tmp_path: Path) -> None:
+    chunks = open_images(folder(IMAGES["grey"], tmp_path)).chunks(1)
+    next(chunks)
+    chunks.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
 def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,13 @@ from safetensors.torch import load_file
 from approxmass import ApproxMassError
 from approxmass.flows import RealNVP, VectorFlow
 from approxmass.mass import approximate_mass
-from approxmass.training import StepReport, TrainingDivergedError, TrainingSettings, train
+from approxmass.training import (
+    Objective,
+    StepReport,
+    TrainingDivergedError,
+    TrainingSettings,
+    train,
+)
 
 SETTINGS = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7)
 
@@ -77,17 +84,58 @@ class _StopError(Exception):
     pass
 
 
+def test_a_lazy_penalty_is_the_same_objective_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = data(2000)
+    parts, masses = [], []
+    for alpha in (3 * 0.5, 0.0, 0.0, 0.5):
+        trained = flow()
+        loss, _, mass = Objective(trained, bf16=False)(x, alpha)
+        loss.backward()
+        gradients = [p.grad for p in trained.parameters() if p.grad is not None]
+        parts.append(torch.cat([g.flatten() for g in gradients]))
+        masses.append(mass.item())
+    torch.testing.assert_close(torch.stack(parts[:3]).mean(0), parts[3])
+
+    asked: list[float] = []
+    forward = Objective.forward
+
+    def spy(self: Objective, x: torch.Tensor, alpha: float) -> tuple[torch.Tensor, ...]:
+        asked.append(alpha)
+        return forward(self, x, alpha)
+
+    monkeypatch.setattr(Objective, "forward", spy)
+    shown: list[float | None] = []
+    settings = TrainingSettings(alpha=0.5, epochs=1, batch_size=400, penalty_every=3)
+    (record,) = train(flow(), x, settings, on_step=lambda report: shown.append(report.mass))
+    assert asked == [1.5, 0.0, 0.0, 1.5, 0.0]
+    assert shown[0] == shown[1] == shown[2] != shown[3] == shown[4]
+    assert shown[0] == pytest.approx(masses[0], rel=0.2)  # a batch of it, with jitter
+    assert record.loss == pytest.approx(record.nll + 0.5 * (record.mass or 0), rel=1e-6)
+
+
+def test_a_lazy_penalty_lowers_the_mass_as_much() -> None:
+    x = data(2000)
+    mass = {}
+    for k in (1, 4):
+        trained = flow()
+        train(trained, x, TrainingSettings(alpha=3, epochs=8, batch_size=100, penalty_every=k))
+        mass[k] = approximate_mass(trained.log_prob, x).mean().item()
+    assert mass[4] == pytest.approx(mass[1], rel=0.1)
+
+
+@pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("at", [1, 4, 6, 11])  # in the middle and at the end of an epoch
-def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int) -> None:
+def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int, every: int) -> None:
+    settings = replace(SETTINGS, penalty_every=every)
     whole = flow()
-    history = train(whole, data(), SETTINGS)
+    history = train(whole, data(), settings)
     checkpoint = tmp_path / "run.safetensors"
 
     def stop(report: StepReport) -> None:
         if report.step == at:
             raise _StopError
 
-    often = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7, checkpoint_seconds=0)
+    often = replace(settings, checkpoint_seconds=0)
     with pytest.raises(_StopError):
         train(flow(), data(), often, checkpoint=checkpoint, on_step=stop)
     resumed = flow()
@@ -95,7 +143,7 @@ def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int) -> 
     again = train(
         resumed,
         data(),
-        SETTINGS,
+        settings,
         checkpoint=checkpoint,
         resume=True,
         on_step=lambda r: steps.append(r.step),
@@ -324,6 +372,8 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         ({"alpha": float("nan"), "epochs": 1}, "alpha"),
         ({"alpha": 0.0, "epochs": 0}, "epochs"),
         ({"alpha": 0.0, "epochs": 1, "batch_size": 0}, "batch_size"),
+        ({"alpha": 0.0, "epochs": 1, "penalty_every": 0}, "penalty_every"),
+        ({"alpha": 0.0, "epochs": 1, "penalty_every": 1.5}, "penalty_every"),
         ({"alpha": 0.0, "epochs": 1, "precision": "fp16"}, "precision"),
     ],
 )

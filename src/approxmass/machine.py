@@ -2,6 +2,7 @@
 
 __all__ = [
     "all_processes",
+    "cores",
     "default_device",
     "fast_autocast",
     "fast_bf16",
@@ -32,11 +33,16 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in ("approxmass", "torch", "zuko", "numpy")},
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def default_device() -> torch.device:

@@ -66,6 +66,8 @@ class TrainingSettings:
                 raise ApproxMassError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.alpha < math.inf:
             raise ApproxMassError(f"alpha must be a number of at least 0, not {self.alpha}")
+        if self.penalty_every != int(self.penalty_every):
+            raise ApproxMassError(f"penalty_every must be whole, not {self.penalty_every}")
         if self.precision not in ("no", "bf16"):
             raise ApproxMassError(f"precision must be 'no' or 'bf16', not {self.precision!r}")
 
@@ -105,6 +107,7 @@ class Objective(nn.Module):
         self.bf16 = bf16
 
     def forward(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss at weight `alpha` of the penalty, its NLL and its mass; scalars."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             log_p, mass = training_terms(self.flow.log_prob, x, alpha)
         loss = penalized_loss(log_p, mass, alpha)
@@ -230,7 +233,8 @@ def train(
                 group["lr"] = rate
             lazy = state.step % settings.penalty_every != 0
             loss, nll, mass = step(x, 0.0 if lazy else settings.penalty_every * settings.alpha)
-            norm = accelerator.clip_grad_norm_(flow.parameters(), settings.clip)
+            clip = settings.clip * (1 if lazy else settings.penalty_every)
+            norm = accelerator.clip_grad_norm_(flow.parameters(), clip)
             # One transfer a step; summed over processes, so that all take the same decision.
             report = torch.stack([loss.detach(), nll, mass, loss.new_tensor(float(bool(stop)))])
             report = accelerator.reduce(report, "mean")

@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+# Where Pillow keeps what can hold the orientation of a PNG image.
+_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
 
 Encoded = bytes | Path | Image.Image | None
 Pixels = NDArray[np.uint8]
@@ -110,13 +114,35 @@ def channels_first(array: NDArray[Any]) -> NDArray[Any]:
     )
 
 
-@contextmanager
-def pillow_guard() -> Iterator[None]:
-    """Make Pillow refuse decompression bombs, and keep its other warnings to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+class _Guard:
+    """What Python's warnings are filtered by is one for all threads: the first one in changes it
+    and the last one out changes it back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.filters = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Make Pillow refuse decompression bombs, and keep its other warnings to itself."""
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.filters = warnings.catch_warnings()
+                self.filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\b")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.filters.__exit__(None, None, None)
+
+
+pillow_guard = _Guard()
 
 
 def decode(item: Encoded, size: int | None = None) -> Pixels:
@@ -142,8 +168,10 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
     try:
         image = Image.open(io.BytesIO(item)) if isinstance(item, bytes) else item
         image.load()
-        with suppress(Exception):  # damaged EXIF data, of which Pillow makes many errors
-            image = ImageOps.exif_transpose(image)
+        # Looking for an orientation takes as long as decoding a small image, and most have none.
+        if image.format != "PNG" or _ORIENTED & image.info.keys():
+            with suppress(Exception):  # damaged EXIF data, of which Pillow makes many errors
+                image = ImageOps.exif_transpose(image)
         image = _eight_bit(image)
         return _pixels(image if size is None else _resized(image, size))
     except UnreadableError:

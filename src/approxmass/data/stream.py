@@ -4,15 +4,22 @@ __all__ = ["Batches", "Chunk", "ImageSource", "describe_shape"]
 
 import copy
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from ..errors import ApproxMassError
+from ..machine import cores
 from .decode import Encoded, Pixels, UnreadableError, decode, pillow_guard, resize
 
+# More would hold more decoded images than they are worth.
+_MOST_THREADS = 8
+# What an error calls a shape that the caller asked for.
+_NEEDED = "what is needed"
 # Up to n items at a time, with their names: encoded images, or pixels (k, C, H, W).
 Batches = Callable[[int], Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]]
 
@@ -120,15 +127,23 @@ class ImageSource:
             raise ApproxMassError(
                 f"{self.name}: cannot stream {n} images at a time: give 1 or more"
             )
-        for names, items in self._batches(n):
-            if isinstance(items, np.ndarray):
-                images = items if self.size is None else resize(items, self.size)
-                if shape is not None and images.shape[1:] != shape:
-                    reason = _mismatch(images.shape[1:], "what is needed", shape)
-                    raise ApproxMassError(f"{self.name}: image {names[0]} {reason}")
-                yield Chunk(images, names, [None] * len(names))
-            else:
-                yield self._decoded(names, items, shape)
+        # Decoding goes on in threads while the caller works on earlier chunks.
+        threads = min(cores(), _MOST_THREADS)
+        waiting: deque[Future[Chunk]] = deque()
+        pool = ThreadPoolExecutor(threads)
+        try:
+            for names, items in self._batches(n):
+                if isinstance(items, np.ndarray):
+                    yield self._resized_array(names, items, shape)
+                    continue
+                wanted = (self.shape, "the first image") if shape is None else (shape, _NEEDED)
+                waiting.append(pool.submit(self._decoded, names, items, *wanted))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def read(self) -> Pixels:
         """All images, uint8 `(N, C, H, W)`.
@@ -149,12 +164,18 @@ class ImageSource:
             done += len(chunk.images)
         return images
 
-    def _decoded(
-        self, names: list[str], items: Sequence[Encoded], needed: tuple[int, int, int] | None
+    def _resized_array(
+        self, names: list[str], items: Pixels, shape: tuple[int, int, int] | None
     ) -> Chunk:
-        shape, what = (
-            (self.shape, "the first image") if needed is None else (needed, "what is needed")
-        )
+        images = items if self.size is None else resize(items, self.size)
+        if shape is not None and images.shape[1:] != shape:
+            reason = _mismatch(images.shape[1:], _NEEDED, shape)
+            raise ApproxMassError(f"{self.name}: image {names[0]} {reason}")
+        return Chunk(images, names, [None] * len(names))
+
+    def _decoded(
+        self, names: list[str], items: Sequence[Encoded], shape: tuple[int, int, int], what: str
+    ) -> Chunk:
         images = np.empty((len(items), *shape), np.uint8)
         errors: list[str | None] = []
         k = 0
@@ -190,7 +211,7 @@ def describe_shape(shape: Sequence[int]) -> str:
 
 
 def _mismatch(shape: Sequence[int], what: str, other: Sequence[int]) -> str:
-    if what == "what is needed":
+    if what == _NEEDED:
         cure = f"convert it to {describe_shape(other)}"
     elif shape[0] == other[0]:
         cure = "pass a size to have every image resized"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 _aten = torch.ops.aten
 
@@ -128,11 +127,21 @@ def _input_gradient_only(ctx: Any) -> bool:
     if not torch.is_grad_enabled():
         return False
     others = [node for node, _ in ctx.next_functions[1:] if node is not None]
-    if any(torch._C._will_engine_execute_node(node) for node in others):
+    try:
+        more = any(torch._C._will_engine_execute_node(node) for node in others)
+    except RuntimeError:  # its answer for a leaf whose gradient is wanted
+        more = True
+    if more:
         raise NotImplementedError(
             "a gradient of the weights cannot be differentiated again: ask for that of x alone"
         )
     return True
+
+
+def _refuse_a_third(tangent: Tensor) -> None:
+    # Torch's once_differentiable would only cut the graph here, which can go unseen.
+    if torch.is_grad_enabled() and tangent.requires_grad:
+        raise NotImplementedError("the second derivative of a layer cannot be differentiated again")
 
 
 class _Layer(torch.autograd.Function):
@@ -169,8 +178,8 @@ class _LayerInputGrad(torch.autograd.Function):
         return _where_positive(gx, u) if relu else gx
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_a_third(tangent)
         grad, weight, u = ctx.saved_tensors
         if ctx.relu:
             tangent = _where_positive(tangent, u)
@@ -237,8 +246,8 @@ class _SoftClampGrad(torch.autograd.Function):
         return grad * slope
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_a_third(tangent)
         grad, x, shrink, slope = ctx.saved_tensors
         along = tangent * slope
         # The slope of the slope is -2 sign(x) / bound * shrink^3.
@@ -327,8 +336,8 @@ class _NormInputGrad(torch.autograd.Function):
         return gx
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_a_third(tangent)
         grad, weight, x, mean, rstd, gx, g_along, g_total = ctx.saved_tensors
         count = x.numel() // len(weight)
         back, t_along, t_total = _norm_backward(tangent, x, weight, mean, rstd, ctx.eps)
