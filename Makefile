@@ -1,9 +1,9 @@
-# make install | demo | test      Everything happens in .venv; nothing else is needed.
+# make install | demo | test | bench      Everything happens in .venv; nothing else is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test clean
+.PHONY: install demo test bench clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,16 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# A quarter of an hour; DATA=folder of image sets times the fit on FashionMNIST.
+RESULTS := benchmarks/results
+bench: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/pixels.py $(RESULTS)/pixels.json
+	$(BIN)/python benchmarks/vectors.py $(RESULTS)/vectors.json $(DATA)
+	$(BIN)/python benchmarks/scoring.py $(RESULTS)/scoring.json
+	$(BIN)/python benchmarks/growth.py $(RESULTS)/growth.json
+	$(BIN)/python benchmarks/table.py $(RESULTS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from plain import nchw, plain_layers, plain_step
 from torch import Tensor
 
 from approxmass import training
@@ -31,6 +30,7 @@ from approxmass.machine import machine_facts
 from approxmass.mass import penalized_loss
 from approxmass.paper.cost import FlopCounter
 from approxmass.training import Objective, TrainingSettings, train
+from plain import nchw, plain_layers, plain_step
 
 ALPHA = 2 / 32
 ROUNDS = 7

@@ -125,8 +125,9 @@ class WhitenedEncoder(nn.Module):
         """Coefficients `(N, kept)` on the axes, and the log energy `(N,)` of the rest."""
         centered = features - self.mean
         coefficients = centered @ self.axes.T
-        rest = centered - coefficients @ self.axes
-        return coefficients, (rest.square().sum(1) + _ENERGY_FLOOR).log()
+        rest = torch.addmm(centered, coefficients, self.axes, alpha=-1)
+        energy = torch.linalg.vector_norm(rest, dim=1).square()
+        return coefficients, (energy + _ENERGY_FLOOR).log()
 
     def _features_in_batches(self, images: Tensor, seed: int) -> Tensor:
         def of(batch: Tensor) -> Tensor:

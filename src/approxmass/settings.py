@@ -19,7 +19,12 @@ from .training import TrainingSettings
 _LARGEST_SIDE = 64
 
 # How a flow is trained when nobody says otherwise: settings, images seen, most epochs.
-_WHITENED = (TrainingSettings(alpha=0, epochs=1, batch_size=512, learning_rate=1e-3), 220_000, 20)
+_PRECISION: Literal["no", "bf16"] = "bf16" if fast_bf16() else "no"
+_WHITENED = (
+    TrainingSettings(alpha=0, epochs=1, batch_size=512, learning_rate=1e-3, precision=_PRECISION),
+    220_000,
+    20,
+)
 _COMPACT = (
     TrainingSettings(
         alpha=0,
@@ -28,7 +33,7 @@ _COMPACT = (
         learning_rate=3e-3,
         weight_decay=5e-5,
         clip=100,
-        precision="bf16" if fast_bf16() else "no",
+        precision=_PRECISION,
     ),
     100_000,
     40,

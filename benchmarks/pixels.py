@@ -1,0 +1,175 @@
+"""Penalised training of the compact RealNVP, against the same network in plain PyTorch.
+
+    python benchmarks/pixels.py benchmarks/results/pixels.json
+
+A run is some steps of training with AdamW and clipping: ours is `train` itself. The plain one is
+double backpropagation in float32, NCHW. The convolutions of a step, done again alone on the same
+tensors, are the floor: a step cannot take less.
+"""
+
+import copy
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approxmass.flows import RealNVP
+from approxmass.machine import fast_bf16
+from approxmass.mass import penalized_nll
+from approxmass.paper.cost import FlopCounter
+from approxmass.settings import Settings
+from approxmass.training import Objective, TrainingSettings, train
+from plain import nchw, plain_layers, plain_step
+from timing import alternate, convolutions, peak_mib, rate, ratio, write
+
+SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32)}
+# Batch size: steps of a run (a multiple of 4, for a penalty every fourth) and rounds.
+RUNS = {16: (8, 5), 64: (4, 5)}
+
+
+def build(shape: tuple[int, int, int]) -> RealNVP:
+    """A compact flow whose couplings do something already."""
+    torch.manual_seed(0)
+    flow = RealNVP.preset("compact", shape).train()
+    with torch.no_grad():
+        for name, parameter in flow.named_parameters():
+            if "head" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return flow
+
+
+def settings(shape: tuple[int, int, int], batch: int, **changed: Any) -> TrainingSettings:
+    """What a detector trains with, for one epoch."""
+    how, _ = Settings("pixels").resolve(shape)
+    given = how.training(shape[0], 0, 1)
+    facts = {**vars(given), "batch_size": batch, "epochs": 1, **changed}
+    return TrainingSettings(**facts)
+
+
+def plain_run(flow: RealNVP, data: Tensor, how: TrainingSettings) -> None:
+    """The same objective and optimiser as one writes them."""
+    optimizer = torch.optim.AdamW(
+        flow.parameters(), how.learning_rate, weight_decay=how.weight_decay
+    )
+    order = torch.randperm(len(data))
+    for start in range(0, len(data), how.batch_size):
+        x = data[order[start : start + how.batch_size]].float() / 255
+        optimizer.zero_grad()
+        plain_step(flow.log_prob, flow.perturb(x), how.alpha)
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), how.clip)
+        optimizer.step()
+
+
+def one_step(kind: str, shape: tuple[int, int, int], batch: int) -> Callable[[], object]:
+    """One step of a kind, without the optimiser."""
+    x = torch.rand(batch, *shape)
+    alpha = settings(shape, batch).alpha
+    if kind == "plain":
+        flow = nchw(build(shape))
+
+        def work() -> None:
+            with plain_layers():
+                plain_step(flow.log_prob, x, alpha)
+
+    else:
+        objective = Objective(build(shape), bf16=fast_bf16())
+
+        def work() -> None:
+            objective.zero_grad()
+            objective(x, alpha)[0].backward()
+
+    return work
+
+
+def gradient_errors(shape: tuple[int, int, int]) -> dict[str, float]:
+    """Relative error of the penalised gradient, against torch's own layers in float64."""
+    x = torch.rand(16, *shape, dtype=torch.float64)
+    alpha = settings(shape, 16).alpha
+
+    def gradient(dtype: torch.dtype, bf16: bool = False) -> Tensor:
+        flow = build(shape).to(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = penalized_nll(flow.log_prob, x.to(dtype), alpha)
+        loss.backward()
+        return torch.cat(
+            [p.grad.flatten().double() for p in flow.parameters() if p.grad is not None]
+        )
+
+    with plain_layers():
+        reference = gradient(torch.float64)
+    found = {"float32": gradient(torch.float32), "bfloat16": gradient(torch.float32, bf16=True)}
+    return {name: ((g - reference).norm() / reference.norm()).item() for name, g in found.items()}
+
+
+def measure(shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
+    """Everything about one shape and batch size."""
+    steps, rounds = RUNS[batch]
+    count = steps * batch
+    data = (torch.rand(count, *shape) * 255).to(torch.uint8)
+    flow = build(shape)
+
+    def ours(**changed: Any) -> Callable[[], object]:
+        how = settings(shape, batch, **changed)
+        return lambda: train(copy.deepcopy(flow), data, how, fingerprint="benchmark")
+
+    def plain(alpha: float) -> Callable[[], object]:
+        how = settings(shape, batch, alpha=alpha)
+
+        def run() -> None:
+            with plain_layers():
+                plain_run(nchw(copy.deepcopy(flow)), data, how)
+
+        return run
+
+    alpha = settings(shape, batch).alpha
+    seconds = alternate(
+        {
+            "plain": plain(alpha),
+            "ours": ours(),
+            "ours, float32": ours(precision="no"),
+            "ours, every 4th": ours(penalty_every=4),
+            "plain, likelihood alone": plain(0.0),
+            "ours, likelihood alone": ours(alpha=0.0),
+        },
+        rounds,
+    )
+    step = one_step("ours", shape, batch)
+    with FlopCounter() as counter:
+        step()
+    turns = alternate({"step": step, "convolutions": convolutions(step)}, 2 * rounds)
+    floor = statistics.median(turns["convolutions"])
+    return {
+        "batch": batch,
+        "images_per_second": {name: rate(count, taken) for name, taken in seconds.items()},
+        "times_plain": {
+            name: ratio(seconds["plain"], seconds[name])
+            for name in ("ours", "ours, float32", "ours, every 4th")
+        },
+        "times_plain_likelihood": ratio(
+            seconds["plain, likelihood alone"], seconds["ours, likelihood alone"]
+        ),
+        "gigaflop_per_image": counter.total / batch / 1e9,
+        "convolution_gigaflop_per_second": counter.total / floor / 1e9,
+        "share_of_convolution_rate": ratio(turns["convolutions"], turns["step"]),
+        "peak_mib": {kind: peak_mib(one_step, kind, shape, batch) for kind in ("plain", "ours")},
+    }
+
+
+def main(target: Path) -> None:
+    """Measure and write."""
+    rows = []
+    for name, shape in SHAPES.items():
+        errors = gradient_errors(shape)
+        for batch in RUNS:
+            row = {"flow": name, **measure(shape, batch), "gradient_error": errors}
+            rows.append(row)
+            print(name, batch, {k: round(v["median"], 2) for k, v in row["times_plain"].items()})
+    write(target, {"command": f"python benchmarks/pixels.py {target}", "rows": rows})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

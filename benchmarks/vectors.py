@@ -1,0 +1,177 @@
+"""Training on whitened codes: against zuko's own loop and normflows', and a whole fit.
+
+    python benchmarks/vectors.py benchmarks/results/vectors.json [DATA]
+
+With DATA, a folder of image sets, the fit is of FashionMNIST's 60,000 training images; without, of
+as many random ones. A run is 20 steps of AdamW on batches of 512 codes of 129 numbers.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import normflows as nf
+import numpy as np
+import torch
+import zuko
+from torch import Tensor, nn
+
+from approxmass import Detector, open_images
+from approxmass.flows import VectorFlow
+from approxmass.mass import penalized_nll
+from approxmass.paper.cost import FlopCounter
+from approxmass.settings import Settings
+from approxmass.training import TrainingSettings, train
+from plain import plain_step
+from timing import alternate, dense_rate, rate, ratio, write
+
+DIMENSION, BATCH, STEPS, ROUNDS = 129, 512, 20, 7
+COUNT = 60_000
+
+
+def zuko_flow() -> nn.Module:
+    """What `VectorFlow` is made of."""
+    torch.manual_seed(0)
+    flow: nn.Module = zuko.flows.RealNVP(
+        DIMENSION, transforms=6, randmask=True, hidden_features=(256, 256)
+    )
+    return flow
+
+
+def normflows_flow() -> nn.Module:
+    """As many affine couplings of as wide networks."""
+    torch.manual_seed(0)
+    half = (DIMENSION + 1) // 2
+    steps: list[nn.Module] = []
+    for _ in range(6):
+        widths = [half, 256, 256, 2 * (DIMENSION - half)]
+        steps.append(nf.flows.AffineCouplingBlock(nf.nets.MLP(widths, init_zeros=True)))
+        steps.append(nf.flows.Permute(DIMENSION, mode="shuffle"))
+    flow: nn.Module = nf.NormalizingFlow(nf.distributions.DiagGaussian(DIMENSION), steps)
+    return flow
+
+
+def loop(flow: nn.Module, data: Tensor, step: Callable[[Tensor], None]) -> Callable[[], None]:
+    """A training loop as the two libraries' documents have it."""
+
+    def run() -> None:
+        optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-3)
+        for x in data.split(BATCH):
+            optimizer.zero_grad()
+            step(x)
+            optimizer.step()
+
+    return run
+
+
+def how(**changed: Any) -> TrainingSettings:
+    """What a detector trains with, for one epoch."""
+    settings, _ = Settings("pca").resolve((1, 28, 28))
+    given = settings.training(1, DIMENSION, COUNT)
+    return TrainingSettings(**{**vars(given), "epochs": 1, **changed})
+
+
+def ours(data: Tensor, **changed: Any) -> Callable[[], object]:
+    """The library's own training."""
+    settings = how(**changed)
+    return lambda: train(VectorFlow("realnvp", DIMENSION), data, settings, fingerprint="benchmark")
+
+
+def gradient_errors(data: Tensor) -> dict[str, float]:
+    """Relative error of the penalised gradient, against zuko in float64."""
+    flow, alpha, x = VectorFlow("realnvp", DIMENSION), how().alpha, data[:BATCH]
+
+    def gradient(log_prob: Callable[[Tensor], Tensor], dtype: torch.dtype, bf16: bool) -> Tensor:
+        flow.to(dtype).zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = penalized_nll(log_prob, x.to(dtype), alpha)
+        loss.backward()
+        return torch.cat(
+            [p.grad.flatten().double() for p in flow.parameters() if p.grad is not None]
+        )
+
+    reference = gradient(lambda y: flow.flow().log_prob(y), torch.float64, False)
+    found = {
+        "float32": gradient(flow.log_prob, torch.float32, False),
+        "bfloat16": gradient(flow.log_prob, torch.float32, True),
+    }
+    return {name: ((g - reference).norm() / reference.norm()).item() for name, g in found.items()}
+
+
+def training() -> dict[str, Any]:
+    """Loops side by side."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(STEPS * BATCH, DIMENSION, generator=generator)
+    theirs, plain, rival = zuko_flow(), zuko_flow(), normflows_flow()
+    alpha = how().alpha
+
+    def penalised(x: Tensor) -> None:
+        plain_step(lambda y: theirs().log_prob(y), x, alpha)
+
+    def likelihood(x: Tensor) -> None:
+        (-plain().log_prob(x).mean()).backward()
+
+    def kullback(x: Tensor) -> None:
+        rival.forward_kld(x).backward()  # type: ignore[operator]
+
+    seconds = alternate(
+        {
+            "zuko, double backpropagation": loop(theirs, data, penalised),
+            "ours": ours(data),
+            "ours, float32": ours(data, precision="no"),
+            "ours, every 4th": ours(data, penalty_every=4),
+            "zuko, likelihood alone": loop(plain, data, likelihood),
+            "normflows, likelihood alone": loop(rival, data, kullback),
+            "ours, likelihood alone": ours(data, alpha=0.0),
+        },
+        ROUNDS,
+    )
+    with FlopCounter() as counter:
+        ours(data)()
+    slow, nll = seconds["zuko, double backpropagation"], seconds["ours, likelihood alone"]
+    return {
+        "images_per_second": {name: rate(len(data), taken) for name, taken in seconds.items()},
+        "times_zuko": {
+            name: ratio(slow, seconds[name])
+            for name in ("ours", "ours, float32", "ours, every 4th")
+        },
+        "times_likelihood": {
+            name: ratio(seconds[f"{name}, likelihood alone"], nll) for name in ("zuko", "normflows")
+        },
+        "megaflop_per_image": counter.total / len(data) / 1e6,
+        "product_gigaflop_per_second": {
+            name: dense_rate(BATCH, 256, 256, dtype) / 1e9
+            for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        },
+        "gradient_error": gradient_errors(data),
+    }
+
+
+def whole_fit(data: Path | None) -> dict[str, Any]:
+    """Seconds from images to a calibrated detector."""
+    if data is None:
+        rng = np.random.default_rng(0)
+        images, name = rng.integers(0, 256, (COUNT, 28, 28), dtype=np.uint8), "random"
+    else:
+        images, name = open_images(data / "fashion_mnist" / "train.parquet").read(), "FashionMNIST"
+    taken = []
+    for seed in range(3):
+        started = time.perf_counter()
+        Detector("pca", seed=seed).fit(images)
+        taken.append(time.perf_counter() - started)
+    return {"images": name, "count": len(images), "seconds": sorted(taken)}
+
+
+def main(target: Path, data: Path | None) -> None:
+    """Measure and write."""
+    facts = {"training": training(), "fit": whole_fit(data)}
+    print(
+        {k: round(v["median"], 2) for k, v in facts["training"]["times_zuko"].items()}, facts["fit"]
+    )
+    write(target, {"command": f"python benchmarks/vectors.py {target}", **facts})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2:] else None)
