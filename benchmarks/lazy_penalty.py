@@ -3,8 +3,9 @@
     python benchmarks/lazy_penalty.py ../shared/data benchmarks/results [PART ...]
 
 Parts: `pca` (FashionMNIST, all 60,000 images, as a detector trains), `pca_float32` (the same
-without bfloat16), `grey` (compact RealNVP on the pixels of 5,000 FashionMNIST images) and `colour`
-(the same on 3,600 CIFAR-10 images). Everything but k and the seed is the same. AUROC per image on up to 2,000 images a set. Every run is kept as
+without bfloat16), `grey` (compact RealNVP on the pixels of 5,000 FashionMNIST images) and
+`colour` (the same on 3,600 CIFAR-10 images). Everything but k and the seed is the same.
+AUROC per image on up to 2,000 images a set. Every run is kept as
 it ends; what is there already is not run again. Hours in all: `make bench` does not call it.
 """
 

@@ -118,7 +118,7 @@ def vectors() -> str:
             f"{statistics.median(fit['seconds']):.1f} s ({fit['seconds'][0]:.1f}-"
             f"{fit['seconds'][-1]:.1f}). Relative error of the gradient against zuko in float64: "
             f"float32 {errors['float32']:.1e}, bfloat16 {errors['bfloat16']:.1e}. A penalised step "
-            f"is {flops:.1f} MFLOP an image; a 512x256x256 product runs at "
+            f"is {flops:.1f} MFLOP an image; a 1024x256x256 product runs at "
             f"{product['float32']:,.0f} GFLOP/s in float32 and {product['bfloat16']:,.0f} in "
             f"bfloat16, which would be {best:,.0f} images/s. {_machine(facts)}.",
         ]
@@ -166,6 +166,26 @@ def growth() -> str:
             ]
         )
     return _table(["what grows", "sizes", "seconds", "memory added, MiB", "exponent"], rows)
+
+
+def levers() -> str:
+    """What each lever does, and what did not help."""
+    facts = _read("levers")
+    rows = [
+        [name, _rate(found["images_per_second"]), _times(found["times_plain"])]
+        for name, found in facts["kinds"].items()
+    ]
+    compiled, adam = facts["compiled"], facts["optimizer_milliseconds"]
+    return "\n\n".join(
+        [
+            _table(["step, colour, batch 64", "images/s", "to plain"], rows),
+            f"torch.compile of the plain step (torch.func.grad within, bfloat16): "
+            f"{compiled['first_seconds']:.0f} s to its first step, then "
+            f"{_rate(compiled['images_per_second'])} images/s, {_times(compiled['times_ours'])} of "
+            f"ours beside it. AdamW with clipping takes {adam['AdamW']:.1f} ms a step, fused "
+            f"{adam['AdamW, fused']:.1f} ms. {_machine(facts)}.",
+        ]
+    )
 
 
 def lazy() -> str:
@@ -250,6 +270,7 @@ TABLES = {
     "vectors": vectors,
     "scoring": scoring,
     "growth": growth,
+    "levers": levers,
     "lazy": lazy,
     "gpu": gpu,
 }

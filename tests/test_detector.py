@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +320,30 @@ def test_the_manifest_is_readable(fitted: Detector, tmp_path: Path) -> None:
     assert manifest["settings"]["space"] == "pca"
     assert manifest["facts"]["images"]["training"] == 1080
     assert len(manifest["history"]) == 10
+
+
+MEMORY = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+from approxmass import Detector
+detector = Detector.load(sys.argv[1])
+count = sum(len(scores.p_value) for _, scores in detector.score_chunks(sys.argv[2]))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_long_stream_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    block = rng.integers(0, 256, (4000, 28, 28), dtype=np.uint8)
+    Detector("pca", epochs=1).fit(block[:1000]).save(tmp_path / "detector")
+    peak = {}
+    for blocks in (3, 25):  # 9 MB of pixels, and 78
+        path = tmp_path / f"{blocks}-idx3-ubyte"
+        header = np.array([0x803, blocks * len(block), 28, 28], ">u4").tobytes()
+        path.write_bytes(header + blocks * block.tobytes())
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "detector"), str(path)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        count, peak[blocks] = map(int, out.split())
+        assert count == blocks * len(block)
+    assert peak[25] < 1.05 * peak[3]

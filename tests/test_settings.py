@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,14 @@ def test_the_statistic_is_the_one_that_works_in_the_space() -> None:
     assert Settings().resolve((1, 28, 28))[0].statistic == "fused"
     assert Settings(space="pixels").resolve((1, 28, 28))[0].statistic == "fused"
     assert Settings(statistic="mass").resolve((3, 32, 32))[0].statistic == "mass"
+
+
+def test_many_codes_train_in_larger_batches_at_a_higher_rate() -> None:
+    settings, _ = Settings("pca").resolve((1, 28, 28))
+    few, many = (settings.training(1, 129, count) for count in (5_000, 54_000))
+    assert (few.batch_size, few.learning_rate) == (512, 1e-3)
+    assert (many.batch_size, many.learning_rate) == (1024, 2e-3)
+    pixels, _ = Settings("pixels").resolve((1, 28, 28))
+    assert pixels.training(1, 784, 54_000) == replace(
+        pixels.training(1, 784, 5_000), epochs=pixels.training(1, 784, 54_000).epochs
+    )

@@ -7,6 +7,7 @@ A test runs `updated` and fails where a document differs from what the results s
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from classifier_rivals import markdown as classifier_rivals
 from full_cost import markdown as full_cost
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/results.md", "docs/baselines.md", "docs/reproduction.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/results.md",
+    "docs/baselines.md",
+    "docs/reproduction.md",
+    "docs/performance.md",
+)
+sys.path.append(str(ROOT / "benchmarks"))
 
 
 def _read(name: str) -> Any:
@@ -53,6 +61,8 @@ def _range(values: list[float], form: str) -> str:
 
 def fragments() -> dict[str, str]:
     """What belongs between the markers of each name."""
+    from table import TABLES
+
     paper = {name: _read(f"results/paper/{name}.json") for name in EXPERIMENTS}
     demo, rivals = _read("results/demo.json"), _read("results/classifier_rivals.json")
     found = {name: EXPERIMENTS[name].markdown(facts) for name, facts in paper.items()}
@@ -72,6 +82,7 @@ def fragments() -> dict[str, str]:
     }
     return {
         **{name: f"\n{text}\n" for name, text in (found | blocks).items()},
+        **{f"bench_{name}": f"\n{table()}\n" for name, table in TABLES.items()},
         "colour_fit": f"{pixels['fit_seconds'] / 60:.0f}",
         "fit": _range([row["fit_seconds"] for row in grey], ".0f"),
         "rate": _range([row["scored_images_per_second"] for row in grey], ",.0f"),

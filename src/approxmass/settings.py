@@ -18,13 +18,16 @@ from .training import TrainingSettings
 # Images larger than this a side are resized to it unless a size is given.
 _LARGEST_SIDE = 64
 
-# How a flow is trained when nobody says otherwise: settings, images seen, most epochs.
 _PRECISION: Literal["no", "bf16"] = "bf16" if fast_bf16() else "no"
+# How a flow is trained when nobody says otherwise: settings, images seen, most epochs.
 _WHITENED = (
     TrainingSettings(alpha=0, epochs=1, batch_size=512, learning_rate=1e-3, precision=_PRECISION),
     220_000,
     20,
 )
+# Where there are images enough, larger batches are quicker; this rate brings the loss on held-out
+# images to where the smaller ones bring it.
+_MANY, _LARGER_BATCH, _HIGHER_RATE = 11_000, 1024, 2e-3
 _COMPACT = (
     TrainingSettings(
         alpha=0,
@@ -186,6 +189,8 @@ class Settings:
         else:
             training, images_seen, most = _COMPACT if self.space == "pixels" else _WHITENED
             epochs = min(most, max(1, round(images_seen / count)))
+            if self.space != "pixels" and count >= _MANY:
+                training = replace(training, batch_size=_LARGER_BATCH, learning_rate=_HIGHER_RATE)
         # In pixels as released: 2, divided by the batch size there.
         alpha = 2 / 32 if self.space == "pixels" else 0.35 * math.sqrt(dimension)
         return replace(

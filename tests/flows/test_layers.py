@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from approxmass.flows import RealNVP, layers, resnet
-from approxmass.flows.layers import BatchNorm2d, conv2d, linear, soft_clamp, take_columns
+from approxmass.flows.layers import BatchNorm2d, conv2d, perceptron, soft_clamp, take_rows
 from approxmass.mass import penalized_nll
 
 
@@ -46,15 +46,23 @@ def test_convolution(kernel: int, relu: bool) -> None:
     torch.testing.assert_close(without, derivatives(lambda x, w: plain(x, w, zero), *inputs[:2]))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_linear(relu: bool) -> None:
-    inputs = rand(4, 3), rand(2, 3, seed=1), rand(2, seed=2)
+@pytest.mark.parametrize("widths", [(3, 2), (3, 5, 4, 2)])
+def test_perceptron(widths: tuple[int, ...]) -> None:
+    x, count = rand(3, 6), len(widths) - 1
+    weights = [rand(widths[i + 1], widths[i], seed=1 + i) for i in range(count)]
+    biases = [rand(widths[i + 1], seed=5 + i) for i in range(count)]
 
-    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(F.relu(x) if relu else x, weight, bias)
+    def ours(x: Tensor, *parameters: Tensor) -> Tensor:
+        return perceptron(x, parameters[:count], parameters[count:])
 
-    ours = derivatives(lambda x, w, b: linear(x, w, b, relu=relu), *inputs)
-    torch.testing.assert_close(ours, derivatives(plain, *inputs))
+    def plain(x: Tensor, *parameters: Tensor) -> Tensor:
+        y = F.linear(x.T, parameters[0], parameters[count])
+        for weight, bias in zip(parameters[1:count], parameters[count + 1 :], strict=True):
+            y = F.linear(F.relu(y), weight, bias)
+        return y.T
+
+    inputs = (x, *weights, *biases)
+    torch.testing.assert_close(derivatives(ours, *inputs), derivatives(plain, *inputs))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -78,7 +86,7 @@ def test_batch_norm(layout: torch.memory_format) -> None:
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
 
 
-def test_soft_clamp_and_columns() -> None:
+def test_soft_clamp_and_rows() -> None:
     x = 5 * rand(4, 3)
     x.data[0, 0] = 0.0
     x = x.detach().requires_grad_()
@@ -86,10 +94,10 @@ def test_soft_clamp_and_columns() -> None:
         derivatives(lambda x: soft_clamp(x, 2.0), x),
         derivatives(lambda x: x / (1 + (x / 2).abs()), x),
     )
-    order = torch.tensor([2, 0, 1])
+    order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
-        derivatives(lambda x: take_columns(x, order, order.argsort()), x),
-        derivatives(lambda x: x[:, order], x),
+        derivatives(lambda x: take_rows(x, order, order.argsort()), x),
+        derivatives(lambda x: x[order], x),
     )
 
 

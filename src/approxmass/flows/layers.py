@@ -6,8 +6,9 @@ of BatchNorm from some thirty elementwise passes. Here each is one call, or a fe
 that the first derivative uses.
 """
 
-__all__ = ["BatchNorm2d", "conv2d", "linear", "soft_clamp", "take_columns"]
+__all__ = ["BatchNorm2d", "conv2d", "perceptron", "soft_clamp", "take_rows"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,58 +34,44 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
         >>> conv2d(torch.tensor([[[[-1.0, 2.0]]]]), torch.ones(1, 1, 1, 1), relu=True)
         tensor([[[[0., 2.]]]])
     """
-    x, weight, bias = _as_autocast(x, weight, bias)
-    # The layout is changed out here, where the change has a derivative.
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    result: Tensor = _Layer.apply(x, weight, bias, _Convolution, relu)  # type: ignore[no-untyped-call]
+    result: Tensor = _Chain.apply(x, _Convolution, relu, 1, weight, bias)  # type: ignore[no-untyped-call]
     return result
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False) -> Tensor:
-    """`x @ weight.T + bias`, or `relu(x)` for `x` if asked; differentiable as `conv2d` is.
+def perceptron(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Linear layers with relu between them; casts and differentiates as `conv2d` does.
 
     Arguments:
-        x: `(N, inputs)`.
-        weight: `(outputs, inputs)`.
-        bias: `(outputs,)`.
-        relu: Rectify `x` first.
+        x: `(inputs, N)`: a sample is a column, so that to choose some inputs is to copy rows.
+        weights: Of each layer, `(outputs, inputs)`.
+        biases: Of each layer, `(outputs,)`.
+
+    Returns:
+        `(outputs, N)`.
 
     Example:
-        >>> linear(torch.tensor([[-1.0, 2.0]]), torch.ones(1, 2), torch.ones(1), relu=True)
+        >>> x = torch.tensor([[-1.0], [2.0]])
+        >>> perceptron(x, [torch.eye(2), torch.ones(1, 2)], [torch.zeros(2), torch.ones(1)])
         tensor([[3.]])
     """
-    x, weight, added = _as_autocast(x, weight, bias)
-    result: Tensor = _Layer.apply(x, weight, added, _Dense, relu)  # type: ignore[no-untyped-call]
+    result: Tensor = _Chain.apply(x, _Dense, False, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
     return result
-
-
-def _as_autocast(
-    x: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(device)
-    layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
-    weight = weight.to(dtype, memory_format=layout)
-    return x.to(dtype), weight, None if bias is None else bias.to(dtype)
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class _Convolution:
+    layout = torch.channels_last
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
     @staticmethod
     def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
         """Gradients of input, weight and bias, as far as they are wanted."""
         grad = grad.contiguous(memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
         pad = weight.shape[2] // 2
         result: _Gradients = _aten.convolution_backward(
             grad, x, weight, [len(weight)], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, wanted
@@ -93,17 +80,19 @@ class _Convolution:
 
 
 class _Dense:
+    layout = torch.contiguous_format
+
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
+        return weight @ x if bias is None else torch.addmm(bias[:, None], weight, x)
 
     @staticmethod
     def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
         """Gradients of input, weight and bias, as far as they are wanted."""
         return (
-            grad @ weight if wanted[0] else None,
-            grad.T @ x if wanted[1] else None,
-            grad.sum(0) if wanted[2] else None,
+            weight.T @ grad if wanted[0] else None,
+            grad @ x.T if wanted[1] else None,
+            grad.sum(1) if wanted[2] else None,
         )
 
 
@@ -144,72 +133,105 @@ def _refuse_a_third(tangent: Tensor) -> None:
         raise NotImplementedError("the second derivative of a layer cannot be differentiated again")
 
 
-class _Layer(torch.autograd.Function):
+class _Chain(torch.autograd.Function):
+    """Layers of one kind with relu between them, and before the first if `relu`.
+
+    The casts of autocast are made within, where they need no derivatives of their own: the engine
+    casts what a backward pass returns.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kernel: _Kernel, relu: bool
+        ctx: Any, x: Tensor, kernel: _Kernel, relu: bool, count: int, *parameters: Tensor
     ) -> Tensor:
-        u = F.relu(x) if relu else x
-        ctx.save_for_backward(u, weight)
-        ctx.kernel, ctx.relu = kernel, relu
-        return kernel.forward(u, weight, bias)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        weights = [w.to(dtype, memory_format=kernel.layout) for w in parameters[:count]]
+        biases = [None if b is None else b.to(dtype) for b in parameters[count:]]
+        y, inputs = x.to(dtype), []
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            if i > 0:
+                y = y.relu_()
+            elif relu:
+                y = F.relu(y)
+            y = y.contiguous(memory_format=kernel.layout)
+            inputs.append(y)
+            y = kernel.forward(y, weight, bias)
+        # The parameters lead a second derivative back to where they came from.
+        ctx.save_for_backward(*parameters[:count], *weights, *inputs)
+        ctx.kernel, ctx.relu, ctx.count = kernel, relu, count
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, weight = ctx.saved_tensors
+        saved, count = ctx.saved_tensors, ctx.count
         if _input_gradient_only(ctx):
-            gx = _LayerInputGrad.apply(grad, weight, u, ctx.kernel, ctx.relu)  # type: ignore[no-untyped-call]
-            return gx, None, None, None, None
-        gx, gw, gb = ctx.kernel.backward(grad, u, weight, list(ctx.needs_input_grad[:3]))
-        if ctx.relu and gx is not None:
-            gx = _where_positive(gx, u)
-        return gx, gw, gb, None, None
+            gx = _ChainInputGrad.apply(grad, ctx.kernel, ctx.relu, count, *saved)  # type: ignore[no-untyped-call]
+            return gx, *[None] * (3 + 2 * count)
+        weights, inputs = saved[count : 2 * count], saved[2 * count :]
+        wanted = ctx.needs_input_grad
+        found: list[Tensor | None] = [None] * (2 * count)
+        step: Tensor | None = grad
+        for i in reversed(range(count)):
+            assert step is not None
+            asked = [i > 0 or wanted[0], wanted[4 + i], wanted[4 + count + i]]
+            gx, found[i], found[count + i] = ctx.kernel.backward(step, inputs[i], weights[i], asked)
+            step = _where_positive(gx, inputs[i]) if gx is not None and (i or ctx.relu) else gx
+        return step, None, None, None, *found
 
 
-class _LayerInputGrad(torch.autograd.Function):
+class _ChainInputGrad(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, weight: Tensor, u: Tensor, kernel: _Kernel, relu: bool
+        ctx: Any, grad: Tensor, kernel: _Kernel, relu: bool, count: int, *saved: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(grad, weight, u)
-        ctx.kernel, ctx.relu = kernel, relu
-        gx = kernel.backward(grad, u, weight, [True, False, False])[0]
-        assert gx is not None
-        return _where_positive(gx, u) if relu else gx
+        weights, inputs = saved[count : 2 * count], saved[2 * count :]
+        grads = [grad]
+        for i in reversed(range(count)):
+            gx = kernel.backward(grads[-1], inputs[i], weights[i], [True, False, False])[0]
+            assert gx is not None
+            grads.append(_where_positive(gx, inputs[i]) if i or relu else gx)
+        ctx.save_for_backward(*weights, *inputs, *grads[count - 1 :: -1])
+        ctx.kernel, ctx.relu, ctx.count = kernel, relu, count
+        return grads[-1]
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
         _refuse_a_third(tangent)
-        grad, weight, u = ctx.saved_tensors
-        if ctx.relu:
-            tangent = _where_positive(tangent, u)
-        along = ctx.kernel.forward(tangent, weight, None)
-        gw = ctx.kernel.backward(grad, tangent, weight, [False, True, False])[1]
-        return along, gw, None, None, None
+        saved, count = ctx.saved_tensors, ctx.count
+        weights, inputs, grads = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        found = []
+        for i, (weight, x, grad) in enumerate(zip(weights, inputs, grads, strict=True)):
+            if i or ctx.relu:
+                tangent = _where_positive(tangent, x)
+            tangent = tangent.contiguous(memory_format=ctx.kernel.layout)
+            found.append(ctx.kernel.backward(grad, tangent, weight, [False, True, False])[1])
+            tangent = ctx.kernel.forward(tangent, weight, None)
+        return tangent, None, None, None, *found, *[None] * (2 * count)
 
 
-def take_columns(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    """`x[:, order]` for a permutation and its inverse; its derivative is one such call too.
+def take_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """`x[order]` for a permutation and its inverse; its derivative is one such call too.
 
     Example:
         >>> order, inverse = torch.tensor([2, 0, 1]), torch.tensor([1, 2, 0])
-        >>> take_columns(torch.tensor([[5, 6, 7]]), order, inverse)
-        tensor([[7, 5, 6]])
+        >>> take_rows(torch.tensor([5, 6, 7]), order, inverse)
+        tensor([7, 5, 6])
     """
-    result: Tensor = _Columns.apply(x, order, inverse)  # type: ignore[no-untyped-call]
+    result: Tensor = _Rows.apply(x, order, inverse)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Columns(torch.autograd.Function):
+class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         ctx.save_for_backward(order, inverse)
-        return x.index_select(1, order)
+        return x.index_select(0, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         order, inverse = ctx.saved_tensors
-        return take_columns(grad, inverse, order), None, None
+        return take_rows(grad, inverse, order), None, None
 
 
 def soft_clamp(x: Tensor, bound: float) -> Tensor:

@@ -45,7 +45,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.conv1(self.norm1(x))
-        out: Tensor = x + self.conv2(self.norm2(hidden))
+        out: Tensor = self.conv2(self.norm2(hidden)).add_(x)
         return out
 
 
@@ -94,11 +94,12 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, inputs, H, W)` to `(N, outputs, H, W)`."""
-        x = self.norm_in(x) * self.gain
+        x = self.norm_in(x)
+        x = x * self.gain if self.gain != 1 else x
         x = self.stem(torch.cat([x, -x], dim=1))
         total = self.skips[0](x)
         for block, skip in zip(self.blocks, self.skips[1:], strict=True):
             x = block(x)
-            total = total + skip(x)
+            total = skip(x).add_(total)
         out: Tensor = self.head(self.norm_out(total))
         return out

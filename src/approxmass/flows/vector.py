@@ -11,7 +11,7 @@ import zuko
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
-from .layers import linear, soft_clamp, take_columns
+from .layers import perceptron, soft_clamp, take_rows
 
 # Those whose density can be differentiated twice without solving an equation.
 VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
@@ -89,25 +89,31 @@ class VectorFlow(nn.Module):
     def _couple(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What zuko's affine couplings compute, with fewer and contiguous operations.
 
-        They gather and scatter columns at every coupling, and interleave scale and shift.
+        They gather and scatter at every coupling, and interleave scale and shift. Here a sample is
+        a column, so that a part of the inputs is a block of rows.
         """
+        y = x.T
         logdet = x.new_zeros(len(x))
         orders = zip(self.orders, self.inverses, strict=True)
         for coupling, (order, inverse) in zip(self.flow.transform.transforms, orders, strict=False):
-            first, second, last = list(coupling.hyper)[::2]
-            kept = first.in_features
-            x = take_columns(x, order, inverse)
-            x, change = torch.split(x, [kept, self.dimension - kept], dim=1)
-            hidden = linear(x, first.weight, first.bias)
-            hidden = linear(hidden, second.weight, second.bias, relu=True)
-            weight = torch.cat([last.weight[::2], last.weight[1::2]])
-            bias = torch.cat([last.bias[::2], last.bias[1::2]])
-            answer = linear(hidden, weight, bias, relu=True).to(x.dtype)
-            shift, raw = answer.chunk(2, dim=1)
+            weights, biases = zip(
+                *[(m.weight, m.bias) for m in list(coupling.hyper)[::2]], strict=True
+            )
+            y = take_rows(y, order, inverse)
+            kept, change = torch.split(
+                y, [coupling.hyper.in_features, coupling.hyper.out_features // 2]
+            )
+            # Shift and scale of an input lie side by side: all shifts first, in blocks.
+            weight, bias = (
+                p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+                for p in (weights[-1], biases[-1])
+            )
+            answer = perceptron(kept, [*weights[:-1], weight], [*biases[:-1], bias])
+            shift, raw = answer.to(x.dtype).chunk(2)
             log_scale = soft_clamp(raw, _LOG_SCALE)
-            x = torch.cat([x, change * log_scale.exp() + shift], dim=1)
-            logdet = logdet + log_scale.sum(1)
-        return take_columns(x, self.orders[-1], self.inverses[-1]), logdet
+            y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
+            logdet = logdet + log_scale.sum(0)
+        return take_rows(y, self.orders[-1], self.inverses[-1]).T, logdet
 
     def inverse(self, z: Tensor) -> Tensor:
         """The inputs `(N, D)` of latents `(N, D)`."""

@@ -1,0 +1,149 @@
+"""What each lever does alone to a penalised step of the compact colour flow, and what did not help.
+
+    python benchmarks/levers.py benchmarks/results/levers.json
+
+Kinds take turns. torch.compile comes last, with the seconds of its start. `make bench` leaves this
+out: the compilation takes minutes.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approxmass.mass import penalized_loss
+from approxmass.training import Objective
+from pixels import build, settings
+from plain import nchw, plain_layers, plain_step
+from timing import alternate, rate, ratio, write
+
+SHAPE, BATCH, ROUNDS = (3, 32, 32), 64, 5
+ALPHA = settings(SHAPE, BATCH).alpha
+
+
+def plain(x: Tensor, layout: bool, bf16: bool) -> Callable[[], None]:
+    """Torch's layers, with weights channels last if `layout`."""
+    flow = build(SHAPE) if layout else nchw(build(SHAPE))
+
+    def work() -> None:
+        flow.zero_grad()
+        with plain_layers(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            plain_step(flow.log_prob, x, ALPHA)
+
+    return work
+
+
+def ours(x: Tensor, bf16: bool) -> Callable[[], None]:
+    """Our layers."""
+    objective = Objective(build(SHAPE), bf16=bf16)
+
+    def work() -> None:
+        objective.zero_grad()
+        objective(x, ALPHA)[0].backward()
+
+    return work
+
+
+def keeping_memory(work: Callable[[], None]) -> Callable[[], None]:
+    """With an allocator that gives nothing back to the system; glibc alone has the call."""
+    libc = ctypes.CDLL(None)
+    mmap_threshold, trim_threshold = -3, -1
+
+    def kept() -> None:
+        libc.mallopt(mmap_threshold, 32 * 2**20)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        work()
+        libc.mallopt(trim_threshold, 128 * 2**10)
+        libc.mallopt(mmap_threshold, 128 * 2**10)
+        libc.malloc_trim(0)
+
+    return kept
+
+
+def optimizers() -> dict[str, Callable[[], None]]:
+    """A step of AdamW and clipping alone."""
+
+    def make(fused: bool) -> Callable[[], None]:
+        flow = build(SHAPE)
+        for parameter in flow.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer = torch.optim.AdamW(flow.parameters(), lr=1e-5, fused=fused)
+
+        def work() -> None:
+            torch.nn.utils.clip_grad_norm_(flow.parameters(), 100)
+            optimizer.step()
+
+        return work
+
+    return {"AdamW": make(False), "AdamW, fused": make(True)}
+
+
+def compiled(x: Tensor) -> tuple[Callable[[], None], float]:
+    """torch.compile of the plain step, and the seconds of its first call."""
+    flow = build(SHAPE)
+
+    def loss(x: Tensor) -> Tensor:
+        def total(x: Tensor) -> tuple[Tensor, Tensor]:
+            log_p = flow.log_prob(x)
+            return log_p.sum(), log_p
+
+        with torch.autocast("cpu", torch.bfloat16):
+            gradient, log_p = torch.func.grad(total, has_aux=True)(x)
+        return penalized_loss(log_p, gradient.flatten(1).norm(dim=1), ALPHA)
+
+    fast = torch.compile(loss)
+
+    def work() -> None:
+        flow.zero_grad()
+        with plain_layers():
+            fast(x).backward()
+
+    started = time.perf_counter()
+    work()
+    return work, time.perf_counter() - started
+
+
+def main(target: Path) -> None:
+    """Measure and write."""
+    x = torch.rand(BATCH, *SHAPE)
+    best = ours(x, True)
+    arms = {
+        "plain": plain(x, False, False),
+        "channels last": plain(x, True, False),
+        "bfloat16 and channels last": plain(x, True, True),
+        "our layers, float32": ours(x, False),
+        "our layers, bfloat16": best,
+        "and memory kept": keeping_memory(best),
+    }
+    seconds = alternate(arms, ROUNDS)
+    facts: dict[str, Any] = {
+        "command": f"python benchmarks/levers.py {target}",
+        "batch": BATCH,
+        "kinds": {
+            name: {
+                "images_per_second": rate(BATCH, taken),
+                "times_plain": ratio(seconds["plain"], taken),
+            }
+            for name, taken in seconds.items()
+        },
+    }
+    taken = alternate(optimizers(), 20)
+    facts["optimizer_milliseconds"] = {k: 1e3 * sorted(v)[len(v) // 2] for k, v in taken.items()}
+    step, first = compiled(x)
+    turns = alternate({"ours": best, "compiled": step}, ROUNDS)
+    facts["compiled"] = {
+        "first_seconds": first,
+        "images_per_second": rate(BATCH, turns["compiled"]),
+        "times_ours": ratio(turns["ours"], turns["compiled"]),
+    }
+    print(facts)
+    write(target, facts)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
