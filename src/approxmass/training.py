@@ -181,7 +181,11 @@ def train(
     device, processes = accelerator.device, accelerator.num_processes
     data = data.to(device)
     flow.to(device).train()
-    optimizer = torch.optim.AdamW(_parameter_groups(flow, settings), lr=settings.learning_rate)
+    # Not fused: that goes by the order in memory, in which weights and moments that were resumed
+    # from a checkpoint can differ.
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(flow, settings), lr=settings.learning_rate, foreach=True
+    )
     objective = Objective(flow, settings.precision == "bf16")
     objective, optimizer = accelerator.prepare(objective, optimizer)
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approxmass.flows import RealNVP, layers, resnet
+from approxmass.flows import Flow, RealNVP, VectorFlow, layers, resnet
 from approxmass.flows.layers import BatchNorm2d, conv2d, perceptron, soft_clamp, take_rows
-from approxmass.mass import penalized_nll
+from approxmass.mass import approximate_mass, penalized_nll
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -165,3 +165,12 @@ def test_the_penalised_gradient_of_a_flow(norm: str, monkeypatch: pytest.MonkeyP
     assert error(single) < 1e-5
     if norm == "none":  # with BatchNorm the untrained flow amplifies rounding, in torch's own too
         assert error(low) < 1e-2
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_torch_func_sees_the_same_density(image: bool) -> None:
+    flow: Flow = started("none").double() if image else VectorFlow("realnvp", 5).double()
+    x = torch.rand(3, *(flow.shape if isinstance(flow, RealNVP) else (5,)), dtype=torch.float64)
+    each = torch.func.vmap(torch.func.grad(lambda row: flow.log_prob(row[None])[0]))(x)
+    mass = torch.linalg.vector_norm(each.flatten(1), dim=1)
+    torch.testing.assert_close(mass, approximate_mass(flow.log_prob, x))

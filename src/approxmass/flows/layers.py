@@ -34,8 +34,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
         >>> conv2d(torch.tensor([[[[-1.0, 2.0]]]]), torch.ones(1, 1, 1, 1), relu=True)
         tensor([[[[0., 2.]]]])
     """
-    result: Tensor = _Chain.apply(x, _Convolution, relu, 1, weight, bias)  # type: ignore[no-untyped-call]
-    return result
+    return _chain(x, _Convolution, relu, [weight], [bias])
 
 
 def perceptron(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -54,8 +53,7 @@ def perceptron(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -
         >>> perceptron(x, [torch.eye(2), torch.ones(1, 2)], [torch.zeros(2), torch.ones(1)])
         tensor([[3.]])
     """
-    result: Tensor = _Chain.apply(x, _Dense, False, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
-    return result
+    return _chain(x, _Dense, False, weights, biases)
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -97,6 +95,26 @@ class _Dense:
 
 
 _Kernel = type[_Convolution] | type[_Dense]
+
+
+def _plain() -> bool:
+    """Whether torch.func is at work, which differentiates plain operations alone."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _chain(
+    x: Tensor,
+    kernel: _Kernel,
+    relu: bool,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+) -> Tensor:
+    if _plain():
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            x = kernel.forward(F.relu(x) if i or relu else x, weight, bias)
+        return x
+    result: Tensor = _Chain.apply(x, kernel, relu, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _where_positive(grad: Tensor, u: Tensor) -> Tensor:
@@ -218,6 +236,8 @@ def take_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         >>> take_rows(torch.tensor([5, 6, 7]), order, inverse)
         tensor([7, 5, 6])
     """
+    if _plain():
+        return x[order]
     result: Tensor = _Rows.apply(x, order, inverse)  # type: ignore[no-untyped-call]
     return result
 
@@ -241,6 +261,8 @@ def soft_clamp(x: Tensor, bound: float) -> Tensor:
         >>> soft_clamp(torch.tensor([0.0, 2.0, -1e9]), bound=2.0)
         tensor([ 0.,  1., -2.])
     """
+    if _plain():
+        return x / (1 + x.abs() / bound)
     result: Tensor = _SoftClamp.apply(x, bound)  # type: ignore[no-untyped-call]
     return result
 
@@ -284,7 +306,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(N, C, H, W)` to the same shape."""
-        if not self.training or len(x) * x.shape[2] * x.shape[3] == 1:
+        if _plain() or not self.training or len(x) * x.shape[2] * x.shape[3] == 1:
             return super().forward(x)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
