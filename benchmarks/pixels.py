@@ -28,7 +28,7 @@ from timing import Clock, alternate, convolutions, peak_mib, rate, ratio, write
 
 SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32)}
 # Batch size: steps of a run (a multiple of 4, for a penalty every fourth) and rounds.
-RUNS = {16: (16, 5), 64: (8, 3)}
+RUNS = {16: (8, 3), 64: (8, 3)}
 
 
 def build(shape: tuple[int, int, int]) -> RealNVP:
