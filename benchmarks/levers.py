@@ -6,7 +6,6 @@ Kinds take turns. torch.compile comes last, with the seconds of its start. `make
 out: the compilation takes minutes.
 """
 
-import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -47,22 +46,6 @@ def ours(x: Tensor, bf16: bool) -> Callable[[], None]:
         objective(x, ALPHA)[0].backward()
 
     return work
-
-
-def keeping_memory(work: Callable[[], None]) -> Callable[[], None]:
-    """With an allocator that gives nothing back to the system; glibc alone has the call."""
-    libc = ctypes.CDLL(None)
-    mmap_threshold, trim_threshold = -3, -1
-
-    def kept() -> None:
-        libc.mallopt(mmap_threshold, 32 * 2**20)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        work()
-        libc.mallopt(trim_threshold, 128 * 2**10)
-        libc.mallopt(mmap_threshold, 128 * 2**10)
-        libc.malloc_trim(0)
-
-    return kept
 
 
 def optimizers() -> dict[str, Callable[[], None]]:
@@ -118,7 +101,6 @@ def main(target: Path) -> None:
         "bfloat16 and channels last": plain(x, True, True),
         "our layers, float32": ours(x, False),
         "our layers, bfloat16": best,
-        "and memory kept": keeping_memory(best),
     }
     seconds = alternate(arms, ROUNDS)
     facts: dict[str, Any] = {
