@@ -180,7 +180,8 @@ def levers() -> str:
         [
             _table(["step, colour, batch 64", "images/s", "to plain"], rows),
             f"torch.compile of the plain step (torch.func.grad within, bfloat16): "
-            f"{compiled['first_seconds']:.0f} s to its first step, then "
+            f"{compiled['first_seconds']:.0f} s to its first step (what it compiled once was still "
+            f"in its cache), then "
             f"{_rate(compiled['images_per_second'])} images/s, {_times(compiled['times_ours'])} of "
             f"ours beside it. AdamW with clipping takes {adam['AdamW']:.1f} ms a step, fused "
             f"{adam['AdamW, fused']:.1f} ms. {_machine(facts)}.",
