@@ -27,10 +27,9 @@ from approxmass.artifact import write_json
 from approxmass.cuda_graph import GraphedObjective
 from approxmass.flows import Flow, RealNVP, VectorFlow, layers
 from approxmass.machine import machine_facts
-from approxmass.mass import penalized_loss
 from approxmass.paper.cost import FlopCounter
 from approxmass.training import Objective, TrainingSettings, train
-from plain import nchw, plain_layers, plain_step
+from plain import functional_loss, nchw, plain_layers, plain_step
 
 ALPHA = 2 / 32
 ROUNDS = 7
@@ -99,16 +98,7 @@ def compiled(shape: tuple[int, int, int]) -> dict[str, tuple[RealNVP, Callable[[
     flow, graphed = build(shape), build(shape)
     graph = GraphedObjective(Objective(graphed, bf16=True))
 
-    def loss(x: Tensor) -> Tensor:
-        def total(x: Tensor) -> tuple[Tensor, Tensor]:
-            log_p = flow.log_prob(x)
-            return log_p.sum(), log_p
-
-        with torch.autocast("cuda", torch.bfloat16):
-            gradient, log_p = torch.func.grad(total, has_aux=True)(x)
-        return penalized_loss(log_p, gradient.flatten(1).norm(dim=1), ALPHA)
-
-    fast = torch.compile(loss)
+    fast = torch.compile(functional_loss(flow, ALPHA))
 
     def norm(self: layers.BatchNorm2d, x: Tensor) -> Tensor:
         """Without the running means: those cannot be changed within torch.func.grad."""

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approxmass.mass import penalized_loss
 from approxmass.training import Objective
 from pixels import build, settings
-from plain import nchw, plain_layers, plain_step
+from plain import functional_loss, nchw, plain_layers, plain_step
 from timing import alternate, rate, ratio, write
 
 SHAPE, BATCH, ROUNDS = (3, 32, 32), 64, 5
@@ -70,16 +69,7 @@ def compiled(x: Tensor) -> tuple[Callable[[], None], float]:
     """torch.compile of the plain step, and the seconds of its first call."""
     flow = build(SHAPE)
 
-    def loss(x: Tensor) -> Tensor:
-        def total(x: Tensor) -> tuple[Tensor, Tensor]:
-            log_p = flow.log_prob(x)
-            return log_p.sum(), log_p
-
-        with torch.autocast("cpu", torch.bfloat16):
-            gradient, log_p = torch.func.grad(total, has_aux=True)(x)
-        return penalized_loss(log_p, gradient.flatten(1).norm(dim=1), ALPHA)
-
-    fast = torch.compile(loss)
+    fast = torch.compile(functional_loss(flow, ALPHA))
 
     def work() -> None:
         flow.zero_grad()

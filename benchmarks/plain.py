@@ -1,6 +1,6 @@
 """The rivals, written out: what one writes in PyTorch without a thought for speed."""
 
-__all__ = ["nchw", "plain_layers", "plain_step"]
+__all__ = ["functional_loss", "nchw", "plain_layers", "plain_step"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from approxmass.flows import RealNVP, layers, resnet
+from approxmass.mass import penalized_loss
 
 
 @contextmanager
@@ -48,3 +49,18 @@ def plain_step(log_prob: Callable[[Tensor], Tensor], x: Tensor, alpha: float) ->
         loss = loss + alpha * gradient.flatten(1).norm(dim=1).mean()
     loss.backward()
     return loss.detach()
+
+
+def functional_loss(flow: RealNVP, alpha: float) -> Callable[[Tensor], Tensor]:
+    """The penalised loss in bfloat16 by torch.func.grad: torch.compile takes no other gradient."""
+
+    def loss(x: Tensor) -> Tensor:
+        def total(x: Tensor) -> tuple[Tensor, Tensor]:
+            log_p = flow.log_prob(x)
+            return log_p.sum(), log_p
+
+        with torch.autocast(x.device.type, torch.bfloat16):
+            gradient, log_p = torch.func.grad(total, has_aux=True)(x)
+        return penalized_loss(log_p, gradient.flatten(1).norm(dim=1), alpha)
+
+    return loss
