@@ -17,7 +17,8 @@ import torch
 
 from approxmass.flows import RealNVP, VectorFlow
 from approxmass.machine import fast_bf16
-from approxmass.training import Objective, TrainingSettings, train
+from approxmass.training import TrainingSettings, train
+from pixels import our_step
 from scoring import fitted, images
 from timing import alternate, peak_mib, write
 
@@ -50,14 +51,8 @@ def dimension(size: int) -> Callable[[], object]:
 def side(size: int) -> Callable[[], object]:
     """A penalised step of 16 colour images of so many pixels a side."""
     torch.manual_seed(0)
-    objective = Objective(RealNVP.preset("compact", (3, size, size)).train(), bf16=fast_bf16())
-    x = torch.rand(16, 3, size, size)
-
-    def work() -> None:
-        objective.zero_grad()
-        objective(x, 2 / 32)[0].backward()
-
-    return work
+    flow = RealNVP.preset("compact", (3, size, size)).train()
+    return our_step(flow, torch.rand(16, 3, size, size), 2 / 32, fast_bf16())
 
 
 def measure(make: Callable[[int], Callable[[], object]], sizes: tuple[int, ...]) -> dict[str, Any]:

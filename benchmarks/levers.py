@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approxmass.training import Objective
-from pixels import build, settings
+from pixels import build, our_step, settings
 from plain import functional_loss, nchw, plain_layers, plain_step
 from timing import alternate, rate, ratio, write
 
@@ -32,17 +31,6 @@ def plain(x: Tensor, layout: bool, bf16: bool) -> Callable[[], None]:
         flow.zero_grad()
         with plain_layers(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             plain_step(flow.log_prob, x, ALPHA)
-
-    return work
-
-
-def ours(x: Tensor, bf16: bool) -> Callable[[], None]:
-    """Our layers."""
-    objective = Objective(build(SHAPE), bf16=bf16)
-
-    def work() -> None:
-        objective.zero_grad()
-        objective(x, ALPHA)[0].backward()
 
     return work
 
@@ -84,12 +72,12 @@ def compiled(x: Tensor) -> tuple[Callable[[], None], float]:
 def main(target: Path) -> None:
     """Measure and write."""
     x = torch.rand(BATCH, *SHAPE)
-    best = ours(x, True)
+    best = our_step(build(SHAPE), x, ALPHA, bf16=True)
     arms = {
         "plain": plain(x, False, False),
         "channels last": plain(x, True, False),
         "bfloat16 and channels last": plain(x, True, True),
-        "our layers, float32": ours(x, False),
+        "our layers, float32": our_step(build(SHAPE), x, ALPHA, bf16=False),
         "our layers, bfloat16": best,
     }
     seconds = alternate(arms, ROUNDS)

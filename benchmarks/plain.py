@@ -1,8 +1,16 @@
-"""The rivals, written out: what one writes in PyTorch without a thought for speed."""
+"""The rivals, written out: what one writes in PyTorch without a thought for speed; and how a
+gradient is compared with theirs."""
 
-__all__ = ["functional_loss", "nchw", "plain_layers", "plain_step"]
+__all__ = [
+    "functional_loss",
+    "nchw",
+    "penalised_gradient",
+    "plain_layers",
+    "plain_step",
+    "relative_errors",
+]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from approxmass.flows import RealNVP, layers, resnet
-from approxmass.mass import penalized_loss
+from approxmass.mass import penalized_loss, penalized_nll
 
 
 @contextmanager
@@ -64,3 +72,19 @@ def functional_loss(flow: RealNVP, alpha: float) -> Callable[[Tensor], Tensor]:
         return penalized_loss(log_p, gradient.flatten(1).norm(dim=1), alpha)
 
     return loss
+
+
+def penalised_gradient(
+    flow: nn.Module, log_prob: Callable[[Tensor], Tensor], x: Tensor, alpha: float, bf16: bool
+) -> Tensor:
+    """The gradient of the penalised loss by all weights of a flow, one vector in float64."""
+    flow.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = penalized_nll(log_prob, x, alpha)
+    loss.backward()
+    return torch.cat([p.grad.flatten().double() for p in flow.parameters() if p.grad is not None])
+
+
+def relative_errors(found: Mapping[str, Tensor], reference: Tensor) -> dict[str, float]:
+    """`||g - reference|| / ||reference||` of each."""
+    return {name: ((g - reference).norm() / reference.norm()).item() for name, g in found.items()}

@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from approxmass import Detector, open_images
 from approxmass.flows import VectorFlow
-from approxmass.mass import penalized_nll
 from approxmass.paper.cost import FlopCounter
 from approxmass.settings import Settings
 from approxmass.training import TrainingSettings, train
-from plain import plain_step
+from plain import penalised_gradient, plain_step, relative_errors
 from timing import Clock, alternate, dense_rate, rate, ratio, write
 
 DIMENSION, BATCH, STEPS, ROUNDS = 129, 1024, 10, 7
@@ -95,21 +94,17 @@ def gradient_errors(data: Tensor) -> dict[str, float]:
     """Relative error of the penalised gradient, against zuko in float64."""
     flow, alpha, x = VectorFlow("realnvp", DIMENSION), how().alpha, data[:BATCH]
 
-    def gradient(log_prob: Callable[[Tensor], Tensor], dtype: torch.dtype, bf16: bool) -> Tensor:
-        flow.to(dtype).zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = penalized_nll(log_prob, x.to(dtype), alpha)
-        loss.backward()
-        return torch.cat(
-            [p.grad.flatten().double() for p in flow.parameters() if p.grad is not None]
-        )
+    def gradient(
+        log_prob: Callable[[Tensor], Tensor], dtype: torch.dtype, bf16: bool = False
+    ) -> Tensor:
+        return penalised_gradient(flow.to(dtype), log_prob, x.to(dtype), alpha, bf16)
 
-    reference = gradient(lambda y: flow.flow().log_prob(y), torch.float64, False)
+    reference = gradient(lambda y: flow.flow().log_prob(y), torch.float64)
     found = {
-        "float32": gradient(flow.log_prob, torch.float32, False),
-        "bfloat16": gradient(flow.log_prob, torch.float32, True),
+        "float32": gradient(flow.log_prob, torch.float32),
+        "bfloat16": gradient(flow.log_prob, torch.float32, bf16=True),
     }
-    return {name: ((g - reference).norm() / reference.norm()).item() for name, g in found.items()}
+    return relative_errors(found, reference)
 
 
 def training() -> dict[str, Any]:
@@ -184,7 +179,8 @@ def main(target: Path, data: Path | None) -> None:
     print(
         {k: round(v["median"], 2) for k, v in facts["training"]["times_zuko"].items()}, facts["fit"]
     )
-    write(target, {"command": f"python benchmarks/vectors.py {target}", **facts})
+    command = f"python benchmarks/vectors.py {target}" + (f" {data}" if data else "")
+    write(target, {"command": command, **facts})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The gradient of a penalty on the gradient takes three sorts of derivatives of each layer. Torch has
 them all, but gets those of a convolution's weight from a convolution by the whole image, and those
-of BatchNorm from some thirty elementwise passes. Here each is one call, or a few, of the kernels
+of BatchNorm from many elementwise passes. Here each is one call, or a few, of the kernels
 that the first derivative uses.
 """
 
