@@ -8,6 +8,7 @@ import sys
 import threading
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -377,6 +378,54 @@ def check_plain(data: bytes) -> None:
     assert reason.startswith(
         ("is empty (0 bytes)", "cannot be decoded (truncated", "has more than")
     )
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+PNG_EXTRAS = {
+    "nothing": b"",
+    "a transparent colour": chunk(b"tRNS", b"\0\x07"),
+    "a gamma": chunk(b"gAMA", struct.pack(">I", 100_000)),
+    "a background": chunk(b"bKGD", b"\0\x07"),
+    "a comment": chunk(b"tEXt", b"Comment\0upright"),
+}
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from(["L", "RGB", "LA", "RGBA", "P", "1", "I;16"]),
+    st.sampled_from(sorted(PNG_EXTRAS)),
+    st.integers(0, 2**32 - 1),
+)
+def test_png_images_have_the_pixels_that_pillow_gives(
+    width: int, height: int, mode: str, extra: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Smooth as well as noisy: the filters of a row are chosen by it.
+    noise = np.cumsum(rng.integers(0, 20, (height, width, 4)), axis=rng.integers(2)).astype("u1")
+    image = Image.fromarray(noise).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    data = encoded(image)
+    if mode == "L":
+        data = data[:33] + PNG_EXTRAS[extra] + data[33:]
+    expected = image.convert("RGB" if mode in ("RGB", "RGBA", "P") else "L")
+    if mode == "I;16":
+        expected = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    with pillow_guard():
+        np.testing.assert_array_equal(pillow(decode(data)), np.asarray(expected))
+        np.testing.assert_array_equal(decode(data, 11), decode(expected, 11))
+
+
+def test_a_png_image_whose_pixels_end_early_cannot_be_decoded() -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 7, 8, 0, 0, 0, 0))
+    for rows in (b"\0" * 30, b"\7" + b"\0" * 69):  # too few; a filter that there is not
+        data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows))
+        with pytest.raises(UnreadableError, match="cannot be decoded"), pillow_guard():
+            decode(data + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("side", [12, 20])  # Pillow warns above the limit, and raises above twice

@@ -18,6 +18,8 @@ from .decode import Encoded, Pixels, UnreadableError, decode, pillow_guard, resi
 
 # More would hold more decoded images than they are worth.
 _MOST_THREADS = 8
+# Of encoded images of fewer bytes the most work is Python's, which runs in one thread at a time.
+_SMALL = 2048
 # What an error calls a shape that the caller asked for.
 _NEEDED = "what is needed"
 # Up to n items at a time, with their names: encoded images, or pixels (k, C, H, W).
@@ -127,15 +129,16 @@ class ImageSource:
             raise ApproxMassError(
                 f"{self.name}: cannot stream {n} images at a time: give 1 or more"
             )
-        # Decoding goes on in threads while the caller works on earlier chunks.
-        threads = min(cores(), _MOST_THREADS)
         waiting: deque[Future[Chunk]] = deque()
-        pool = ThreadPoolExecutor(threads)
+        pool: ThreadPoolExecutor | None = None
         try:
             for names, items in self._batches(n):
                 if isinstance(items, np.ndarray):
                     yield self._resized_array(names, items, shape)
                     continue
+                if pool is None:
+                    threads = _threads(items[0])
+                    pool = ThreadPoolExecutor(threads)
                 wanted = (self.shape, "the first image") if shape is None else (shape, _NEEDED)
                 waiting.append(pool.submit(self._decoded, names, items, *wanted))
                 if len(waiting) > threads:
@@ -143,7 +146,8 @@ class ImageSource:
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
 
     def read(self) -> Pixels:
         """All images, uint8 `(N, C, H, W)`.
@@ -192,6 +196,12 @@ class ImageSource:
                     errors.append(None)
                     k += 1
         return Chunk(images[:k], names, errors)
+
+
+def _threads(item: Encoded) -> int:
+    """How many threads decode images like this one while the caller works on earlier ones."""
+    small = isinstance(item, bytes) and len(item) < _SMALL
+    return 1 if small else min(cores(), _MOST_THREADS)
 
 
 def _shape(image: Pixels) -> tuple[int, int, int]:
