@@ -380,7 +380,7 @@ def check_plain(data: bytes) -> None:
     )
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes | bytearray) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
@@ -420,12 +420,54 @@ def test_png_images_have_the_pixels_that_pillow_gives(
         np.testing.assert_array_equal(decode(data, 11), decode(expected, 11))
 
 
-def test_a_png_image_whose_pixels_end_early_cannot_be_decoded() -> None:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 7, 8, 0, 0, 0, 0))
-    for rows in (b"\0" * 30, b"\7" + b"\0" * 69):  # too few; a filter that there is not
-        data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows))
-        with pytest.raises(UnreadableError, match="cannot be decoded"), pillow_guard():
-            decode(data + chunk(b"IEND", b""))
+def grey_png(header: bytes, pixels: bytes) -> bytes:
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+GREY_HEADER = struct.pack(">IIBBBBB", 9, 7, 8, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "rows", [b"\0" * 30, b"\7" + b"\0" * 69], ids=["too few", "no such filter"]
+)
+def test_a_png_image_without_all_its_pixels_cannot_be_decoded(rows: bytes) -> None:
+    with pytest.raises(UnreadableError, match="cannot be decoded"), pillow_guard():
+        decode(grey_png(GREY_HEADER, zlib.compress(rows)))
+
+
+def test_a_png_image_with_one_wrong_bit_cannot_be_decoded() -> None:
+    data = bytearray(grey_png(GREY_HEADER, zlib.compress(bytes(70), 0)))
+    with pillow_guard():
+        assert not decode(bytes(data)).any()
+        data[70] = 1  # a pixel: it was not compressed
+        with pytest.raises(UnreadableError, match="cannot be decoded"):
+            decode(bytes(data))
+
+
+@given(st.sampled_from(["header", "pixels", "both"]), st.integers(0, 2**32 - 1))
+def test_an_altered_png_image_is_refused_or_what_pillow_makes_of_it(where: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    header = bytearray(GREY_HEADER)
+    rows = rng.integers(0, 5, (7, 1)), rng.integers(0, 256, (7, 9))
+    pixels = bytearray(zlib.compress(np.hstack(rows).astype(np.uint8).tobytes(), 0))
+    if where != "pixels":
+        header[rng.choice([2, 3, 7, 8, 9, 10, 12])] = rng.integers(256)
+    if where != "header":
+        pixels[rng.integers(len(pixels))] = rng.integers(256)
+        pixels = pixels[: rng.integers(1, 2 * len(pixels))]
+    data = grey_png(bytes(header), bytes(pixels))
+    with pillow_guard():
+        try:
+            found = decode(data)
+        except UnreadableError:
+            return check_plain(data)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                expected = np.asarray(image.convert("L" if image.mode in ("L", "LA") else "RGB"))
+        except OSError:  # it also looks at the checksum within the compressed data
+            return None
+    return np.testing.assert_array_equal(pillow(found), expected)
 
 
 @pytest.mark.parametrize("side", [12, 20])  # Pillow warns above the limit, and raises above twice
