@@ -2,8 +2,12 @@
 
 import io
 import os
+import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +16,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -35,6 +42,64 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["APPROXMASS_CACHE"]
     else:
         os.environ["APPROXMASS_CACHE"] = before
+
+
+@dataclass
+class Window:
+    """A headless browser, its size and its colours."""
+
+    driver: "webdriver.Chrome"
+    width: int
+    dark: bool
+
+    def open(self, address: str) -> None:
+        """Open a page."""
+        self.driver.get(address)
+
+    def run(self, script: str) -> Any:
+        """What a piece of JavaScript returns."""
+        return self.driver.execute_script(script)
+
+    def wait(self, condition: str, seconds: float = 30) -> None:
+        """Until a JavaScript expression is true."""
+        until = time.monotonic() + seconds
+        while not self.run(f"return Boolean({condition})"):
+            assert time.monotonic() < until, f"not within {seconds} s: {condition}"
+            time.sleep(0.05)
+
+    def check(self) -> None:
+        """No error has been logged, and nothing is wider than the window."""
+        assert self.driver.get_log("browser") == []
+        assert self.run("return document.documentElement.scrollWidth") <= self.width
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(1280, False), (1280, True), (390, True)],
+    ids=["desktop", "desktop-dark", "phone-dark"],
+)
+def window(request: pytest.FixtureRequest) -> Iterator[Window]:
+    """Debian's Chromium, on a desk by day and by night, and on a phone."""
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and driver):
+        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    width, dark = request.param
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        yield Window(chrome, width, dark)
+    finally:
+        chrome.quit()
 
 
 def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> NDArray[np.uint8]:

@@ -2,6 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from approxmass import ApproxMassError
@@ -10,6 +12,7 @@ from approxmass.calibration import (
     group_p_value,
     p_values,
     smallest_p_value,
+    threshold,
 )
 
 
@@ -97,6 +100,18 @@ def test_a_group_finds_a_shift_that_single_images_do_not() -> None:
     calibration, shifted = generator.normal(size=500), generator.normal(0.5, 1, 64)
     assert (p_values(calibration, shifted) <= 0.05).mean() < 0.3
     assert group_p_value(calibration, shifted) < 0.01
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=150),
+    st.sampled_from([0.01, 0.05, 0.1, 1 / 3, 0.9]),
+)
+def test_beyond_the_threshold_and_only_there_is_the_p_value_small(
+    values: list[int], rate: float
+) -> None:
+    calibration, scores = np.array(values, float), np.arange(-1, 32.0)
+    called = p_values(calibration, scores) <= rate
+    np.testing.assert_array_equal(scores > threshold(calibration, rate), called)
 
 
 def test_mistakes_are_named() -> None:

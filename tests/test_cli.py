@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -110,6 +111,36 @@ def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
     shown = run("inspect", place / "detector", "--json", "-")
     assert json.loads(shown.output)["space"] == "pca"
     assert "calibrated on" in run("inspect", place / "detector").output
+
+
+def test_report_and_evaluate_write_the_same_page(place: Path, tmp_path: Path) -> None:
+    words = [place / "detector", "--id", place / "new.npy", "--ood", place / "other.npy"]
+    assert run("report", *words, "-o", tmp_path / "a.html").exit_code == 0
+    facts = tmp_path / "facts.json"
+    done = run("evaluate", *words, "-o", tmp_path / "b.html", "--json", facts)
+    assert done.exit_code == 0, done.output
+    assert "b.html" in done.stderr
+    a, b = (
+        re.sub(r"[\d-]+ [\d:]+ UTC|\d+\.\d\d</td>", "", (tmp_path / f"{name}.html").read_text())
+        for name in "ab"
+    )
+    assert a == b  # but for the time and the seconds
+    flagged = json.loads(facts.read_text())["flagged_at_5_percent"]
+    assert f"{flagged[str(place / 'new.npy')]:.1%}" in a
+
+
+def test_explain_writes_a_picture_for_each_image(place: Path, tmp_path: Path) -> None:
+    done = run(
+        "explain", place / "detector", place / "images", "-o", tmp_path / "out", "--json", "-"
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["images"]
+    assert [row["name"] for row in rows] == [f"{i:02}.png" for i in range(12)]
+    for row in rows:
+        Image.open(tmp_path / "out" / row["picture"]).verify()
+    table = run("explain", place / "detector", place / "images" / "03.png", "-o", tmp_path / "out")
+    assert "03.png" in table.output
+    assert rows[3]["components"][0]["component"] in table.output
 
 
 def test_groups_and_several_outlier_sets(place: Path, tmp_path: Path) -> None:
@@ -339,6 +370,12 @@ def simple(*words: object) -> Bad:
         (simple("inspect", "DETECTOR", "--json", "/dev/null"), ["/dev/null"]),
         (simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", ""), ["empty"]),
         (
+            simple("report", "DETECTOR", "--id", "NEW", "--ood", "NEW", "-o", "TMP/r.pdf"),
+            ["r.pdf", ".html"],
+        ),
+        (simple("explain", "DETECTOR", "sample:mnist", "-o", "TMP/out"), ["28x28", "12x12"]),
+        (simple("explain", "DETECTOR", "NEW", "-o", "NEW"), ["not a folder"]),
+        (
             simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", "NEW", "--group-size", "500"),
             ["500"],
         ),
@@ -446,6 +483,9 @@ def test_the_demo_writes_what_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
     assert scores.num_rows == 1000
     share = np.mean(scores["is_outlier"].to_pylist())
     assert share == pytest.approx(facts["flagged_at_5_percent"]["sample:mnist"])
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert f"catches {share:.1%} of sample:mnist" in page
+    assert "1-nearest-neighbour" in page
     detector = Detector.load(tmp_path / "demo" / "detector")
     mass = detector.score("sample:mnist").mass
     np.testing.assert_array_equal(mass, scores["mass"].to_numpy())

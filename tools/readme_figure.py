@@ -2,7 +2,7 @@
 
     python tools/readme_figure.py docs/figures/penalty.json
 
-Writes the numbers as JSON, and a PNG and SVG beside it. Needs the extra `figures`.
+Writes the numbers as JSON, and a PNG and SVG beside it. Needs the extra `report`.
 """
 
 import sys

@@ -1,6 +1,12 @@
 """From scores to p-values: split-conformal, one image or a group at a time."""
 
-__all__ = ["benjamini_hochberg", "group_p_value", "p_values", "smallest_p_value"]
+__all__ = [
+    "benjamini_hochberg",
+    "group_p_value",
+    "p_values",
+    "smallest_p_value",
+    "threshold",
+]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +55,18 @@ def smallest_p_value(calibration: Floats) -> float:
         0.01
     """
     return 1 / (1 + len(calibration))
+
+
+def threshold(calibration: Floats, false_alarm_rate: float) -> float:
+    """The largest score that is not called an outlier; infinite where none can be called.
+
+    Example:
+        >>> threshold(np.arange(99.0), 0.05)  # that of rank 5 from above is the last to pass
+        94.0
+    """
+    n = len(calibration)
+    ranks = int(np.sum(np.arange(1, n + 1) / (n + 1) <= false_alarm_rate))
+    return float(np.sort(calibration)[n - ranks]) if ranks else float("inf")
 
 
 def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> NDArray[np.bool_]:

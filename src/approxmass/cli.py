@@ -2,7 +2,6 @@
 
 import io
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,8 @@ from .console import Json, check_outputs, emit, fail, out, say
 from .errors import ApproxMassError
 
 if TYPE_CHECKING:
+    from .assessment import Assessment
     from .detector import Detector
-    from .evaluation import Evaluation
 
 app = typer.Typer(
     help="Tell which images do not belong, with calibrated p-values, from usual images alone.",
@@ -70,14 +69,19 @@ def demo(
 ) -> None:
     """Fit on FashionMNIST, find MNIST digits: real images that come with the package."""
     from .demo import run_demo
+    from .report import can_report
 
-    check_outputs(json_file)
+    check_outputs(json_file, output / "report.html")
     result = run_demo(output, seed=seed)
     emit(result.facts, json_file)
     if json_file != Path("-"):
-        _show_evaluation(result.evaluation, result.facts["flagged_at_5_percent"])
-        seconds = result.detector.facts["fit_seconds"]
+        _show_evaluation(result.assessment)
+        seconds = result.assessment.detector.facts["fit_seconds"]
         out.print(f"Fitted and calibrated in {seconds:.0f} s. Detector and scores are in {output}/")
+    if can_report():
+        _write_report(result.assessment, output / "report.html")
+    else:
+        say("no report: it needs the extra `report`, pip install 'approxmass[report]'")
 
 
 @app.command()
@@ -219,53 +223,78 @@ def score(
         out.print(facts_table(f"{source}", facts))
 
 
+IdSource = Annotated[
+    str, typer.Option("--id", metavar="SOURCE", help="Usual images, not those of the fit.")
+]
+OodSources = Annotated[
+    list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
+]
+MoreOod = Annotated[
+    list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
+]
+GroupSize = Annotated[int, typer.Option(min=1, help="Score groups of N images.")]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes balancing, groups and intervals.")]
+
+
 @app.command()
 def evaluate(
     folder: Folder,
-    id_source: Annotated[
-        str, typer.Option("--id", metavar="SOURCE", help="Usual images, not those of the fit.")
-    ],
-    ood: Annotated[
-        list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
-    ],
-    more_ood: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
+    id_source: IdSource,
+    ood: OodSources,
+    more_ood: MoreOod = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", metavar="FILE", help="Also write a report, as .html.")
     ] = None,
-    group_size: Annotated[int, typer.Option(min=1, help="Score groups of N images.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes balancing, groups and intervals.")] = 0,
+    group_size: GroupSize = 1,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Measure how well each score tells usual images from outliers."""
-    from dataclasses import asdict
+    assessment = _assess(
+        folder, id_source, [*ood, *(more_ood or [])], output, group_size, seed, json_file
+    )
+    emit(assessment.facts(), json_file)
+    if json_file != Path("-"):
+        _show_evaluation(assessment)
+    if output is not None:
+        _write_report(assessment, output)
 
+
+@app.command()
+def report(
+    folder: Folder,
+    id_source: IdSource,
+    ood: OodSources,
+    output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The page, as .html.")],
+    more_ood: MoreOod = None,
+    group_size: GroupSize = 1,
+    seed: Seed = 0,
+) -> None:
+    """Write what `evaluate` measures as one HTML page, with charts and images."""
+    sources = [*ood, *(more_ood or [])]
+    _write_report(_assess(folder, id_source, sources, output, group_size, seed, None), output)
+
+
+@app.command()
+def explain(
+    folder: Folder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help=SOURCE)],
+    output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the pictures.")],
+    json_file: Json = None,
+) -> None:
+    """Show where in an image, and in which components, its approximate mass comes from."""
     from .detector import Detector
-    from .evaluation import evaluate as compare
-    from .machine import machine_facts
+    from .explain_files import explain_files
 
     detector = Detector.load(folder)
-    sources = [*ood, *(more_ood or [])]
-    check_outputs(json_file, inputs=[id_source, *sources], folder=folder)
-    usual, outliers = detector.score(id_source), {name: detector.score(name) for name in sources}
-    result = compare(
-        id_source,
-        usual.statistics,
-        {name: scores.statistics for name, scores in outliers.items()},
-        group_size=group_size,
-        seed=seed,
-    )
-    flagged = {id_source: float(usual.is_outlier.mean())}
-    flagged |= {name: float(scores.is_outlier.mean()) for name, scores in outliers.items()}
-    facts = {
-        **result.as_dict(),
-        "seed": seed,
-        "flagged_at_5_percent": flagged,
-        "settings": asdict(detector.settings),
-        "fit": detector.facts,
-        "machine": machine_facts(),
-    }
+    check_outputs(json_file, inputs=images, folder=folder)
+    facts = explain_files(detector, images, output)
     emit(facts, json_file)
     if json_file != Path("-"):
-        _show_evaluation(result, flagged)
+        from .tables import explanations_table
+
+        out.print(explanations_table(facts))
+        out.print(f"Pictures are in {output}/", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -297,13 +326,41 @@ def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:
         out.print(facts_table(str(folder), facts))
 
 
-def _show_evaluation(evaluation: "Evaluation", flagged: Mapping[str, float]) -> None:
+def _assess(
+    folder: Path,
+    id_source: str,
+    ood: list[str],
+    page: Path | None,
+    group_size: int,
+    seed: int,
+    json_file: Path | None,
+) -> "Assessment":
+    from .assessment import assess
+    from .detector import Detector
+
+    if page is not None:
+        from .report import check_page
+
+        check_page(page)
+    detector = Detector.load(folder)
+    check_outputs(page, json_file, inputs=[id_source, *ood], folder=folder)
+    return assess(detector, id_source, ood, group_size=group_size, seed=seed)
+
+
+def _write_report(assessment: "Assessment", page: Path) -> None:
+    from .report import write_report
+
+    write_report(assessment, page)
+    say(f"report: {page}")
+
+
+def _show_evaluation(assessment: "Assessment") -> None:
     from .tables import LEGEND, evaluation_tables
 
-    for table in evaluation_tables(evaluation):
+    for table in evaluation_tables(assessment.evaluation):
         out.print(table)
     out.print(LEGEND, style="dim")
-    for name, share in flagged.items():
+    for name, share in assessment.flagged.items():
         line = f"{name}: {share:.1%} flagged at a false-alarm rate of 5%"
         out.print(line, soft_wrap=True, markup=False)
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import artifact
+from .assessment import Assessment, score_set
 from .baselines.plain import NearestNeighbour, PCAResidual
 from .data import open_images
 from .detector import Detector
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
 from .machine import machine_facts
 from .score_file import ScoreFile
 
@@ -23,8 +22,7 @@ TRAIN, ID_TEST, OOD_TEST = "sample:fashion_mnist/train", "sample:fashion_mnist/t
 class Demo:
     """What the demo found."""
 
-    detector: Detector
-    evaluation: Evaluation
+    assessment: Assessment
     facts: dict[str, Any]
 
 
@@ -52,35 +50,29 @@ def run_demo(folder: Path, *, seed: int = 0, progress: bool = True) -> Demo:
         "1-nearest-neighbour": NearestNeighbour().fit(train),
         "PCA residual": PCAResidual().fit(train),
     }
-    found, flagged = {}, {}
+    sets, found = {}, {}
     for source in (ID_TEST, OOD_TEST):
-        images = open_images(source).read()
         name = source.removeprefix("sample:").replace("/", "-")
         with (
             artifact.write_atomic(folder / f"{name}.parquet") as path,
             ScoreFile(path, folder / f"{name}.parquet") as file,
         ):
-            outliers = []
-            values: dict[str, list[np.ndarray]] = {"mass": [], "nll": [], "fused": []}
-            for chunk, scores in detector.score_chunks(images):
-                file.write(chunk, scores)
-                outliers.append(scores.is_outlier)
-                for key, parts in values.items():
-                    parts.append(scores.statistics[key])
-        found[source] = {key: np.concatenate(parts) for key, parts in values.items()}
+            sets[source] = score_set(detector, source, file.write)
+        found[source] = {key: sets[source].statistics[key] for key in ("mass", "nll", "fused")}
+        images = open_images(source).read()
         found[source] |= {key: baseline.score(images) for key, baseline in plain.items()}
-        flagged[source] = float(np.concatenate(outliers).mean())
 
     evaluation = evaluate(ID_TEST, found[ID_TEST], {OOD_TEST: found[OOD_TEST]}, seed=seed)
+    assessment = Assessment(detector, sets, evaluation, 1, seed)
     facts = {
         "command": "approxmass demo",
         "seed": seed,
         "train": TRAIN,
         "fit": detector.facts,
         "notes": detector.notes,
-        "flagged_at_5_percent": flagged,
+        "flagged_at_5_percent": assessment.flagged,
         "evaluation": evaluation.as_dict(),
         "machine": machine_facts(),
     }
     artifact.write_json(folder / "demo.json", facts)
-    return Demo(detector, evaluation, facts)
+    return Demo(assessment, facts)

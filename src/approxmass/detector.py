@@ -20,6 +20,7 @@ from .baseline_model import BaselineScorer, fit_baseline, restore_baseline
 from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
 from .data import Chunk, open_images
 from .errors import ApproxMassError
+from .explain import Explanation, explain
 from .flow_model import fit_flow, flow_tensors, restore_flow
 from .scores import Scorer
 from .settings import Settings
@@ -291,6 +292,28 @@ class Detector:
         return group_p_value(
             self.calibration[self.settings.statistic], self.score(images).statistic
         )
+
+    def explain(self, images: Any) -> Explanation:
+        """Where in each image, and in which components, the approximate mass comes from.
+
+        Arguments:
+            images: As for `score`; all read into memory.
+
+        Raises:
+            ApproxMassError: as `score`; or the method is not a flow.
+        """
+        scorer = self._fitted
+        if not isinstance(scorer, Scorer):
+            raise ApproxMassError(
+                f"{self.settings.method} has no density to explain: fit a detector of the method "
+                "flow"
+            )
+        source = open_images(images, size=self.settings.size)
+        parts = []
+        for chunk in source.chunks(shape=scorer.shape):
+            chunk.require_readable(source.name)
+            parts.append(chunk.images)
+        return explain(scorer, torch.from_numpy(np.concatenate(parts)))
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.

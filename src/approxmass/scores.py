@@ -200,6 +200,12 @@ class Scorer:
             latent.append(latent_features(self.flow.latent_maps(z.detach())))
         return torch.stack(log_p).mean(0), torch.stack(latent).mean(0)
 
+    def log_prob(self, code: Tensor) -> Tensor:
+        """Log-density in nats `(N,)` of the flow's inputs; differentiable."""
+        if isinstance(self.flow, RealNVP):
+            return self._through(code)[0]
+        return self.flow.log_prob(code)
+
     def _raw_batch(self, images: Tensor) -> dict[str, Tensor]:
         pixels = unit_pixels(images.to(self.device))
         with torch.no_grad():

@@ -1,16 +1,15 @@
 """Terminal tables: the same facts as the JSON, for people."""
 
-__all__ = ["LEGEND", "describe", "evaluation_tables", "facts_table"]
+__all__ = ["LEGEND", "describe", "evaluation_tables", "explanations_table", "facts_table"]
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from .calibration import smallest_p_value
+from .calibration import smallest_p_value, threshold
 from .data import describe_shape
 
 if TYPE_CHECKING:
@@ -48,6 +47,20 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
                 *(f"{each.value:.3f}" for each in rest),
             )
         yield table
+
+
+def explanations_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each image that was explained."""
+    table = Table(title="Images", title_justify="left", title_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("p-value", justify="right")
+    table.add_column("verdict")
+    table.add_column("components, share of the squared mass", overflow="fold")
+    for row in facts["images"]:
+        parts = ", ".join(f"{part['component']} {part['share']:.0%}" for part in row["components"])
+        verdict = "outlier" if row["is_outlier"] else "usual"
+        table.add_row(escape(row["name"]), f"{row['p_value']:.3g}", verdict, parts or "-")
+    return table
 
 
 LEGEND = (
@@ -90,7 +103,7 @@ def describe(detector: "Detector") -> dict[str, Any]:
         "fingerprint": images["sha256"][:16],
         "calibrated on": f"{images['calibration']:,} held-out images",
         "statistic": settings.statistic,
-        "threshold at 5%": float(np.quantile(scores, 0.95, method="higher")),
+        "threshold at 5%": threshold(scores, 0.05),
         "smallest p-value": smallest_p_value(scores),
         "fit seconds": facts["fit_seconds"],
         "notes": "; ".join(detector.notes) or "none",

@@ -148,7 +148,7 @@ def check_drawing() -> None:
     """
     if any(find_spec(name) is None for name in ("altair", "vl_convert")):
         raise ApproxMassError(
-            "figures need altair and vl-convert-python: pip install 'approxmass[figures]'"
+            "figures need altair and vl-convert-python: pip install 'approxmass[report]'"
         )
 
 

@@ -1,0 +1,96 @@
+"""The images that say most about a detector: the most and least typical, and its mistakes."""
+
+__all__ = ["Card", "Gallery", "galleries"]
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..assessment import Assessment, ScoredSet
+
+_CARDS = 10
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image as a PNG in base64, its name, its p-value, and whether it is called an outlier."""
+
+    name: str
+    png: str
+    p_value: float
+    is_outlier: bool
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Some images under a title; `note` says of how many, and which they are."""
+
+    title: str
+    note: str
+    cards: list[Card]
+
+
+def galleries(assessment: Assessment) -> list[Gallery]:
+    """The most and least typical images of every set, the false alarms, and the misses.
+
+    Of false alarms and misses a seeded sample, in order of their p-values.
+    """
+    rng = np.random.default_rng(assessment.seed)
+    statistic = assessment.detector.settings.statistic
+    found = []
+    for place, (name, scored) in enumerate(assessment.sets.items()):
+        order = np.argsort(scored.statistics[statistic], kind="stable")
+        wrong = np.flatnonzero(scored.is_outlier if place == 0 else ~scored.is_outlier)
+        sample = rng.permutation(wrong)[:_CARDS]
+        sample = sample[np.argsort(scored.p_value[sample], kind="stable")]
+        typical, odd = order[:_CARDS], order[::-1][:_CARDS]
+        cards = _cards(scored, np.concatenate([typical, odd, sample]))
+        total = f"of {len(order):,}"
+        mistake = "False alarms" if place == 0 else "Misses"
+        cause = "called outliers at 5%" if place == 0 else "not called outliers at 5%"
+        shown = f", {len(sample)} of them at random" if len(sample) < len(wrong) else ""
+        found += [
+            Gallery(f"Most typical of {name}", total, cards[: len(typical)]),
+            Gallery(
+                f"Least typical of {name}", total, cards[len(typical) : len(typical) + len(odd)]
+            ),
+            Gallery(
+                f"{mistake} in {name}",
+                f"{len(wrong):,} {total} are {cause}{shown}",
+                cards[len(typical) + len(odd) :],
+            ),
+        ]
+    return found
+
+
+def _cards(scored: ScoredSet, places: NDArray[np.int64]) -> list[Card]:
+    pngs = dict(zip(places.tolist(), _pngs(scored, places.tolist()), strict=True))
+    return [
+        Card(scored.names[i], pngs[i], float(scored.p_value[i]), bool(scored.is_outlier[i]))
+        for i in places.tolist()
+    ]
+
+
+def _pngs(scored: ScoredSet, places: Iterable[int]) -> list[str]:
+    """Images by their places, read again from their source: all of them would not fit in memory."""
+    wanted = set(places)
+    found: dict[int, str] = {}
+    start = 0
+    for chunk in scored.source.chunks():
+        for i in sorted(wanted):
+            if start <= i < start + len(chunk.images):
+                found[i] = _png(chunk.images[i - start])
+        start += len(chunk.images)
+    return [found[i] for i in places]
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

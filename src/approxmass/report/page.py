@@ -1,0 +1,272 @@
+"""From an assessment to the page: what is said, and where."""
+
+__all__ = ["can_report", "check_page", "write_report"]
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from ..artifact import check_file, write_text
+from ..assessment import Assessment
+from ..calibration import threshold
+from ..charts import (
+    calibration_chart,
+    histogram,
+    operating_charts,
+    training_chart,
+    vega_script,
+)
+from ..data import describe_shape
+from ..errors import ApproxMassError
+from ..machine import machine_facts
+from ..metrics import group_means
+from ..tables import LEGEND, describe
+from .gallery import galleries
+
+_TITLES = {
+    "mass": "approximate mass",
+    "nll": "log-likelihood, nats",
+    "fused": "fused score, standard deviations",
+    "latent_fit": "latent fit: departure of the latents from white noise",
+    "typicality": "typicality, nats",
+}
+_METRICS = {
+    "auroc": "AUROC",
+    "aupr_id_positive": "AUPR, ID positive",
+    "aupr_ood_positive": "AUPR, OOD positive",
+    "tnr95_id_positive": "TNR at 95% TPR, ID positive",
+    "fpr95_ood_positive": "FPR at 95% TPR, OOD positive",
+}
+
+
+def can_report() -> bool:
+    """Whether the libraries of the extra `report` are there."""
+    return all(find_spec(name) for name in ("altair", "vl_convert", "jinja2"))
+
+
+def check_page(page: Path) -> None:
+    """Before any work: the page can be made and written.
+
+    Raises:
+        ApproxMassError: a name that is not .html, no place to write, or a missing library.
+    """
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ApproxMassError(f"{page}: a report is an HTML page: end its name in .html")
+    if not can_report():
+        raise ApproxMassError(
+            "a report needs altair, vl-convert-python and jinja2: pip install 'approxmass[report]'"
+        )
+    check_file(page)
+
+
+def write_report(assessment: Assessment, page: Path) -> None:
+    """Write one self-contained HTML file; it opens offline, in any browser.
+
+    Raises:
+        ApproxMassError: as `check_page`.
+    """
+    check_page(page)
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("approxmass.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # Within a page its own end tag would end the script.
+    script = vega_script().replace("</script", "<\\/script")
+    html = environment.get_template("page.html").render(_content(assessment), vega=script)
+    write_text(page, html)
+
+
+def _content(assessment: Assessment) -> dict[str, Any]:
+    detector = assessment.detector
+    first, *others = assessment.sets
+    decides = detector.settings.statistic
+    limit = threshold(detector.calibration[decides], 0.05)
+    usual = assessment.sets[first]
+
+    def grouped(name: str) -> np.ndarray:
+        scores = assessment.sets[name].statistics[decides]
+        return group_means(scores, assessment.group_size, seed=assessment.seed)
+
+    roc, precision = operating_charts(grouped(first), {n: grouped(n) for n in others}, limit)
+    return {
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "verdict": _verdict(assessment),
+        "id": first,
+        "decides": decides,
+        "protocol": assessment.evaluation.protocol,
+        "histograms": _histograms(assessment),
+        "roc": roc,
+        "precision": precision,
+        "tables": _tables(assessment),
+        "metrics": list(_METRICS.values()),
+        "legend": " ".join(LEGEND.split()),
+        "calibration": calibration_chart(usual.p_value, len(detector.calibration[decides])),
+        "training": _training(assessment),
+        "galleries": galleries(assessment),
+        "pixel": _pixel(detector.facts["shape"]),
+        "facts": _facts(assessment),
+        "sets": [
+            {
+                "name": name,
+                "count": f"{len(scored.names):,}",
+                "flagged": f"{scored.flagged:.1%}",
+                "sha256": scored.sha256,
+                "seconds": f"{scored.seconds:.2f}",
+            }
+            for name, scored in assessment.sets.items()
+        ],
+    }
+
+
+def _verdict(assessment: Assessment) -> dict[str, Any]:
+    """The sentence at the top, one on the false-alarm rate, and the figures beside them."""
+    first, *others = assessment.sets
+    decides = assessment.detector.settings.statistic
+    areas = {
+        row.ood: row.metrics.auroc for row in assessment.evaluation.rows if row.score == decides
+    }
+    caught = {name: assessment.sets[name].flagged for name in others}
+    worst = min(caught, key=lambda name: caught[name])
+    if len(others) == 1:
+        catches = f"catches {caught[worst]:.1%} of {worst}"
+    else:
+        best = max(caught.values())
+        catches = (
+            f"catches between {caught[worst]:.1%} ({worst}) and {best:.1%} of the sets of outliers"
+        )
+    passing = assessment.sets[first]
+    count, n = len(passing.names), len(assessment.detector.calibration[decides])
+    called = int(np.sum(np.arange(1, n + 1) / (n + 1) <= 0.05))
+    low, high = stats.betabinom(count, called, n + 1 - called).ppf([0.005, 0.995])
+    flags = passing.flagged * count
+    if low <= flags <= high:
+        promise = (
+            f"That is what 5% promises for {count:,} images like those of the fit "
+            f"({low / count:.1%} to {high / count:.1%} in 99 of 100 cases)."
+        )
+    elif flags > high:
+        promise = (
+            f"That is more than the {high / count:.1%} which 5% allows for images like those of "
+            f"the fit in 99 of 100 cases: {first} differs from what the detector learnt."
+        )
+    else:
+        promise = (
+            f"That is less than the {low / count:.1%} to be expected of images like those of the "
+            f"fit in 99 of 100 cases: {first} is blander than what the detector learnt, or part "
+            "of it."
+        )
+    return {
+        "sentence": (
+            f"At a false-alarm rate of 5% the detector {catches}, and flags "
+            f"{passing.flagged:.1%} of {first}."
+        ),
+        "promise": promise,
+        "figures": [
+            {
+                "name": name,
+                "auroc": f"{areas[name].value:.3f}",
+                "interval": f"{areas[name].low:.3f}-{areas[name].high:.3f}",
+                "caught": f"{caught[name]:.1%}",
+            }
+            for name in others
+        ],
+    }
+
+
+def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
+    detector = assessment.detector
+    decides = detector.settings.statistic
+    first = next(iter(assessment.sets.values()))
+    shown = ("mass", "nll", "fused", "latent_fit")
+    found = []
+    for name in [name for name in shown if name in first.statistics] or [decides]:
+        # People read the log-likelihood itself; only then is a larger number a more usual image.
+        sign = -1 if name == "nll" else 1
+        values = {key: sign * scored.statistics[name] for key, scored in assessment.sets.items()}
+        limit = sign * threshold(detector.calibration[name], 0.05)
+        title = _TITLES.get(name, name)
+        found.append({"spec": histogram(values, title, limit), "decides": name == decides})
+    return found
+
+
+def _tables(assessment: Assessment) -> list[dict[str, Any]]:
+    tables = []
+    for ood, rows in groupby(assessment.evaluation.rows, key=lambda row: row.ood):
+        some = list(rows)
+        metrics = some[0].metrics
+        tables.append(
+            {
+                "ood": ood,
+                "counts": f"{metrics.n_id:,} + {metrics.n_ood:,}",
+                "rows": [
+                    {"score": row.score, "cells": _cells(asdict(row.metrics))} for row in some
+                ],
+            }
+        )
+    return tables
+
+
+def _cells(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (f"{metrics[name]['value']:.3f}", f"{metrics[name]['low']:.3f}-{metrics[name]['high']:.3f}")
+        for name in _METRICS
+    ]
+
+
+def _training(assessment: Assessment) -> list[dict[str, Any]]:
+    history = assessment.detector.history
+    columns = {"nll": "NLL, nats", "mass": "approximate mass", "learning_rate": "learning rate"}
+    return [
+        training_chart(history, name, title)
+        for name, title in columns.items()
+        if any(getattr(record, name) is not None for record in history)
+    ]
+
+
+def _pixel(shape: list[int]) -> int:
+    """Pixels of the screen for one of an image, so that small ones can be seen."""
+    return max(1, round(84 / max(shape[1:])))
+
+
+def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
+    detector = assessment.detector
+    described = {
+        name: f"{value:,}" if isinstance(value, int) else str(value)
+        for name, value in describe(detector).items()
+    }
+    described["threshold at 5%"] = f"{float(described['threshold at 5%']):.4g}"
+    described["smallest p-value"] = f"{float(described['smallest p-value']):.2g}"
+    machine = machine_facts()
+    versions = {"Python": machine["python"], **machine["packages"]}
+    return [
+        ("Detector", list(described.items())),
+        ("Settings", [(name, str(v)) for name, v in asdict(detector.settings).items()]),
+        (
+            "Machine of this report",
+            [
+                ("processor", f"{machine['processor']}, {machine['cores']} cores"),
+                ("accelerator", str(machine["accelerator"] or "none")),
+                *((name, str(version)) for name, version in versions.items()),
+            ],
+        ),
+        (
+            "Data of the fit",
+            [
+                ("source", detector.facts["images"]["source"]),
+                ("images", describe_shape(detector.facts["shape"])),
+                ("sha256", detector.facts["images"]["sha256"]),
+            ],
+        ),
+    ]
