@@ -16,6 +16,7 @@ from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
+from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,7 @@ def fragments() -> dict[str, str]:
         "classifier_rivals": classifier_rivals(rivals),
         "altered_images": altered_images(_read("results/altered_images.json")),
         "audit": audit(_read("results/paper/audit.json")),
+        "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {
