@@ -73,33 +73,44 @@ class Window:
         assert self.run("return document.documentElement.scrollWidth") <= self.width
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(1280, False), (1280, True), (390, True)],
-    ids=["desktop", "desktop-dark", "phone-dark"],
-)
-def window(request: pytest.FixtureRequest) -> Iterator[Window]:
-    """Debian's Chromium, on a desk by day and by night, and on a phone."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (browser and driver):
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[webdriver.Chrome]":
+    """Debian's Chromium without a window; its tests are skipped where it is absent."""
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
         pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
-    width, dark = request.param
     options = webdriver.ChromeOptions()
-    options.binary_location = browser
+    options.binary_location = program
+    # No sandbox: it needs rights that containers do not have.
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    try:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        yield Window(chrome, width, dark)
-    finally:
-        chrome.quit()
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield made
+    made.quit()
+
+
+def show(browser: "webdriver.Chrome", width: int, dark: bool) -> None:
+    """Give a browser the width of a desk's or, below 600, a phone's, by day or by night."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    # What was logged before is another test's.
+    browser.get_log("browser"), browser.get_log("performance")
+
+
+@pytest.fixture(
+    params=[(1280, False), (1280, True), (390, True)],
+    ids=["desktop", "desktop-dark", "phone-dark"],
+)
+def window(browser: "webdriver.Chrome", request: pytest.FixtureRequest) -> Window:
+    """A browser on a desk by day and by night, and on a phone."""
+    width, dark = request.param
+    show(browser, width, dark)
+    return Window(browser, width, dark)
 
 
 def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> NDArray[np.uint8]:

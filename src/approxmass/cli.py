@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_paper import paper
+from .cli_serve import serve
 from .console import Json, check_outputs, emit, fail, out, say
 from .errors import ApproxMassError
 
@@ -315,6 +316,9 @@ def inspect(folder: Folder, json_file: Json = None) -> None:
     from .detector import Detector
 
     _show(folder, Detector.load(folder), json_file)
+
+
+app.command()(serve)
 
 
 def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:

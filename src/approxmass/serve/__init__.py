@@ -1,0 +1,6 @@
+"""A detector behind HTTP, with a page for people; needs the extra `serve`."""
+
+__all__ = ["Limits", "create_app"]
+
+from .app import create_app
+from .uploads import Limits

@@ -1,0 +1,135 @@
+"""The images of requests under way, scored together."""
+
+__all__ = ["Batcher", "Row"]
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from ..data.decode import Pixels
+from ..detector import Detector
+from .uploads import Limits, Problem
+
+T = TypeVar("T")
+
+
+class Row(NamedTuple):
+    """Scores of one image, as in `Scores`."""
+
+    log_prob: float
+    mass: float
+    statistic: float
+    p_value: float
+    is_outlier: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    images: Pixels
+    answer: "asyncio.Future[list[Row]]"
+
+
+class Batcher:
+    """Scores what waits together, in one thread, while the event loop goes on.
+
+    While a batch is scored the next one gathers, so that batches grow with the load and a lone
+    request waits for nobody.
+
+    Arguments:
+        detector: Used by one thread at a time.
+        limits: How many images wait, and how many are scored together.
+        scored: Called with the rows of every batch, on the event loop.
+    """
+
+    def __init__(
+        self, detector: Detector, limits: Limits, scored: Callable[[Sequence[Row]], None]
+    ) -> None:
+        self.detector = detector
+        self.limits = limits
+        self.waiting = 0
+        self._scored = scored
+        self._jobs: deque[_Job] = deque()
+        self._thread = ThreadPoolExecutor(1, "score")
+        self._worker: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def place(self, images: int) -> Iterator[None]:
+        """Room for so many images, from before they are decoded until they are answered.
+
+        Raises:
+            Problem: 429, there is none.
+        """
+        if self.waiting + images > self.limits.waiting:
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS, "too many images wait: try again in a second"
+            )
+        self.waiting += images
+        try:
+            yield
+        finally:
+            self.waiting -= images
+
+    async def score(self, images: Pixels) -> list[Row]:
+        """Rows of images `(n, C, H, W)`, uint8, in their order.
+
+        Raises:
+            ApproxMassError: as `Detector.score`.
+        """
+        job = _Job(images, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await job.answer
+
+    async def alone(self, work: Callable[[], T]) -> T:
+        """The result of other work with the detector, between two batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _work(self) -> None:
+        while self._jobs:
+            jobs = self._take()
+            answers = await self.alone(lambda jobs=jobs: self._score(jobs))  # type: ignore[misc]
+            self._scored([row for rows in answers if isinstance(rows, list) for row in rows])
+            for job, rows in zip(jobs, answers, strict=True):
+                if job.answer.done():  # nobody waits for it any more
+                    continue
+                if isinstance(rows, list):
+                    job.answer.set_result(rows)
+                else:
+                    job.answer.set_exception(rows)
+
+    def _take(self) -> list[_Job]:
+        """The jobs that came first: one, and as many more as a batch holds."""
+        jobs = [self._jobs.popleft()]
+        count = len(jobs[0].images)
+        while self._jobs and count + len(self._jobs[0].images) <= self.limits.batch:
+            jobs.append(self._jobs.popleft())
+            count += len(jobs[-1].images)
+        return jobs
+
+    def _score(self, jobs: Sequence[_Job]) -> list[list[Row] | Exception]:
+        """Rows of each job, or what went wrong with it."""
+        try:
+            scores = self.detector.score(np.concatenate([job.images for job in jobs]))
+        except Exception as error:
+            if len(jobs) == 1:
+                return [error]
+            # An image that cannot be scored is no reason to refuse the others.
+            return [answer for job in jobs for answer in self._score([job])]
+        columns = (
+            scores.log_prob,
+            scores.mass,
+            scores.statistic,
+            scores.p_value,
+            scores.is_outlier,
+        )
+        rows = [Row(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
+        ends = np.cumsum([len(job.images) for job in jobs]).tolist()
+        return [rows[a:b] for a, b in zip([0, *ends], ends, strict=False)]

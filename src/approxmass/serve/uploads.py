@@ -1,0 +1,344 @@
+"""Bodies of requests, from the wire to pixels: in memory only, and never more than the limits."""
+
+__all__ = [
+    "ImagesInJson",
+    "Limits",
+    "Problem",
+    "Receiver",
+    "Upload",
+    "check_kind",
+    "images_of",
+    "uploads_of",
+]
+
+import asyncio
+import base64
+import binascii
+import io
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+
+from ..data import ImageSource
+from ..data.decode import Pixels, pillow_guard
+
+# What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
+# writes to disk (EPS).
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_JSON, _FORM = "application/json", "multipart/form-data"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may ask for.
+
+    Attributes:
+        body_bytes: Of one body.
+        held_bytes: Of the bodies held at once.
+        images: In one request.
+        pixels: Of one image.
+        request_pixels: Of the images of one request together.
+        seconds: To receive a body.
+        waiting: Images received and not yet answered.
+        batch: Images scored together; a request is never split.
+    """
+
+    body_bytes: int = 32 * 2**20
+    held_bytes: int = 256 * 2**20
+    images: int = 256
+    pixels: int = 40_000_000
+    request_pixels: int = 160_000_000
+    seconds: float = 30.0
+    waiting: int = 1024
+    batch: int = 256
+
+
+class Problem(HTTPException):
+    """A request that is refused: its status and one plain reason."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        busy = status == HTTPStatus.TOO_MANY_REQUESTS
+        super().__init__(status, reason, {"Retry-After": "1"} if busy else None)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One image as it came: its name and its encoded bytes."""
+
+    name: str
+    data: bytes
+
+
+class Receiver:
+    """Receives bodies and knows how much all of them hold."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.held = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytearray]:
+        """The whole body, counted as it comes whatever its header says of it.
+
+        Raises:
+            Problem: 408 too slow or broken off, 413 too large, 429 too much held already.
+        """
+        body = bytearray()
+        counted = 0
+        claimed = request.headers.get("content-length", "")
+        if claimed.isdecimal():  # a large one need not be read to be refused
+            self._check(int(claimed[:20]))
+        try:
+            try:
+                async with asyncio.timeout(self.limits.seconds):
+                    async for chunk in request.stream():
+                        counted += len(chunk)
+                        self.held += len(chunk)
+                        self._check(counted)
+                        body += chunk
+            except TimeoutError:
+                raise Problem(
+                    HTTPStatus.REQUEST_TIMEOUT,
+                    f"the body did not arrive within {self.limits.seconds:g} seconds: send fewer "
+                    "or smaller images",
+                ) from None
+            except ClientDisconnect:
+                raise Problem(
+                    HTTPStatus.REQUEST_TIMEOUT, "the body broke off: send it again"
+                ) from None
+            yield body
+        finally:
+            self.held -= counted
+
+    def _check(self, counted: int) -> None:
+        if counted > self.limits.body_bytes:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body is larger than {self.limits.body_bytes:,} bytes: send fewer or smaller "
+                "images",
+            )
+        if self.held > self.limits.held_bytes:
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too many large requests at once: try again in a second",
+            )
+
+
+class ImagesInJson(BaseModel):
+    """Images as JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    images: list[str] = Field(min_length=1, description="Encoded images (PNG, JPEG...) in base64.")
+    names: list[str] | None = Field(None, description="A name for each image.")
+
+
+def check_kind(headers: Headers) -> None:
+    """Look at what a body claims to be, before it is read.
+
+    Raises:
+        Problem: 415, neither of the two kinds, or compressed.
+    """
+    if _kind(headers.get("content-type", "")) not in (_JSON, _FORM):
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f'send images as files in {_FORM}, or as {_JSON}: {{"images": ["<base64>"]}}',
+        )
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Upload]:
+    """The images in a body that passed `check_kind`, at least one.
+
+    Raises:
+        Problem: 413 too many images, 422 not what its kind says.
+    """
+    if _kind(content_type) == _JSON:
+        uploads = _from_json(body, limits)
+    else:
+        uploads = _from_form(body, content_type, limits)
+    if not uploads:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body holds no image: send at least one")
+    return uploads
+
+
+def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
+    try:
+        given = ImagesInJson.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"the JSON is not as it should be: {where + ': ' if where else ''}{first['msg']}"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
+    _check_count(len(given.images), limits)
+    names = [str(i) for i in range(len(given.images))] if given.names is None else given.names
+    if len(names) != len(given.images):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"there are {len(names)} names for {len(given.images)} images: give one to each",
+        )
+    uploads = []
+    for name, text in zip(names, given.images, strict=True):
+        try:
+            uploads.append(Upload(name, base64.b64decode(text, validate=True)))
+        except (binascii.Error, ValueError):
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} is not base64: encode its bytes"
+            ) from None
+    return uploads
+
+
+def _check_count(count: int, limits: Limits) -> None:
+    if count > limits.images:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"more than {limits.images} images in one request: send them in several",
+        )
+
+
+@dataclass
+class _Form:
+    """Gathers the files of a multipart body; Starlette's own parser puts large ones on disk."""
+
+    limits: Limits
+    uploads: list[Upload] = field(default_factory=list)
+    ended: bool = False
+    header: bytearray = field(default_factory=bytearray)
+    value: bytearray = field(default_factory=bytearray)
+    disposition: bytes = b""
+    typed: bool = False
+    data: bytearray = field(default_factory=bytearray)
+
+    def on_part_begin(self) -> None:
+        self.disposition, self.typed, self.data = b"", False, bytearray()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self.header += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self.header.lower() == b"content-disposition":
+            self.disposition = bytes(self.value)
+        self.typed |= self.header.lower() == b"content-type"
+        self.header, self.value = bytearray(), bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self.data += data[start:end]
+
+    def on_part_end(self) -> None:
+        _, options = parse_options_header(self.disposition)
+        name = options.get(b"name", b"").decode(errors="replace")
+        if b"filename" not in options and not self.typed:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"the field {name!r} is text, not a file: with curl, write -F {name}=@FILE",
+            )
+        file = options.get(b"filename", b"").decode(errors="replace")
+        self.uploads.append(Upload(file or str(len(self.uploads)), bytes(self.data)))
+        _check_count(len(self.uploads), self.limits)
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+def _from_form(body: bytearray, content_type: str, limits: Limits) -> list[Upload]:
+    _, options = parse_options_header(content_type)
+    form = _Form(limits)
+    try:
+        parser = MultipartParser(
+            options.get(b"boundary", b""),
+            {
+                "on_part_begin": form.on_part_begin,
+                "on_header_field": form.on_header_field,
+                "on_header_value": form.on_header_value,
+                "on_header_end": form.on_header_end,
+                "on_part_data": form.on_part_data,
+                "on_part_end": form.on_part_end,
+                "on_end": form.on_end,
+            },
+        )
+        parser.write(bytes(body))
+        parser.finalize()
+    except FormParserError:
+        form.ended = False
+    if not form.ended or not options.get(b"boundary"):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "the multipart body is damaged or breaks off: send it again",
+        )
+    return form.uploads
+
+
+def images_of(
+    uploads: Sequence[Upload], shape: tuple[int, int, int], size: int | None, limits: Limits
+) -> Pixels:
+    """Pixels uint8 `(n, C, H, W)` of every image, those that scoring a folder of them would find.
+
+    Arguments:
+        uploads: The images.
+        shape: `(C, H, W)` that the detector needs.
+        size: What the detector resizes every image to, if it does.
+        limits: How many pixels are too many; looked at before any is decoded.
+
+    Raises:
+        Problem: 413 too many pixels, 422 an image that cannot be used, by its name.
+    """
+    total = 0
+    for upload in uploads:
+        pixels = _pixels_of(upload, limits)
+        total += pixels
+        if pixels > limits.pixels:
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"image {upload.name} has more than {limits.pixels:,} pixels: make it smaller",
+            )
+    if total > limits.request_pixels:
+        raise Problem(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the images have more than {limits.request_pixels:,} pixels together: send fewer at "
+            "once",
+        )
+
+    def batches(n: int) -> Iterator[tuple[list[str], list[bytes]]]:
+        yield [upload.name for upload in uploads], [upload.data for upload in uploads]
+
+    source = ImageSource("upload", len(uploads), batches)
+    source = source if size is None else source.resized(size)
+    (chunk,) = source.chunks(len(uploads), shape=shape)
+    for name, error in zip(chunk.names, chunk.errors, strict=True):
+        if error is not None:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
+    return chunk.images
+
+
+def _pixels_of(upload: Upload, limits: Limits) -> int:
+    """Pixels of an image by its header; 0 where decoding will say what is wrong with it."""
+    try:
+        with pillow_guard():
+            image = Image.open(io.BytesIO(upload.data))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return limits.pixels + 1
+    except Exception:  # damaged files make Pillow raise nearly anything
+        return 0
+    if image.format not in _FORMATS:
+        kinds = ", ".join(kind for kind in _FORMATS if kind != "MPO")
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"image {upload.name} is of the kind {image.format}: send one of {kinds}",
+        )
+    return image.width * image.height
