@@ -9,6 +9,7 @@ import typer
 
 from .cli_paper import paper
 from .cli_serve import serve
+from .cli_watch import watch
 from .console import Json, check_outputs, emit, fail, out, say
 from .errors import ApproxMassError
 
@@ -319,6 +320,7 @@ def inspect(folder: Folder, json_file: Json = None) -> None:
 
 
 app.command()(serve)
+app.command()(watch)
 
 
 def _show(folder: Path, detector: "Detector", json_file: Path | None) -> None:

@@ -6,8 +6,10 @@ __all__ = [
     "image_files",
     "is_idx",
     "maybe_gzip",
+    "open_files",
     "open_images",
     "reading",
+    "shown_name",
 ]
 
 import functools
@@ -117,14 +119,14 @@ def _from_path(name: str, path: Path) -> ImageSource:
                 decode(path)
             except UnreadableError:
                 raise ApproxMassError(f"{name}: not a file of images; give {KINDS}") from None
-    return _from_files(name, path.parent, [path.name])
+    return open_files(name, path.parent, [path.name])
 
 
 def _from_folder(name: str, folder: Path) -> ImageSource:
     found = image_files(name, folder)
     if not found:
         raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}")
-    return _from_files(name, folder, found)
+    return open_files(name, folder, found)
 
 
 def image_files(name: str, folder: Path) -> list[str]:
@@ -134,23 +136,30 @@ def image_files(name: str, folder: Path) -> list[str]:
     with reading(name, "a folder of images"):
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [each for each in folders if not each.startswith(".")]
+            below = Path(parent).relative_to(folder).as_posix()
+            prefix = "" if below == "." else f"{below}/"  # a Path for each file takes far longer
             found += [
-                Path(parent, each).relative_to(folder).as_posix()
+                prefix + each
                 for each in files
-                if not each.startswith(".") and Path(each).suffix.lower() in suffixes
+                if not each.startswith(".") and os.path.splitext(each)[1].lower() in suffixes
             ]
     return sorted(found)
 
 
-def _from_files(name: str, folder: Path, files: list[str]) -> ImageSource:
+def open_files(name: str, folder: Path, files: list[str]) -> ImageSource:
+    """Image files, as paths from `folder`, in this order; `name` is what an error calls them."""
+
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         for i in range(0, len(files), n):
             some = files[i : i + n]
-            # File names need not be text, but whoever prints or stores these expects it.
-            names = [os.fsencode(file).decode(errors="replace") for file in some]
-            yield names, [folder / file for file in some]
+            yield [shown_name(file) for file in some], [folder / file for file in some]
 
     return ImageSource(name, len(files), batches)
+
+
+def shown_name(file: str) -> str:
+    """A file name as text: it need not be, but whoever prints or stores it expects that."""
+    return os.fsencode(file).decode(errors="replace")
 
 
 def _from_array(name: str, array: NDArray[Any]) -> ImageSource:
