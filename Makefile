@@ -20,7 +20,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # A quarter of an hour; DATA=folder of image sets times the fit on FashionMNIST.
 RESULTS := benchmarks/results

@@ -365,7 +365,7 @@ def main(target: Path) -> None:
         open_images(f"sample:{name}").read()[:500, 0] for name in ("fashion_mnist/test", "mnist")
     ]
     expected = expected_of(detector, np.concatenate(images))
-    facts: dict[str, Any] = {"clients": CLIENTS}
+    facts: dict[str, Any] = {"command": f"python benchmarks/serve.py {target}", "clients": CLIENTS}
     with tempfile.TemporaryDirectory() as folder:
         detector.save(Path(folder) / "d")
         with serving(Path(folder) / "d") as url:

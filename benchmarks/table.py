@@ -151,6 +151,29 @@ def scoring() -> str:
     )
 
 
+def serve() -> str:
+    """The server under load."""
+    facts = _read("serve")
+    names = {"valid": "valid requests alone", "valid_and_hostile": "half of the clients hostile"}
+    rows = []
+    for key, name in names.items():
+        load = facts[key]
+        rows.append(
+            [
+                name,
+                f"{load['seconds']} s",
+                f"{load['valid_requests']:,}",
+                f"{sum(load['hostile_requests'].values()):,}",
+                f"{load['requests_per_second']:,.0f}",
+                f"{load['images_per_second']:,.0f}",
+                f"{load['score_p50_ms']:,.0f} ms",
+                f"{load['score_p99_ms']:,.0f} ms",
+            ]
+        )
+    heads = ["load", "for", "answered", "attacks", "requests/s", "images/s", "median", "p99"]
+    return "\n\n".join([_table(heads, rows), f"{facts['clients']} clients. {_machine(facts)}."])
+
+
 def growth() -> str:
     """Growth with the size of things."""
     facts = _read("growth")
@@ -269,6 +292,7 @@ TABLES = {
     "pixels": pixels,
     "vectors": vectors,
     "scoring": scoring,
+    "serve": serve,
     "growth": growth,
     "levers": levers,
     "lazy": lazy,

@@ -1,5 +1,6 @@
 """The command `approxmass serve`. Nothing here but parsing and printing."""
 
+import contextlib
 import logging
 import socket
 from ipaddress import ip_address
@@ -76,10 +77,10 @@ def serve(
     name, number = listener.getsockname()[:2]
     name = f"[{name}]" if family == socket.AF_INET6 else name
     out.print(f"listening on http://{name}:{number} (Ctrl-C stops)", soft_wrap=True, markup=False)
-    try:
+    # uvicorn passes Ctrl-C on once it has stopped, but not where it was started to ignore it.
+    with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn passes it on once it has stopped
-        say("stopped")
+    say("stopped")
 
 
 def _address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
