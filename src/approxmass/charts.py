@@ -4,6 +4,7 @@ Colours of text and lines are left to the page, which has a light and a dark sid
 """
 
 __all__ = [
+    "TITLES",
     "calibration_chart",
     "histogram",
     "operating_charts",
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Spec = dict[str, Any]
 
+# Of statistics, for an axis.
+TITLES = {
+    "mass": "approximate mass",
+    "nll": "negative log-likelihood, nats",
+    "fused": "fused score, standard deviations",
+    "latent_fit": "latent fit: departure of the latents from white noise",
+    "typicality": "typicality, nats",
+}
 # The in-distribution set first; readable on white and on black, and told apart by the colour-blind.
 _COLOURS = ["#2f81c7", "#e1622f", "#9467bd", "#c29a1d", "#2a9d6f", "#d1589a", "#7f7f7f"]
 _HEIGHT = 200

@@ -17,6 +17,7 @@ from ..artifact import check_file, write_text
 from ..assessment import Assessment
 from ..calibration import threshold
 from ..charts import (
+    TITLES,
     calibration_chart,
     histogram,
     operating_charts,
@@ -30,13 +31,6 @@ from ..metrics import group_means
 from ..tables import LEGEND, describe
 from .gallery import galleries
 
-_TITLES = {
-    "mass": "approximate mass",
-    "nll": "log-likelihood, nats",
-    "fused": "fused score, standard deviations",
-    "latent_fit": "latent fit: departure of the latents from white noise",
-    "typicality": "typicality, nats",
-}
 _METRICS = {
     "auroc": "AUROC",
     "aupr_id_positive": "AUPR, ID positive",
@@ -192,11 +186,11 @@ def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
     shown = ("mass", "nll", "fused", "latent_fit")
     found = []
     for name in [name for name in shown if name in first.statistics] or [decides]:
-        # People read the log-likelihood itself; only then is a larger number a more usual image.
+        # People read the log-likelihood itself; there a larger number is a more usual image.
         sign = -1 if name == "nll" else 1
         values = {key: sign * scored.statistics[name] for key, scored in assessment.sets.items()}
         limit = sign * threshold(detector.calibration[name], 0.05)
-        title = _TITLES.get(name, name)
+        title = "log-likelihood, nats" if name == "nll" else TITLES.get(name, name)
         found.append({"spec": histogram(values, title, limit), "decides": name == decides})
     return found
 

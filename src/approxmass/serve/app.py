@@ -1,4 +1,4 @@
-"""The routes of the server, and what stands in front of them."""
+"""The routes of the server."""
 
 __all__ = ["create_app"]
 
@@ -6,33 +6,20 @@ import asyncio
 import functools
 import hashlib
 import io
-import ipaddress
 import math
-import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib import resources
 from importlib.metadata import version
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import charts
 from ..calibration import group_p_value, threshold
@@ -41,33 +28,15 @@ from ..detector import Detector
 from ..errors import ApproxMassError
 from ..explain import picture
 from ..machine import cores
-from .batching import Batcher, Row
+from .batching import Batcher
+from .gate import Gate
+from .monitoring import Metrics
 from .uploads import ImagesInJson, Limits, Problem, Receiver, check_kind, images_of, uploads_of
 
 T = TypeVar("T")
 
-# What a person's browser asks for before there is a token.
-_OPEN = ("/", "/page.css", "/page.js", "/vega.js", "/healthz")
-_API = ("/score", "/explain", "/drift", "/metrics", "/histogram.json", "/openapi.json")
 _FALSE_ALARM_RATE = 0.05  # that behind `Scores.is_outlier`
 _DECODERS = 4
-# Times the limit of a body that is read and thrown away, so that the client gets to the answer.
-_PATIENCE = 4
-_HEADERS = {
-    # Nothing from elsewhere, and no code but that of the page's own files.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-_AXIS = {
-    "fused": "how odd, in standard deviations",
-    "mass": "approximate mass",
-    "nll": "negative log-likelihood (nats)",
-    "typicality": "likelihood: distance from usual (nats)",
-    "latent_fit": "latents: distance from white noise",
-}
 
 
 class Result(BaseModel):
@@ -122,120 +91,6 @@ class Refusal(BaseModel):
     detail: str
 
 
-class Metrics:
-    """What Prometheus is told, in a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        names: dict[str, Any] = {"namespace": "approxmass", "registry": self.registry}
-        self.requests = Counter("requests", "Requests.", ["route", "status"], **names)
-        self.seconds = Histogram("request_seconds", "Time to an answer.", ["route"], **names)
-        self.images = Counter("images_scored", "Images scored.", **names)
-        self.outliers = Counter("outliers", "Images called outliers.", **names)
-        sizes = [2.0**k for k in range(11)]
-        self.batch = Histogram("batch_images", "Images scored together.", buckets=sizes, **names)
-        self.waiting = Gauge("images_waiting", "Images received, not yet answered.", **names)
-
-    def scored(self, rows: Sequence[Row]) -> None:
-        """A batch has been scored."""
-        self.batch.observe(len(rows))
-        self.images.inc(len(rows))
-        self.outliers.inc(sum(row.is_outlier for row in rows))
-
-
-class _Gate:
-    """Refuses who may not enter, measures everyone, and adds the headers of every answer."""
-
-    def __init__(
-        self, app: ASGIApp, *, token: str | None, limits: Limits, metrics: Metrics
-    ) -> None:
-        self.app = app
-        self.token = token
-        self.limits = limits
-        self.metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        started, status, unread = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR, True
-
-        async def hear() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = bool(message.get("more_body"))
-            return message
-
-        async def discard() -> None:
-            left = _PATIENCE * self.limits.body_bytes
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    while unread and left > 0:
-                        left -= len((await hear()).get("body", b""))
-            except TimeoutError:
-                return
-
-        async def say(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
-                # A connection closed on a client that still sends loses the answer on its way;
-                # one that waits for leave to send, or is too slow, is not waited for.
-                waits = status == HTTPStatus.REQUEST_TIMEOUT or "expect" in headers
-                if unread and status >= HTTPStatus.BAD_REQUEST and not waits:
-                    await discard()
-            await send(message)
-
-        path = scope["path"]
-        route = path if path in _OPEN + _API else "other"
-        try:
-            refusal = self._refusal(scope["method"], path, headers)
-            await (refusal or self.app)(scope, hear, say)
-        finally:
-            self.metrics.requests.labels(route, int(status)).inc()
-            self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
-
-    def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
-        if self.token is not None:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = secrets.compare_digest(given.strip().encode(), self.token.encode())
-            if path in _OPEN or (right and scheme.lower() == "bearer"):
-                return None
-            reason = "a token is needed: send the header Authorization: Bearer TOKEN"
-            return JSONResponse(
-                {"detail": reason}, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"}
-            )
-        # Without a token, what protects the server is that only this machine reaches it. So does
-        # any page in a browser on it, by a name that leads here or by posting from elsewhere.
-        host = headers.get("host", "")
-        if not _is_loopback(host):
-            reason = "without a token this server answers only to localhost: start it with --token"
-        elif method in ("GET", "HEAD") or not _is_foreign(headers, host):
-            return None
-        else:
-            reason = "this request comes from another site: start the server with --token"
-        return JSONResponse({"detail": reason}, HTTPStatus.FORBIDDEN)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_foreign(headers: Headers, host: str) -> bool:
-    """Whether a browser says that a page of another site sends this."""
-    origin = headers.get("origin")
-    site = headers.get("sec-fetch-site", "none")
-    return site not in ("none", "same-origin") or (
-        origin is not None and origin.partition("://")[2] != host
-    )
-
-
 def create_app(
     detector: Detector, *, token: str | None = None, limits: Limits | None = None
 ) -> FastAPI:
@@ -264,7 +119,7 @@ def create_app(
         docs_url=None,  # these pages would load their code from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(_Gate, token=token, limits=limits, metrics=metrics)
+    app.add_middleware(Gate, token=token, limits=limits, metrics=metrics)
 
     @app.exception_handler(ApproxMassError)
     async def mistake(request: Request, error: ApproxMassError) -> JSONResponse:
@@ -354,7 +209,7 @@ def create_app(
         Its parameter `score` is where the mark stands.
         """
         limit = threshold(calibration, _FALSE_ALARM_RATE)
-        title = _AXIS.get(settings.statistic, f"score: {settings.statistic}")
+        title = charts.TITLES.get(settings.statistic, settings.statistic)
         return await aside(charts.usual_histogram, calibration, title, limit)
 
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Metrics."}

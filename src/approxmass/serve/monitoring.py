@@ -1,0 +1,31 @@
+"""What Prometheus is told of the server."""
+
+__all__ = ["Metrics"]
+
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from .batching import Row
+
+
+class Metrics:
+    """What Prometheus is told, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        names: dict[str, Any] = {"namespace": "approxmass", "registry": self.registry}
+        self.requests = Counter("requests", "Requests.", ["route", "status"], **names)
+        self.seconds = Histogram("request_seconds", "Time to an answer.", ["route"], **names)
+        self.images = Counter("images_scored", "Images scored.", **names)
+        self.outliers = Counter("outliers", "Images called outliers.", **names)
+        sizes = [2.0**k for k in range(11)]
+        self.batch = Histogram("batch_images", "Images scored together.", buckets=sizes, **names)
+        self.waiting = Gauge("images_waiting", "Images received, not yet answered.", **names)
+
+    def scored(self, rows: Sequence[Row]) -> None:
+        """A batch has been scored."""
+        self.batch.observe(len(rows))
+        self.images.inc(len(rows))
+        self.outliers.inc(sum(row.is_outlier for row in rows))
