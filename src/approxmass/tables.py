@@ -57,7 +57,10 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
     table.add_column("verdict")
     table.add_column("components, share of the squared mass", overflow="fold")
     for row in facts["images"]:
-        parts = ", ".join(f"{part['component']} {part['share']:.0%}" for part in row["components"])
+        parts = ", ".join(
+            f"{'#' * part['component'].isdigit()}{part['component']} {part['share']:.0%}"
+            for part in row["components"]
+        )
         verdict = "outlier" if row["is_outlier"] else "usual"
         table.add_row(escape(row["name"]), f"{row['p_value']:.3g}", verdict, parts or "-")
     return table
