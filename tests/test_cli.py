@@ -375,6 +375,8 @@ def simple(*words: object) -> Bad:
         ),
         (simple("explain", "DETECTOR", "sample:mnist", "-o", "TMP/out"), ["28x28", "12x12"]),
         (simple("explain", "DETECTOR", "NEW", "-o", "NEW"), ["not a folder"]),
+        (simple("explain", "DETECTOR", "NEW", "-o", "DETECTOR"), ["needed for something else"]),
+        (simple("explain", "DETECTOR", "NEW", "-o", "TMP/o", "--json", "TMP/o/1.png"), ["1.png"]),
         (
             simple("evaluate", "DETECTOR", "--id", "NEW", "--ood", "NEW", "--group-size", "500"),
             ["500"],

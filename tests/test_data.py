@@ -299,7 +299,7 @@ def test_a_file_name_that_is_no_text_can_still_be_printed(tmp_path: Path) -> Non
         encoded(pillow(IMAGES["grey"][0]))
     )
     chunk = next(open_images(tmp_path).chunks())
-    assert (chunk.names, chunk.errors) == (["caf\N{REPLACEMENT CHARACTER}.png"], [None])
+    assert (chunk.names, chunk.errors) == ([r"caf\xe9.png"], [None])
 
 
 def test_an_image_needs_no_extension(tmp_path: Path) -> None:
@@ -347,6 +347,20 @@ def test_unreadable_images_are_rows_in_a_stream_and_the_end_of_a_read(tmp_path: 
         resized = [e for c in source.resized(8).chunks() for e in c.errors]
         assert resized[4] is None
         assert "is 8x8 RGB, but the first image is 8x8 grey" in (resized[5] or "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    pillow(IMAGES["grey"][0]).save(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to("/dev/zero")
+    (chunk,) = open_images(tmp_path).chunks()
+    no_file = "is not a file: remove it"
+    assert dict(zip(chunk.names, chunk.errors, strict=True)) == {
+        "a.png": no_file,
+        "b.png": None,
+        "c.png": no_file,
+    }
 
 
 def test_no_image_can_be_read(tmp_path: Path) -> None:

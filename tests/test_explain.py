@@ -161,3 +161,29 @@ def test_pictures_of_several_sources(fitted: Detector, tmp_path: Path) -> None:
         assert len(shares) == 3
     with Image.open(tmp_path / "out" / "003-0.png") as shown:
         assert shown.size == (2 * 12 * 19 + 8, 12 * 19)
+
+
+def test_no_source_is_overwritten(fitted: Detector, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("002-b.png", "b.png"):
+        Image.fromarray(textures(1)[0]).save(folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for source, place in ((folder, folder), (folder, folder / "why"), (folder / "b.png", folder)):
+        with pytest.raises(ApproxMassError, match="choose another folder"):
+            explain_files(fitted, [str(source)], place)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_cannot_be_read_is_skipped_and_said(fitted: Detector, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no image")
+    Image.fromarray(textures(1)[0]).save(folder / ("\N{CJK UNIFIED IDEOGRAPH-20000}" * 60 + ".png"))
+    facts = explain_files(fitted, [str(folder)], tmp_path / "out")
+    assert facts["skipped"][0].startswith("image a.png cannot be decoded")
+    assert [row["picture"] for row in facts["images"]] == [
+        "001-" + "\N{CJK UNIFIED IDEOGRAPH-20000}" * 15 + ".png"
+    ]
+    with pytest.raises(ApproxMassError, match="no image can be explained; the first, image a"):
+        explain_files(fitted, [str(folder / "a.png")], tmp_path / "out")

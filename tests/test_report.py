@@ -1,7 +1,9 @@
 import base64
 import io
 import json
+import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from approxmass import ApproxMassError, Detector
 from approxmass.assessment import Assessment, assess
 from approxmass.calibration import threshold
+from approxmass.charts import histogram
 from approxmass.report import write_report
 from conftest import textures
 
@@ -214,11 +217,30 @@ def test_groups_are_named(assessment: Assessment, tmp_path: Path) -> None:
     write_report(grouped, tmp_path / "r.html")
     page = Page((tmp_path / "r.html").read_text())
     assert "Per group of 10, balanced" in page.text
-    flagged = layers(page.json["roc"])[1][0]
-    limit = threshold(grouped.detector.calibration["fused"], 0.05)
-    assert 0 <= flagged["x"] <= 1
-    assert flagged["y"] in np.arange(21) / 20
-    assert limit == layers(page.json["histogram-3"])[1][0]["threshold"]
+    # The threshold is one for images, so that no point is drawn for groups.
+    assert len(layers(page.json["roc"])) == 1
+    assert "The points are where" not in page.text
+
+
+def test_a_few_usual_images_prove_nothing(assessment: Assessment, tmp_path: Path) -> None:
+    write_report(assess(assessment.detector, textures(5), [textures(1)]), tmp_path / "r.html")
+    assert "5 of them are too few to tell" in Page((tmp_path / "r.html").read_text()).text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_the_name_of_a_source_need_not_be_text(assessment: Assessment, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npy")
+    with open(name, "wb") as file:
+        np.save(file, textures(30))
+    write_report(assess(assessment.detector, name, [textures(20)]), tmp_path / "r.html")
+    assert "caf?.npy" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_threshold_without_end_is_not_drawn() -> None:
+    spec = histogram({"usual": np.arange(9.0)}, "mass", np.inf)
+    bars, line = (part["data"]["values"] for part in spec["layer"])
+    assert sum(bar["share"] for bar in bars) == pytest.approx(1)
+    assert line == []
 
 
 def test_two_arrays_have_two_names(assessment: Assessment) -> None:

@@ -318,7 +318,9 @@ def test_ctrl_c_ends_with_130_and_the_log_is_whole(
     log = tmp_path / "log.csv"
     running = process(detector, camera, "-o", log, "--json", "-")
     wait_for(lambda: log.exists() and rows(log) > 0)
-    assert "another process writes to" in mistake(detector, camera, "-o", log)
+    (tmp_path / "link.csv").symlink_to(log)
+    for name in (log, tmp_path / "link.csv"):
+        assert "another process writes to" in mistake(detector, camera, "-o", name)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate()
     assert running.returncode == 130
@@ -385,6 +387,32 @@ def test_a_log_of_another_run_is_refused_and_stays_as_it_is(
     if suffix == "csv":
         log.write_bytes(log.read_bytes().removesuffix(b"false,\n") + b"true,\n")
         assert "was edited" in mistake(detector, camera, "-o", log)
+
+
+def test_a_stray_quotation_mark_does_not_cut_off_the_rest_of_the_log(
+    detector: Path, camera: Path, tmp_path: Path
+) -> None:
+    add(camera, textures(30, seed=7))
+    log = tmp_path / "log.csv"
+    assert run(detector, camera, "-o", log).exit_code == 0
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[4] = b'"' + lines[4]
+    log.write_bytes(b"".join(lines))
+    assert "is damaged" in mistake(detector, camera, "-o", log)
+    assert log.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_files_whose_names_are_no_text_are_told_apart(
+    detector: Path, camera: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    for i, name in enumerate((b"\xff.png", b"\xfe.png")):
+        Path(os.fsdecode(os.fsencode(camera) + b"/" + name)).write_bytes(
+            encoded(textures(2, seed=7)[i])
+        )
+        assert run(detector, camera, "-o", log).exit_code == 0
+    assert read(log).name.tolist() == [r"\xff.png", r"\xfe.png"]
 
 
 def test_what_cannot_be_a_log_or_a_folder_is_named(

@@ -112,7 +112,8 @@ def write_json(target: Path, facts: Mapping[str, Any]) -> None:
 def write_text(target: Path, text: str) -> None:
     """Write text and a last line end, whole or not at all."""
     with write_atomic(target) as path:
-        path.write_text(text + "\n")
+        # A file name in it need not be text.
+        path.write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 @contextlib.contextmanager

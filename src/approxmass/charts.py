@@ -83,7 +83,9 @@ def _range(sets: Sequence[Floats], limit: float) -> tuple[float, float]:
     low = max(min(np.quantile(values, 0.005) for values in sets), least - 3 * spread)
     high = min(max(np.quantile(values, 0.995) for values in sets), most + 3 * spread)
     margin = 0.02 * spread
-    return float(min(low, limit)) - margin, float(max(high, limit)) + margin
+    if np.isfinite(limit):
+        low, high = min(low, limit), max(high, limit)
+    return float(low) - margin, float(high) + margin
 
 
 def _bars(sets: Mapping[str, Floats], limit: float) -> list[dict[str, Any]]:
@@ -150,7 +152,7 @@ def histogram(sets: Mapping[str, Floats], title: str, limit: float) -> Spec:
 
 def _line(alt: Any, at: float) -> Any:
     return (
-        alt.Chart(alt.Data(values=[{"threshold": at}]))
+        alt.Chart(alt.Data(values=[{"threshold": at}] if np.isfinite(at) else []))
         .mark_rule(strokeDash=[5, 4], strokeWidth=2, color="#8a8f98")
         .encode(x="threshold:Q", tooltip=[alt.Tooltip("threshold:Q", format=".4~g")])
     )
@@ -195,7 +197,7 @@ def usual_histogram(calibration: Floats, title: str, limit: float) -> Spec:
 
 
 def operating_charts(
-    usual: Floats, outliers: Mapping[str, Floats], limit: float
+    usual: Floats, outliers: Mapping[str, Floats], limit: float | None
 ) -> tuple[Spec, Spec]:
     """ROC and precision-recall curves of one score, with the points where the threshold lies.
 
@@ -204,7 +206,7 @@ def operating_charts(
     Arguments:
         usual: Scores `(N,)` of in-distribution images.
         outliers: Scores `(M,)` by name of the set.
-        limit: The threshold: a score beyond it is called an outlier.
+        limit: The threshold: a score beyond it is called an outlier. None draws no points.
     """
     alt = _altair()
     curves: dict[str, list[dict[str, Any]]] = {"roc": [], "pr": []}
@@ -220,6 +222,8 @@ def operating_charts(
                 {"set": name, "x": float(x[i]), "y": float(y[i]), "order": int(i)}
                 for i in _thinned(len(x))
             ]
+        if limit is None:
+            continue
         flagged, found = float((usual > limit).mean()), float((odd > limit).mean())
         points["roc"].append({"set": name, "x": flagged, "y": found})
         if flagged + found > 0:

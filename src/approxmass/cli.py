@@ -290,7 +290,15 @@ def explain(
 
     detector = Detector.load(folder)
     check_outputs(json_file, inputs=images, folder=folder)
+    if output.is_dir():
+        check_outputs(output / "001.png", folder=folder)
+    if json_file is not None and json_file.suffix == ".png":
+        raise ApproxMassError(f"{json_file} could be one of the pictures: choose another name")
     facts = explain_files(detector, images, output)
+    for reason in facts["skipped"][:_SHOWN]:
+        say(f"skipped: {reason}")
+    if len(facts["skipped"]) > _SHOWN:
+        say(f"and {len(facts['skipped']) - _SHOWN:,} more; --json has them all")
     emit(facts, json_file)
     if json_file != Path("-"):
         from .tables import explanations_table

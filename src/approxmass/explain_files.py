@@ -2,6 +2,7 @@
 
 __all__ = ["explain_files"]
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,29 +26,46 @@ def explain_files(detector: Detector, sources: Sequence[str], folder: Path) -> d
     Arguments:
         detector: A fitted detector of the method `flow`.
         sources: Whatever `open_images` takes.
-        folder: Made if absent; pictures of an earlier call are replaced.
+        folder: Made if absent; pictures of the same names are replaced.
 
     Returns:
         JSON-ready: for each image its name, picture, p-value, verdict, and the components with the
-        largest shares of the squared mass (of a whitened space).
+        largest shares of the squared mass (of a whitened space); and why others were skipped.
 
     Raises:
-        ApproxMassError: as `Detector.explain`; or the folder cannot be written.
+        ApproxMassError: the method is not a flow, not one image can be read, or the folder cannot
+            be written or is one of the sources.
     """
     if folder.exists() and not folder.is_dir():
         raise ApproxMassError(f"{folder} is not a folder: choose another name")
+    place = Path(os.path.realpath(folder))
+    for name in sources:
+        given = Path(os.path.realpath(name))
+        if given in (place, *place.parents) or given.parent == place:
+            raise ApproxMassError(
+                f"{folder} holds images of {name}, or lies in it: choose another folder"
+            )
     check_file(folder / "001.png")
     channels, height, width = detector.facts["shape"]
     rows: list[dict[str, Any]] = []
+    skipped: list[str] = []
     for name in sources:
         source = open_images(name, size=detector.settings.size)
         for chunk in source.chunks(256, shape=(channels, height, width)):
-            chunk.require_readable(source.name)
+            labels = []
+            for label, error in zip(chunk.names, chunk.errors, strict=True):
+                if error is None:
+                    labels.append(label)
+                else:
+                    skipped.append(f"image {label} {error}")
+            if not labels:
+                continue
             scores = detector.score(chunk.images)
             explanation = detector.explain(chunk.images)
-            for i, label in enumerate(chunk.names):
+            for i, label in enumerate(labels):
                 shares = explanation.components[i]
-                stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)[:60]
+                stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
+                stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
                 target = folder / f"{len(rows) + 1:03}-{stem}.png"
                 with write_atomic(target) as path:
                     picture(chunk.images[i], explanation.maps[i]).save(path, "PNG")
@@ -63,4 +81,6 @@ def explain_files(detector: Detector, sources: Sequence[str], folder: Path) -> d
                         ],
                     }
                 )
-    return {"images": rows}
+    if not rows:
+        raise ApproxMassError(f"no image can be explained; the first, {skipped[0]}")
+    return {"images": rows, "skipped": skipped}

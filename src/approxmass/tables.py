@@ -53,6 +53,7 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
     """A row for each image that was explained."""
     table = Table(title="Images", title_justify="left", title_style="bold")
     table.add_column("image", overflow="fold")
+    table.add_column("picture", overflow="fold")
     table.add_column("p-value", justify="right")
     table.add_column("verdict")
     table.add_column("components, share of the squared mass", overflow="fold")
@@ -62,7 +63,8 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
             for part in row["components"]
         )
         verdict = "outlier" if row["is_outlier"] else "usual"
-        table.add_row(escape(row["name"]), f"{row['p_value']:.3g}", verdict, parts or "-")
+        p = f"{row['p_value']:.3g}"
+        table.add_row(escape(row["name"]), escape(row["picture"]), p, verdict, parts or "-")
     return table
 
 

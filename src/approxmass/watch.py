@@ -133,7 +133,8 @@ class Watch:
         self._monitor = DriftMonitor(
             detector.calibration[settings.statistic], false_alarm_every, settings.seed
         )
-        self._lock = FileLock(log.with_name(f".{log.name}.lock"))
+        place = Path(os.path.realpath(log))  # one lock, by whatever name the log is called
+        self._lock = FileLock(place.with_name(f".{place.name}.lock"))
         self._log: Log
         self._arrivals: _Arrivals
 

@@ -18,6 +18,8 @@ from .errors import ApproxMassError
 
 # A part of a Parquet log is written again with each batch until it has as many rows.
 _PART_ROWS = 10_000
+# Lines of a last row that is not whole, whose name may hold line ends: more are a damaged log.
+_CUT_LINES = 10
 
 
 class Log(Protocol):
@@ -64,7 +66,7 @@ class _CsvLog:
     def _whole(self) -> int:
         """Where the last whole row ends; names may hold line ends, in quotation marks."""
         self._file.seek(0)
-        end = place = quotes = 0
+        end = place = quotes = beyond = 0
         for line in self._file:
             if place == 0 and not self._is_header(line):
                 raise ApproxMassError(
@@ -72,8 +74,11 @@ class _CsvLog:
                 )
             place += len(line)
             quotes += line.count(b'"')
+            beyond += 1
             if line.endswith(b"\n") and quotes % 2 == 0:
-                end = place
+                end, beyond = place, 0
+        if beyond > _CUT_LINES:
+            raise _damaged(self._path)
         return end
 
     def _is_header(self, line: bytes) -> bool:

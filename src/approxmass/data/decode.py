@@ -16,6 +16,7 @@ __all__ = [
 
 import io
 import math
+import stat
 import struct
 import threading
 import warnings
@@ -171,6 +172,8 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
     """
     try:
         if isinstance(item, Path):
+            if not stat.S_ISREG(item.stat().st_mode):  # a pipe would be waited for, for ever
+                raise UnreadableError("is not a file: remove it")
             item = item.read_bytes()
     except OSError as error:
         raise UnreadableError(f"cannot be opened ({error.strerror})") from error

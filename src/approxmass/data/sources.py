@@ -159,7 +159,7 @@ def open_files(name: str, folder: Path, files: list[str]) -> ImageSource:
 
 def shown_name(file: str) -> str:
     """A file name as text: it need not be, but whoever prints or stores it expects that."""
-    return os.fsencode(file).decode(errors="replace")
+    return os.fsencode(file).decode(errors="backslashreplace")
 
 
 def _from_array(name: str, array: NDArray[Any]) -> ImageSource:

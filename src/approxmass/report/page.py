@@ -31,6 +31,8 @@ from ..metrics import group_means
 from ..tables import LEGEND, describe
 from .gallery import galleries
 
+# Fewer usual images say nothing about a rate of 5%.
+_FEW = 20
 _METRICS = {
     "auroc": "AUROC",
     "aupr_id_positive": "AUPR, ID positive",
@@ -93,13 +95,16 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         scores = assessment.sets[name].statistics[decides]
         return group_means(scores, assessment.group_size, seed=assessment.seed)
 
-    roc, precision = operating_charts(grouped(first), {n: grouped(n) for n in others}, limit)
+    # The threshold is one for images: no detector decides by it on groups.
+    point = limit if assessment.group_size == 1 else None
+    roc, precision = operating_charts(grouped(first), {n: grouped(n) for n in others}, point)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(assessment),
         "id": first,
         "decides": decides,
         "protocol": assessment.evaluation.protocol,
+        "points": point is not None,
         "histograms": _histograms(assessment),
         "roc": roc,
         "precision": precision,
@@ -145,7 +150,9 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
     called = int(np.sum(np.arange(1, n + 1) / (n + 1) <= 0.05))
     low, high = stats.betabinom(count, called, n + 1 - called).ppf([0.005, 0.995])
     flags = passing.flagged * count
-    if low <= flags <= high:
+    if count < _FEW:
+        promise = f"{count:,} of them are too few to tell whether that keeps the promise of 5%."
+    elif low <= flags <= high:
         promise = (
             f"That is what 5% promises for {count:,} images like those of the fit "
             f"({low / count:.1%} to {high / count:.1%} in 99 of 100 cases)."

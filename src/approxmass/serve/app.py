@@ -241,6 +241,7 @@ def create_app(
             ),
         )
 
+    app.add_api_route("/healthz", health, methods=["HEAD"], include_in_schema=False)
     app.include_router(guarded)
     app.include_router(open_to_all)
     for path, name, kind in (
@@ -248,7 +249,7 @@ def create_app(
         ("/page.css", "page.css", "text/css"),
         ("/page.js", "page.js", "text/javascript"),
     ):
-        app.add_api_route(path, _file(name, kind), include_in_schema=False)
+        app.add_api_route(path, _file(name, kind), methods=["GET", "HEAD"], include_in_schema=False)
 
     @app.get("/vega.js", include_in_schema=False)
     async def vega(request: Request) -> Response:
