@@ -102,24 +102,21 @@ def score_set(
     source = open_images(images, size=detector.settings.size)
     digest = hashlib.sha256()
     names: list[str] = []
-    parts: dict[str, list[Floats]] = {}
-    p_values, called = [], []
+    parts = []
     for chunk, scores in detector.score_chunks(source):
         chunk.require_readable(source.name)
         if on_chunk is not None:
             on_chunk(chunk, scores)
         digest.update(chunk.images.data)
         names += chunk.names
-        for name, values in scores.statistics.items():
-            parts.setdefault(name, []).append(values)
-        p_values.append(scores.p_value)
-        called.append(scores.is_outlier)
+        parts.append(scores)
+    joined = Scores.join(parts)
     return ScoredSet(
         source,
         names,
-        {name: np.concatenate(values) for name, values in parts.items()},
-        np.concatenate(p_values),
-        np.concatenate(called),
+        joined.statistics,
+        joined.p_value,
+        joined.is_outlier,
         digest.hexdigest(),
         time.monotonic() - started,
     )
@@ -143,8 +140,7 @@ def assess(
         seed: Fixes balancing, groups and intervals.
 
     Raises:
-        ApproxMassError: images that cannot be used, two sets of one name, or fewer images than a
-            group has.
+        ApproxMassError: images that cannot be used, or fewer images than a group has.
     """
     sets: dict[str, ScoredSet] = {}
     for images in (usual, *outliers):

@@ -1,7 +1,9 @@
 """From scores to p-values: split-conformal, one image or a group at a time."""
 
 __all__ = [
+    "FALSE_ALARM_RATE",
     "benjamini_hochberg",
+    "called_ranks",
     "group_p_value",
     "p_values",
     "smallest_p_value",
@@ -15,6 +17,9 @@ from scipy import stats
 from .errors import ApproxMassError
 
 Floats = NDArray[np.float64]
+
+# Behind every verdict for which nobody has asked for another.
+FALSE_ALARM_RATE = 0.05
 
 
 def p_values(calibration: Floats, scores: Floats) -> Floats:
@@ -57,6 +62,18 @@ def smallest_p_value(calibration: Floats) -> float:
     return 1 / (1 + len(calibration))
 
 
+def called_ranks(count: int, false_alarm_rate: float) -> int:
+    """How many of the largest of so many calibration scores would themselves be called outliers.
+
+    A new score is called if fewer than that many reach it: a chance of k in `count + 1`.
+
+    Example:
+        >>> called_ranks(99, 0.05)
+        5
+    """
+    return int(np.sum(np.arange(1, count + 1) / (count + 1) <= false_alarm_rate))
+
+
 def threshold(calibration: Floats, false_alarm_rate: float) -> float:
     """The largest score that is not called an outlier; infinite where none can be called.
 
@@ -65,7 +82,7 @@ def threshold(calibration: Floats, false_alarm_rate: float) -> float:
         94.0
     """
     n = len(calibration)
-    ranks = int(np.sum(np.arange(1, n + 1) / (n + 1) <= false_alarm_rate))
+    ranks = called_ranks(n, false_alarm_rate)
     return float(np.sort(calibration)[n - ranks]) if ranks else float("inf")
 
 

@@ -197,11 +197,10 @@ def score(
         for chunk, scores in detector.score_chunks(source):
             if strict:
                 chunk.require_readable(source)
-            for name, error in zip(chunk.names, chunk.errors, strict=True):
-                if error is not None:
-                    skipped.append(f"image {name} {error}")
-                    if len(skipped) <= _SHOWN:
-                        say(f"skipped: {skipped[-1]}")
+            for name, error in chunk.unreadable:
+                skipped.append(f"image {name} {error}")
+                if len(skipped) <= _SHOWN:
+                    say(f"skipped: {skipped[-1]}")
             file.write(chunk, scores)
             statistic.append(scores.statistic)
             outliers += int(scores.is_outlier.sum())

@@ -5,7 +5,7 @@ __all__ = ["Detector", "Scores"]
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from . import artifact
 from .baseline_model import BaselineScorer, fit_baseline, restore_baseline
-from .calibration import benjamini_hochberg, group_p_value, p_values, smallest_p_value
+from .calibration import (
+    FALSE_ALARM_RATE,
+    benjamini_hochberg,
+    group_p_value,
+    p_values,
+    smallest_p_value,
+)
 from .data import Chunk, open_images
 from .errors import ApproxMassError
 from .explain import Explanation, explain
@@ -32,8 +38,6 @@ Bools = NDArray[np.bool_]
 # Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
 _FEWEST_IMAGES = 100
 _FEWEST_HELD_OUT = 40
-# False-alarm rate behind `Scores.is_outlier`.
-_FALSE_ALARM_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,23 @@ class Scores:
     p_value: Floats
     is_outlier: Bools  # p_value <= 0.05
     statistics: dict[str, Floats]  # every statistic of the method, by name
+
+    @classmethod
+    def join(cls, parts: Sequence["Scores"]) -> "Scores":
+        """The scores of one or more pieces, one after the other."""
+
+        def column(name: str) -> NDArray[Any]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        names = parts[0].statistics
+        return cls(
+            column("log_prob"),
+            column("mass"),
+            column("statistic"),
+            column("p_value"),
+            column("is_outlier"),
+            {n: np.concatenate([part.statistics[n] for part in parts]) for n in names},
+        )
 
 
 class Detector:
@@ -219,12 +240,11 @@ class Detector:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
         source = open_images(images, size=self.settings.size)
-        parts: dict[str, list[Floats]] = {}
+        parts = []
         for chunk, scores in self.score_chunks(source):
             chunk.require_readable(source.name)
-            for name, values in scores.statistics.items():
-                parts.setdefault(name, []).append(values)
-        return self._scores({name: np.concatenate(values) for name, values in parts.items()})
+            parts.append(scores)
+        return Scores.join(parts)
 
     def score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
         """Score images piece by piece, in order and in flat memory.
@@ -247,7 +267,7 @@ class Detector:
             statistics.get("mass", none),
             statistic,
             p,
-            p <= _FALSE_ALARM_RATE,
+            p <= FALSE_ALARM_RATE,
             statistics,
         )
 
@@ -309,11 +329,7 @@ class Detector:
                 "flow"
             )
         source = open_images(images, size=self.settings.size)
-        parts = []
-        for chunk in source.chunks(shape=scorer.shape):
-            chunk.require_readable(source.name)
-            parts.append(chunk.images)
-        return explain(scorer, torch.from_numpy(np.concatenate(parts)))
+        return explain(scorer, torch.from_numpy(source.read(shape=scorer.shape)))
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from .data.decode import to_pillow
 from .encoders import WhitenedEncoder
 from .flows.pixels import unit_pixels
 from .scores import Scorer
@@ -94,8 +95,7 @@ def picture(image: NDArray[np.uint8], share: Floats) -> Image.Image:
     height, width = share.shape
     scale = max(1, round(_SHOWN / max(height, width)))
     size = (width * scale, height * scale)
-    plain = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
-    plain = plain.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    plain = to_pillow(image).convert("RGB").resize(size, Image.Resampling.NEAREST)
     strength = Image.fromarray((255 * share / share.max()).astype(np.uint8))
     strength = strength.resize(size, Image.Resampling.BICUBIC)
     heat = ImageOps.colorize(strength, "#d1271b", "#fff3a6", mid="#ff8c1a", midpoint=110)

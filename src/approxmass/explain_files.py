@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from .artifact import check_file, write_atomic
-from .data import open_images
 from .detector import Detector
 from .errors import ApproxMassError
 from .explain import picture
@@ -46,23 +45,15 @@ def explain_files(detector: Detector, sources: Sequence[str], folder: Path) -> d
                 f"{folder} holds images of {name}, or lies in it: choose another folder"
             )
     check_file(folder / "001.png")
-    channels, height, width = detector.facts["shape"]
     rows: list[dict[str, Any]] = []
     skipped: list[str] = []
     for name in sources:
-        source = open_images(name, size=detector.settings.size)
-        for chunk in source.chunks(256, shape=(channels, height, width)):
-            labels = []
-            for label, error in zip(chunk.names, chunk.errors, strict=True):
-                if error is None:
-                    labels.append(label)
-                else:
-                    skipped.append(f"image {label} {error}")
-            if not labels:
+        for chunk, scores in detector.score_chunks(name):
+            skipped += [f"image {label} {error}" for label, error in chunk.unreadable]
+            if not chunk.readable:
                 continue
-            scores = detector.score(chunk.images)
             explanation = detector.explain(chunk.images)
-            for i, label in enumerate(labels):
+            for i, label in enumerate(chunk.readable):
                 shares = explanation.components[i]
                 stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
                 stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from .calibration import smallest_p_value, threshold
+from .calibration import FALSE_ALARM_RATE, smallest_p_value, threshold
 from .data import describe_shape
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def describe(detector: "Detector") -> dict[str, Any]:
         "fingerprint": images["sha256"][:16],
         "calibrated on": f"{images['calibration']:,} held-out images",
         "statistic": settings.statistic,
-        "threshold at 5%": threshold(scores, 0.05),
+        "threshold at 5%": threshold(scores, FALSE_ALARM_RATE),
         "smallest p-value": smallest_p_value(scores),
         "fit seconds": facts["fit_seconds"],
         "notes": "; ".join(detector.notes) or "none",

@@ -207,10 +207,9 @@ class Watch:
             return
         source = open_files(str(self._folder), self._folder, files)
         for chunk, scores in self._detector.score_chunks(source):
-            errors = [(n, e) for n, e in zip(chunk.names, chunk.errors, strict=True) if e]
-            readable = [n for n, e in zip(chunk.names, chunk.errors, strict=True) if e is None]
+            errors = chunk.unreadable
             alarms = len(self.totals.alarms)
-            steps = self._count(readable, scores.statistic, len(errors), scores.is_outlier)
+            steps = self._count(chunk.readable, scores.statistic, len(errors), scores.is_outlier)
             more = {"drift": steps.drift, "alarm": steps.alarm}
             self._log.append(score_table(chunk, scores, more))
             self._arrivals.known.update(chunk.names)

@@ -11,6 +11,7 @@ __all__ = [
     "decode",
     "pillow_guard",
     "resize",
+    "to_pillow",
     "to_uint8",
 ]
 
@@ -239,6 +240,16 @@ def resize(images: Pixels, size: int) -> Pixels:
     for i, plane in enumerate(planes):
         result[i] = _pixels(_resized(Image.fromarray(plane), size))
     return result
+
+
+def to_pillow(image: Pixels) -> Image.Image:
+    """Pixels `(C, H, W)` as an image, grey or RGB.
+
+    Example:
+        >>> to_pillow(np.zeros((3, 2, 5), np.uint8)).size
+        (5, 2)
+    """
+    return Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

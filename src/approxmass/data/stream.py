@@ -40,11 +40,21 @@ class Chunk:
     names: list[str]
     errors: list[str | None]
 
+    @property
+    def readable(self) -> list[str]:
+        """Names of `images`."""
+        return [n for n, error in zip(self.names, self.errors, strict=True) if error is None]
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Names of the others, each with the reason, worded to follow it."""
+        pairs = zip(self.names, self.errors, strict=True)
+        return [(name, error) for name, error in pairs if error is not None]
+
     def require_readable(self, source: str) -> None:
         """Raise `ApproxMassError` for the first unreadable image, if there is any."""
-        for name, error in zip(self.names, self.errors, strict=True):
-            if error is not None:
-                raise ApproxMassError(f"{source}: image {name} {error}")
+        for name, error in self.unreadable:
+            raise ApproxMassError(f"{source}: image {name} {error}")
 
 
 class ImageSource:
@@ -149,8 +159,8 @@ class ImageSource:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
 
-    def read(self) -> Pixels:
-        """All images, uint8 `(N, C, H, W)`.
+    def read(self, *, shape: tuple[int, int, int] | None = None) -> Pixels:
+        """All images, uint8 `(N, C, H, W)`; of `shape`, if it is given.
 
         Raises:
             ApproxMassError: As `chunks`; or any image is unreadable.
@@ -160,9 +170,9 @@ class ImageSource:
             >>> open_images("sample:mnist").read().shape
             (1000, 1, 28, 28)
         """
-        images = np.empty((len(self), *self.shape), np.uint8)
+        images = np.empty((len(self), *(self.shape if shape is None else shape)), np.uint8)
         done = 0
-        for chunk in self.chunks():
+        for chunk in self.chunks(shape=shape):
             chunk.require_readable(self.name)
             images[done : done + len(chunk.images)] = chunk.images
             done += len(chunk.images)

@@ -4,14 +4,13 @@ __all__ = ["Card", "Gallery", "galleries"]
 
 import base64
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..assessment import Assessment, ScoredSet
+from ..data.decode import to_pillow
 
 _CARDS = 10
 
@@ -69,28 +68,28 @@ def galleries(assessment: Assessment) -> list[Gallery]:
 
 
 def _cards(scored: ScoredSet, places: NDArray[np.int64]) -> list[Card]:
-    pngs = dict(zip(places.tolist(), _pngs(scored, places.tolist()), strict=True))
+    pngs = _pngs(scored, set(places.tolist()))
     return [
         Card(scored.names[i], pngs[i], float(scored.p_value[i]), bool(scored.is_outlier[i]))
         for i in places.tolist()
     ]
 
 
-def _pngs(scored: ScoredSet, places: Iterable[int]) -> list[str]:
+def _pngs(scored: ScoredSet, places: set[int]) -> dict[int, str]:
     """Images by their places, read again from their source: all of them would not fit in memory."""
-    wanted = set(places)
-    found: dict[int, str] = {}
+    found = {}
     start = 0
     for chunk in scored.source.chunks():
-        for i in sorted(wanted):
+        for i in places:
             if start <= i < start + len(chunk.images):
                 found[i] = _png(chunk.images[i - start])
         start += len(chunk.images)
-    return [found[i] for i in places]
+        if len(found) == len(places):  # the rest need not be read
+            break
+    return found
 
 
 def _png(image: NDArray[np.uint8]) -> str:
-    picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    to_pillow(image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -15,7 +15,7 @@ from scipy import stats
 
 from ..artifact import check_file, write_text
 from ..assessment import Assessment
-from ..calibration import threshold
+from ..calibration import FALSE_ALARM_RATE, called_ranks, threshold
 from ..charts import (
     TITLES,
     calibration_chart,
@@ -88,7 +88,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
     detector = assessment.detector
     first, *others = assessment.sets
     decides = detector.settings.statistic
-    limit = threshold(detector.calibration[decides], 0.05)
+    limit = threshold(detector.calibration[decides], FALSE_ALARM_RATE)
     usual = assessment.sets[first]
 
     def grouped(name: str) -> np.ndarray:
@@ -147,7 +147,7 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
         )
     passing = assessment.sets[first]
     count, n = len(passing.names), len(assessment.detector.calibration[decides])
-    called = int(np.sum(np.arange(1, n + 1) / (n + 1) <= 0.05))
+    called = called_ranks(n, FALSE_ALARM_RATE)
     low, high = stats.betabinom(count, called, n + 1 - called).ppf([0.005, 0.995])
     flags = passing.flagged * count
     if count < _FEW:
@@ -196,7 +196,7 @@ def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
         # People read the log-likelihood itself; there a larger number is a more usual image.
         sign = -1 if name == "nll" else 1
         values = {key: sign * scored.statistics[name] for key, scored in assessment.sets.items()}
-        limit = sign * threshold(detector.calibration[name], 0.05)
+        limit = sign * threshold(detector.calibration[name], FALSE_ALARM_RATE)
         title = "log-likelihood, nats" if name == "nll" else TITLES.get(name, name)
         found.append({"spec": histogram(values, title, limit), "decides": name == decides})
     return found

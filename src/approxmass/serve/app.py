@@ -15,6 +15,7 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import APIRouter, FastAPI, Request, Response, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
@@ -22,7 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from .. import charts
-from ..calibration import group_p_value, threshold
+from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
 from ..data.decode import Pixels
 from ..detector import Detector
 from ..errors import ApproxMassError
@@ -35,7 +36,6 @@ from .uploads import ImagesInJson, Limits, Problem, Receiver, check_kind, images
 
 T = TypeVar("T")
 
-_FALSE_ALARM_RATE = 0.05  # that behind `Scores.is_outlier`
 _DECODERS = 4
 
 
@@ -179,8 +179,6 @@ def create_app(
     @guarded.post("/drift", openapi_extra=_bodies(limits.images), **takes_images)
     async def drift(request: Request) -> Drift:
         """Test whether the images together have shifted away from the usual ones."""
-        import numpy as np
-
         async with images_in(request) as (names, images):
             rows = await batcher.score(images)
         scores = np.array([row.statistic for row in rows])
@@ -208,7 +206,7 @@ def create_app(
 
         Its parameter `score` is where the mark stands.
         """
-        limit = threshold(calibration, _FALSE_ALARM_RATE)
+        limit = threshold(calibration, FALSE_ALARM_RATE)
         title = charts.TITLES.get(settings.statistic, settings.statistic)
         return await aside(charts.usual_histogram, calibration, title, limit)
 

@@ -320,9 +320,8 @@ def images_of(
     source = ImageSource("upload", len(uploads), batches)
     source = source if size is None else source.resized(size)
     (chunk,) = source.chunks(len(uploads), shape=shape)
-    for name, error in zip(chunk.names, chunk.errors, strict=True):
-        if error is not None:
-            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
+    for name, error in chunk.unreadable:
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
     return chunk.images
 
 
