@@ -205,7 +205,7 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
 def _is_ordinary_png(data: bytes) -> bool:
     """Whether this is an undamaged PNG image of no more than 8-bit grey or RGB pixels.
 
-    Pillow takes four times as long for a small one, and holds up the other threads meanwhile. PNG
+    Pillow takes longer for a small one, and holds up the other threads meanwhile. PNG
     loses nothing, so that another decoder finds the same pixels; it does not look at the checksums.
     """
     if data[:16] != _PNG + b"\0\0\0\rIHDR" or data[24:29] not in _ORDINARY:
