@@ -22,13 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from approxmass import training
-from approxmass.artifact import write_json
-from approxmass.cuda_graph import GraphedObjective
-from approxmass.flows import Flow, RealNVP, VectorFlow, layers
-from approxmass.machine import machine_facts
+from approxmass.arrays import Shape
+from approxmass.flows import Flow, RealNVP, VectorFlow, batchnorm
 from approxmass.paper.cost import FlopCounter
-from approxmass.training import Objective, TrainingSettings, train
+from approxmass.runtime.machine import machine_facts
+from approxmass.runtime.random import seeded_init
+from approxmass.storage.atomic import write_json
+from approxmass.training import flow as training
+from approxmass.training.cuda_graph import GraphedObjective
+from approxmass.training.flow import Objective, TrainingSettings, train
 from plain import functional_loss, nchw, plain_layers, plain_step
 
 ALPHA = 2 / 32
@@ -41,10 +43,10 @@ CASES = [
 ]
 
 
-def build(shape: tuple[int, int, int]) -> RealNVP:
+def build(shape: Shape) -> RealNVP:
     """The published flow, untrained."""
-    torch.manual_seed(0)
-    return RealNVP.preset("paper", shape).cuda().train()
+    with seeded_init(0):
+        return RealNVP.preset("paper", shape).cuda().train()
 
 
 def strict(on: bool) -> None:
@@ -52,7 +54,7 @@ def strict(on: bool) -> None:
     torch.backends.cudnn.allow_tf32 = not on
 
 
-def kinds(shape: tuple[int, int, int]) -> dict[str, tuple[RealNVP, Callable[[Tensor], None]]]:
+def kinds(shape: Shape) -> dict[str, tuple[RealNVP, Callable[[Tensor], None]]]:
     """Each with its own copy of the flow."""
     naive, plain_bf16, ours = nchw(build(shape)), build(shape), build(shape)
     eager_objective = Objective(ours, bf16=True)
@@ -93,20 +95,20 @@ def kinds(shape: tuple[int, int, int]) -> dict[str, tuple[RealNVP, Callable[[Ten
     }
 
 
-def compiled(shape: tuple[int, int, int]) -> dict[str, tuple[RealNVP, Callable[[Tensor], None]]]:
+def compiled(shape: Shape) -> dict[str, tuple[RealNVP, Callable[[Tensor], None]]]:
     """The plain step compiled, and ours."""
     flow, graphed = build(shape), build(shape)
     graph = GraphedObjective(Objective(graphed, bf16=True))
 
     fast = torch.compile(functional_loss(flow, ALPHA))
 
-    def norm(self: layers.BatchNorm2d, x: Tensor) -> Tensor:
+    def norm(self: batchnorm.BatchNorm2d, x: Tensor) -> Tensor:
         """Without the running means: those cannot be changed within torch.func.grad."""
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
     def step(x: Tensor) -> None:
         with plain_layers():
-            layers.BatchNorm2d.forward = norm
+            batchnorm.BatchNorm2d.forward = norm
             fast(x).backward()
 
     def replayed(x: Tensor) -> None:
@@ -115,7 +117,7 @@ def compiled(shape: tuple[int, int, int]) -> dict[str, tuple[RealNVP, Callable[[
     return {"torch.compile, bfloat16": (flow, step), "ours": (graphed, replayed)}
 
 
-def measure(makers: Any, name: str, shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
+def measure(makers: Any, name: str, shape: Shape, batch: int) -> dict[str, Any]:
     """One flow and batch size: every kind."""
     gc.collect()
     torch.cuda.empty_cache()

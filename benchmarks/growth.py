@@ -10,14 +10,14 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from approxmass.flows import RealNVP, VectorFlow
-from approxmass.machine import fast_bf16
-from approxmass.training import TrainingSettings, train
+from approxmass.runtime.machine import fast_bf16, pick_device
+from approxmass.training.flow import TrainingSettings, train
 from pixels import our_step
 from scoring import fitted, images
 from timing import alternate, peak_mib, write
@@ -26,10 +26,16 @@ ROUNDS = 3
 IMAGES = (4_000, 8_000, 16_000, 32_000, 64_000)
 DIMENSIONS = (32, 64, 128, 256, 512)
 SIDES = (8, 16, 32, 64)
+CPU = torch.device("cpu")
+
+
+def precision() -> Literal["no", "bf16"]:
+    """As a detector trains."""
+    return "bf16" if fast_bf16(pick_device()) else "no"
 
 
 def scoring(count: int) -> Callable[[], object]:
-    """Score so many images of 28x28 in pca space."""
+    """Score so many images of 28x28 by a flow on whitened codes."""
     detector, data = fitted("pca", 2000), images(count, (28, 28))
     return lambda: detector.score(data)
 
@@ -37,14 +43,14 @@ def scoring(count: int) -> Callable[[], object]:
 def training(count: int) -> Callable[[], object]:
     """One penalised epoch over so many codes."""
     data = torch.randn(count, 129)
-    how = TrainingSettings(alpha=4, epochs=1, precision="bf16" if fast_bf16() else "no")
+    how = TrainingSettings(alpha=4, epochs=1, precision=precision())
     return lambda: train(VectorFlow("realnvp", 129), data, how, fingerprint="benchmark")
 
 
 def dimension(size: int) -> Callable[[], object]:
     """Ten penalised steps of 512 codes of so many numbers."""
     data = torch.randn(10 * 512, size)
-    how = TrainingSettings(alpha=4, epochs=1, precision="bf16" if fast_bf16() else "no")
+    how = TrainingSettings(alpha=4, epochs=1, precision=precision())
     return lambda: train(VectorFlow("realnvp", size), data, how, fingerprint="benchmark")
 
 
@@ -52,7 +58,7 @@ def side(size: int) -> Callable[[], object]:
     """A penalised step of 16 colour images of so many pixels a side."""
     torch.manual_seed(0)
     flow = RealNVP.preset("compact", (3, size, size)).train()
-    return our_step(flow, torch.rand(16, 3, size, size), 2 / 32, fast_bf16())
+    return our_step(flow, torch.rand(16, 3, size, size), 2 / 32, fast_bf16(CPU))
 
 
 def measure(make: Callable[[int], Callable[[], object]], sizes: tuple[int, ...]) -> dict[str, Any]:

@@ -12,92 +12,126 @@ it ends; what is there already is not run again. Hours in all: `make bench` does
 import itertools
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from approxmass.data.catalog import find_set
+from approxmass.arrays import Pixels, Shape
 from approxmass.encoders import Encoder, PixelEncoder, WhitenedEncoder
+from approxmass.evaluation.metrics import auroc
 from approxmass.flows import Flow, RealNVP, VectorFlow
-from approxmass.flows.pixels import unit_pixels
-from approxmass.metrics import auroc
-from approxmass.paper.images import Pixels, load
+from approxmass.models.scorer import FlowScorer
+from approxmass.paper.catalog import find_set
+from approxmass.paper.images import load
 from approxmass.paper.pairs import BLOCKS
 from approxmass.paper.runs import Runs
-from approxmass.scores import Scorer
-from approxmass.settings import Settings
-from approxmass.training import train
+from approxmass.runtime.machine import pick_device
+from approxmass.runtime.random import seeded_init
+from approxmass.training import recipes
+from approxmass.training.flow import TrainingSettings, train
 
 SEEDS = (0, 1, 2)
-# k, training images, epochs; None for the detector's own.
-PARTS = {
-    "pca": ((1, 2, 4, 8, 16), None, None),
-    "pca_float32": ((1,), None, None),
-    "grey": ((1, 4), 5000, 6),
-    "colour": ((1, 4), 3600, 10),
-}
 HELD_OUT = 2000
 MOST = 2000
+# What a flow of a detector is and how it is trained: encoder, flow, inputs and settings.
+Made = tuple[Encoder, Flow, Tensor, TrainingSettings]
 
 
-def run(images: Pixels, part: str, k: int, seed: int) -> tuple[Scorer, float]:
+def whitened(training: Tensor, shape: Shape, seed: int) -> Made:
+    """On whitened codes."""
+    encoder, device = WhitenedEncoder(), pick_device()
+    codes = encoder.fit_transform(training, seed=seed, device=device)
+    flow = VectorFlow("realnvp", encoder.dimension, seed=seed)
+    return encoder, flow, codes, recipes.for_codes(len(codes), encoder.dimension, device)
+
+
+def pixels(training: Tensor, shape: Shape, seed: int) -> Made:
+    """On pixels."""
+    with seeded_init(seed):
+        flow = RealNVP.preset("compact", shape)
+    return PixelEncoder(shape), flow, training, recipes.for_pixels(len(training), pick_device())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the ablation.
+
+    Attributes:
+        make: Of the training images.
+        every: Values of k.
+        block: Of Table 2: where the OOD sets are named.
+        images: In the catalogue.
+        count: Training images; None for all.
+        changed: Settings other than the detector's own.
+    """
+
+    make: Callable[[Tensor, Shape, int], Made]
+    every: tuple[int, ...]
+    block: str = "grey"
+    images: str = "fashion_mnist"
+    count: int | None = None
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+
+PARTS = {
+    "pca": Part(make=whitened, every=(1, 2, 4, 8, 16)),
+    "pca_float32": Part(make=whitened, every=(1,), changed={"precision": "no"}),
+    "grey": Part(make=pixels, every=(1, 4), count=5000, changed={"epochs": 6}),
+    "colour": Part(
+        make=pixels,
+        every=(1, 4),
+        block="colour",
+        images="cifar10_lossless",
+        count=3600,
+        changed={"epochs": 10},
+    ),
+}
+
+
+def run(images: Pixels, part: Part, k: int, seed: int) -> tuple[FlowScorer, float]:
     """A scorer whose flow took the penalty every `k` steps, and the seconds of its training."""
-    _, count, epochs = PARTS[part]
-    training, held_out = (
-        torch.from_numpy(images[:-HELD_OUT][:count]),
-        torch.from_numpy(images[-HELD_OUT:]),
-    )
-    shape = tuple(training.shape[1:])
-    settings = Settings(
-        "pca" if part.startswith("pca") else "pixels", seed=seed, epochs=epochs or "auto"
-    )
-    settings, _ = settings.resolve(shape)
-    encoder: Encoder = PixelEncoder(shape)
-    flow: Flow
-    torch.manual_seed(seed)
-    if part.startswith("pca"):
-        encoder = WhitenedEncoder(settings.components).fit(training, seed=seed)
-        flow = VectorFlow(settings.preset, encoder.dimension, seed=seed)
-        with torch.no_grad():
-            inputs = encoder(unit_pixels(training))
-    else:
-        flow, inputs = RealNVP.preset(settings.preset, shape), training
-    how = replace(settings.training(shape[0], encoder.dimension, len(training)), penalty_every=k)
-    if part == "pca_float32":
-        how = replace(how, precision="no")
+    training = torch.from_numpy(images[:-HELD_OUT][: part.count])
+    held_out = torch.from_numpy(images[-HELD_OUT:])
+    _, channels, height, width = training.shape
+    shape = (channels, height, width)
+    encoder, flow, inputs, how = part.make(training, shape, seed)
+    how = replace(how, seed=seed, penalty_every=k, **part.changed)
     started = time.monotonic()
     train(flow, inputs, how, fingerprint="ablation")
     seconds = time.monotonic() - started
-    return Scorer(encoder, flow, shape, draws=1, seed=seed).fit(training, held_out), seconds
+    return FlowScorer(encoder, flow, shape, seed=seed).fit(training, held_out), seconds
 
 
 def main(data: Path, folder: Path, parts: list[str]) -> None:
     """Run what is not in `folder` yet."""
-    for part in parts or PARTS:
-        identity = {"command": f"python benchmarks/lazy_penalty.py {data} {folder} {part}"}
-        target = folder / f"lazy_penalty_{part}.json"
+    for name in parts or PARTS:
+        part = PARTS[name]
+        identity = {"command": f"python benchmarks/lazy_penalty.py {data} {folder} {name}"}
+        target = folder / f"lazy_penalty_{name}.json"
         runs = Runs(target, ("part", "k", "seed"), identity, resume=True)
-        block = BLOCKS["colour" if part == "colour" else "grey"]
-        name = "cifar10_lossless" if part == "colour" else block.id
-        like = find_set(name, "test", data)
-        images = load(name, "train", data).images
-        inside = torch.from_numpy(load(name, "test", data, most=MOST).images)
-        outside = {each: load(each, "test", data, like=like, most=MOST) for each in block.oods}
-        for k, seed in itertools.product(PARTS[part][0], SEEDS):
-            if runs.has(part, k, seed):
+        like = find_set(part.images, "test", data)
+        images = load(part.images, "train", data).images
+        inside = torch.from_numpy(load(part.images, "test", data, most=MOST).images)
+        oods = BLOCKS[part.block].oods
+        outside = [load(each, "test", data, like=like, most=MOST) for each in oods]
+        for k, seed in itertools.product(part.every, SEEDS):
+            if runs.has(name, k, seed):
                 continue
             scorer, seconds = run(images, part, k, seed)
-            usual = scorer(inside)
+            id_scores = scorer.statistics_of(inside)
             auc: dict[str, dict[str, float]] = {}
-            for loaded in outside.values():
-                found = scorer(torch.from_numpy(loaded.images))
-                auc[loaded.title] = {s: round(auroc(usual[s], found[s]), 4) for s in usual}
-            nll = round(float(np.mean(usual["nll"])), 3)
+            for loaded in outside:
+                found = scorer.statistics_of(torch.from_numpy(loaded.images))
+                auc[loaded.title] = {s: round(auroc(id_scores[s], found[s]), 4) for s in id_scores}
+            nll = round(float(np.mean(id_scores["nll"])), 3)
             runs.keep(
                 {
-                    "part": part,
+                    "part": name,
                     "k": k,
                     "seed": seed,
                     "seconds": round(seconds, 1),
@@ -105,7 +139,7 @@ def main(data: Path, folder: Path, parts: list[str]) -> None:
                     "auroc": auc,
                 }
             )
-            print(part, k, seed, f"{seconds:.0f} s", auc, flush=True)
+            print(name, k, seed, f"{seconds:.0f} s", auc, flush=True)
 
 
 if __name__ == "__main__":

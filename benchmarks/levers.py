@@ -20,7 +20,7 @@ from plain import functional_loss, nchw, plain_layers, plain_step
 from timing import alternate, rate, ratio, write
 
 SHAPE, BATCH, ROUNDS = (3, 32, 32), 64, 5
-ALPHA = settings(SHAPE, BATCH).alpha
+ALPHA = settings(BATCH).alpha
 
 
 def plain(x: Tensor, layout: bool, bf16: bool) -> Callable[[], None]:

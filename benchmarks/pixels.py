@@ -11,17 +11,19 @@ import copy
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from approxmass.arrays import Shape
 from approxmass.flows import RealNVP
-from approxmass.machine import fast_bf16
 from approxmass.paper.cost import FlopCounter
-from approxmass.settings import Settings
-from approxmass.training import Objective, TrainingSettings, train
+from approxmass.runtime.machine import fast_bf16, pick_device
+from approxmass.training import recipes
+from approxmass.training.flow import Objective, TrainingSettings, train
 from plain import nchw, penalised_gradient, plain_layers, plain_step, relative_errors
 from timing import Clock, alternate, convolutions, peak_mib, rate, ratio, write
 
@@ -30,7 +32,7 @@ SHAPES = {"grey 28x28": (1, 28, 28), "colour 32x32": (3, 32, 32)}
 RUNS = {16: (8, 3), 64: (8, 3)}
 
 
-def build(shape: tuple[int, int, int]) -> RealNVP:
+def build(shape: Shape) -> RealNVP:
     """A compact flow whose couplings do something already."""
     torch.manual_seed(0)
     flow = RealNVP.preset("compact", shape).train()
@@ -41,12 +43,10 @@ def build(shape: tuple[int, int, int]) -> RealNVP:
     return flow
 
 
-def settings(shape: tuple[int, int, int], batch: int, **changed: Any) -> TrainingSettings:
+def settings(batch: int, **changed: Any) -> TrainingSettings:
     """What a detector trains with, for one epoch."""
-    how, _ = Settings("pixels").resolve(shape)
-    given = how.training(shape[0], 0, 1)
-    facts = {**vars(given), "batch_size": batch, "epochs": 1, **changed}
-    return TrainingSettings(**facts)
+    given = recipes.for_pixels(1, pick_device())
+    return replace(given, **{"batch_size": batch, "epochs": 1, **changed})
 
 
 def plain_run(flow: RealNVP, data: Tensor, how: TrainingSettings) -> float:
@@ -76,12 +76,12 @@ def our_step(flow: RealNVP, x: Tensor, alpha: float, bf16: bool) -> Callable[[],
     return work
 
 
-def one_step(kind: str, shape: tuple[int, int, int], batch: int) -> Callable[[], object]:
+def one_step(kind: str, shape: Shape, batch: int) -> Callable[[], object]:
     """One step of a kind, without the optimiser."""
     x = torch.rand(batch, *shape)
-    alpha = settings(shape, batch).alpha
+    alpha = settings(batch).alpha
     if kind == "ours":
-        return our_step(build(shape), x, alpha, fast_bf16())
+        return our_step(build(shape), x, alpha, fast_bf16(x.device))
     flow = nchw(build(shape))
 
     def work() -> None:
@@ -91,10 +91,10 @@ def one_step(kind: str, shape: tuple[int, int, int], batch: int) -> Callable[[],
     return work
 
 
-def gradient_errors(shape: tuple[int, int, int]) -> dict[str, float]:
+def gradient_errors(shape: Shape) -> dict[str, float]:
     """Relative error of the penalised gradient, against torch's own layers in float64."""
     x = torch.rand(16, *shape, dtype=torch.float64)
-    alpha = settings(shape, 16).alpha
+    alpha = settings(16).alpha
 
     def gradient(dtype: torch.dtype, bf16: bool = False) -> Tensor:
         flow = build(shape).to(dtype)
@@ -106,7 +106,7 @@ def gradient_errors(shape: tuple[int, int, int]) -> dict[str, float]:
     return relative_errors(found, reference)
 
 
-def measure(shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
+def measure(shape: Shape, batch: int) -> dict[str, Any]:
     """Everything about one shape and batch size."""
     steps, rounds = RUNS[batch]
     count = steps * batch
@@ -114,7 +114,7 @@ def measure(shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
     flow = build(shape)
 
     def ours(**changed: Any) -> Callable[[], object]:
-        how = settings(shape, batch, **changed)
+        how = settings(batch, **changed)
 
         def run() -> float:
             clock = Clock()
@@ -124,7 +124,7 @@ def measure(shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
         return run
 
     def plain(alpha: float) -> Callable[[], object]:
-        how = settings(shape, batch, alpha=alpha)
+        how = settings(batch, alpha=alpha)
 
         def run() -> float:
             with plain_layers():
@@ -132,7 +132,7 @@ def measure(shape: tuple[int, int, int], batch: int) -> dict[str, Any]:
 
         return run
 
-    alpha = settings(shape, batch).alpha
+    alpha = settings(batch).alpha
     seconds = alternate(
         {
             "plain": plain(alpha),

@@ -1,5 +1,7 @@
-"""The rivals, written out: what one writes in PyTorch without a thought for speed; and how a
-gradient is compared with theirs."""
+"""What ours is compared with: PyTorch as one writes it without a thought for speed.
+
+And how a gradient is compared with that of the plain one.
+"""
 
 __all__ = [
     "functional_loss",
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approxmass.flows import RealNVP, layers, resnet
+from approxmass.flows import RealNVP, batchnorm, resnet
 from approxmass.mass import penalized_loss, penalized_nll
 
 
@@ -31,13 +33,13 @@ def plain_layers() -> Iterator[None]:
         x = F.relu(x) if relu else x
         return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
 
-    before = resnet.conv2d, layers.BatchNorm2d.forward
+    before = resnet.conv2d, batchnorm.BatchNorm2d.forward
     resnet.conv2d = conv2d  # type: ignore[attr-defined]
-    layers.BatchNorm2d.forward = nn.BatchNorm2d.forward  # type: ignore[method-assign]
+    batchnorm.BatchNorm2d.forward = nn.BatchNorm2d.forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        resnet.conv2d, layers.BatchNorm2d.forward = before  # type: ignore[attr-defined,method-assign]
+        resnet.conv2d, batchnorm.BatchNorm2d.forward = before  # type: ignore[attr-defined,method-assign]
 
 
 def nchw(flow: RealNVP) -> RealNVP:

@@ -21,31 +21,35 @@ from PIL import Image
 from torch import Tensor
 
 from approxmass import Detector
-from approxmass.flows.pixels import unit_pixels
-from approxmass.scores import Scorer
+from approxmass.arrays import Pixels
+from approxmass.data.pixels import unit_pixels
+from approxmass.models.flow import FlowModel
+from approxmass.models.scorer import FlowScorer
 from timing import alternate, peak_mib, rate, ratio, write
 
 ARRAY, PNGS, MANY = 60_000, 20_000, (10_000, 1_000_000)
 ROUNDS = 5
+# Of each encoder: shape of the images, and number fitted on.
 KINDS = {"pca": (1, 28, 28), "pixels": (3, 32, 32)}
+FITTED = {"pca": 2000, "pixels": 400}
 
 
-def images(count: int, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+def images(count: int, shape: tuple[int, ...], seed: int = 0) -> Pixels:
     """Smooth random images, which compress about as photographs do."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, *shape[:-2], 4, 4), dtype=np.uint8)
     return np.kron(coarse, np.ones((shape[-2] // 4, shape[-1] // 4), np.uint8))
 
 
-def fitted(space: str, count: int) -> Detector:
+def fitted(encoder: str, count: int) -> Detector:
     """A detector that has seen a little."""
-    shape = KINDS[space]
+    shape = KINDS[encoder]
     data = images(count, shape)
     data = (data + np.random.default_rng(1).integers(0, 20, data.shape, dtype=np.uint8)) // 2
-    return Detector(space, epochs=1).fit(data)
+    return Detector(encoder, epochs=1).fit(data)
 
 
-def batches(scorer: Scorer, data: Tensor, work: Callable[[Tensor], object]) -> None:
+def batches(scorer: FlowScorer, data: Tensor, work: Callable[[Tensor], object]) -> None:
     """Do some work on the inputs of the flow, batch by batch as the scorer takes them."""
     for batch in torch.split(data, scorer.batch_size):
         with torch.no_grad():
@@ -53,16 +57,16 @@ def batches(scorer: Scorer, data: Tensor, work: Callable[[Tensor], object]) -> N
             work(code)
 
 
-def price_of_the_mass(space: str, count: int) -> dict[str, Any]:
+def price_of_the_mass(encoder: str, count: int) -> dict[str, Any]:
     """All scores against the log-likelihood alone, encoder and all."""
-    detector = fitted(space, 2000 if space == "pca" else 400)
-    scorer = detector._fitted
-    assert isinstance(scorer, Scorer)
-    data = torch.from_numpy(images(count, KINDS[space]))
+    model = fitted(encoder, FITTED[encoder]).model
+    assert isinstance(model, FlowModel)
+    scorer = model.scorer
+    data = torch.from_numpy(images(count, KINDS[encoder]))
     seconds = alternate(
         {
             "log-likelihood": lambda: batches(scorer, data, scorer.flow.log_prob),
-            "all scores": lambda: scorer(data),
+            "all scores": lambda: scorer.statistics_of(data),
         },
         ROUNDS,
     )
@@ -73,7 +77,7 @@ def price_of_the_mass(space: str, count: int) -> dict[str, Any]:
 
 
 def throughput(folder: Path) -> dict[str, Any]:
-    """`Detector.score` from an array, and from a Parquet file of PNGs, in pca space."""
+    """`Detector.score` from an array, and from a Parquet file of PNGs."""
     detector = fitted("pca", 6000)
     data = images(ARRAY, (28, 28))
     path = folder / "images.parquet"

@@ -176,7 +176,7 @@ def expected_of(detector: Detector, images: NDArray[np.uint8]) -> Expected:
         scores.log_prob,
         scores.mass,
         scores.statistic,
-        detector.calibration[detector.settings.statistic],
+        detector.calibration_scores,
     )
 
 

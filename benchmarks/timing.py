@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from approxmass.artifact import write_json
-from approxmass.machine import machine_facts
+from approxmass.runtime.machine import machine_facts
+from approxmass.storage.atomic import write_json
 
 Ratio = dict[str, float]
 

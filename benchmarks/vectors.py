@@ -10,6 +10,7 @@ numbers, as a detector takes them; zuko's penalised loop also in batches of 512,
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from approxmass import Detector, open_images
 from approxmass.flows import VectorFlow
 from approxmass.paper.cost import FlopCounter
-from approxmass.settings import Settings
-from approxmass.training import TrainingSettings, train
+from approxmass.runtime.machine import pick_device
+from approxmass.training import recipes
+from approxmass.training.flow import TrainingSettings, train
 from plain import penalised_gradient, plain_step, relative_errors
 from timing import Clock, alternate, dense_rate, rate, ratio, write
 
@@ -73,9 +75,8 @@ def loop(
 
 def how(**changed: Any) -> TrainingSettings:
     """What a detector trains with, for one epoch."""
-    settings, _ = Settings("pca").resolve((1, 28, 28))
-    given = settings.training(1, DIMENSION, COUNT)
-    return TrainingSettings(**{**vars(given), "epochs": 1, **changed})
+    given = recipes.for_codes(COUNT, DIMENSION, pick_device())
+    return replace(given, **{"epochs": 1, **changed})
 
 
 def ours(data: Tensor, **changed: Any) -> Callable[[], object]:
@@ -112,7 +113,7 @@ def training() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     data = torch.randn((STEPS + 1) * BATCH, DIMENSION, generator=generator)
     count = STEPS * BATCH
-    theirs, plain, rival = zuko_flow(), zuko_flow(), normflows_flow()
+    theirs, plain, other = zuko_flow(), zuko_flow(), normflows_flow()
     alpha = how().alpha
 
     def penalised(x: Tensor) -> None:
@@ -122,7 +123,7 @@ def training() -> dict[str, Any]:
         (-plain().log_prob(x).mean()).backward()
 
     def kullback(x: Tensor) -> None:
-        rival.forward_kld(x).backward()  # type: ignore[operator]
+        other.forward_kld(x).backward()  # type: ignore[operator]
 
     seconds = alternate(
         {
@@ -132,7 +133,7 @@ def training() -> dict[str, Any]:
             "ours, float32": ours(data, precision="no"),
             "ours, every 4th": ours(data, penalty_every=4),
             "zuko, likelihood alone": loop(plain, data, likelihood),
-            "normflows, likelihood alone": loop(rival, data, kullback),
+            "normflows, likelihood alone": loop(other, data, kullback),
             "ours, likelihood alone": ours(data, alpha=0.0),
         },
         ROUNDS,

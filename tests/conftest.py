@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from approxmass.errors import ApproxMassError, Code
+
 if TYPE_CHECKING:
     from selenium import webdriver
 
@@ -25,6 +28,17 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 # The tensors of the tests are small: more threads would only wait for each other.
 torch.set_num_threads(1)
+
+
+@contextmanager
+def mistake(code: Code, words: str = "") -> Iterator[pytest.ExceptionInfo[ApproxMassError]]:
+    """What happens within is refused as this kind of mistake, in one line with these words."""
+    with pytest.raises(ApproxMassError) as info:
+        yield info
+    message = str(info.value)
+    assert info.value.code == code, f"{info.value.code}: {message}"
+    assert words in message
+    assert "\n" not in message
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from approxmass import ApproxMassError
 from approxmass.calibration import (
     benjamini_hochberg,
     group_p_value,
@@ -14,6 +13,7 @@ from approxmass.calibration import (
     smallest_p_value,
     threshold,
 )
+from conftest import mistake
 
 
 def test_p_values_by_counting() -> None:
@@ -115,11 +115,13 @@ def test_beyond_the_threshold_and_only_there_is_the_p_value_small(
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ApproxMassError, match="no calibration"):
+    with mistake("not-fitted"):
         p_values(np.empty(0), np.zeros(1))
-    with pytest.raises(ApproxMassError, match="NaN"):
+    with mistake("bad-scores"):
         p_values(np.zeros(3), np.array([np.nan]))
-    with pytest.raises(ApproxMassError, match="at least one"):
+    with mistake("bad-scores"):
+        p_values(np.array([np.nan]), np.zeros(3))
+    with mistake("too-few"):
         group_p_value(np.zeros(3), np.empty(0))
-    with pytest.raises(ApproxMassError, match="NaN"):
+    with mistake("bad-scores"):
         group_p_value(np.zeros(3), np.array([1.0, np.nan]))

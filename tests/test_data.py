@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from approxmass.data import ImageSource, open_images, stream
-from approxmass.data.decode import UnreadableError, decode, pillow_guard
-from approxmass.errors import ApproxMassError
-
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+from approxmass.data import ImageSource, open_images
+from approxmass.data import source as stream
+from approxmass.data.decode import UnreadableError, decode
+from approxmass.data.guard import pillow_guard
+from approxmass.errors import Code
+from conftest import SHARED, mistake
 
 # Neither square nor alike, so that no axis can be taken for another.
 IMAGES = {
@@ -322,31 +323,20 @@ def test_unreadable_images_are_rows_in_a_stream_and_the_end_of_a_read(tmp_path: 
     for name, data in rows.items():
         (tmp_path / "f" / name).write_bytes(data)
     write_parquet(tmp_path / "x.parquet", [*rows.values(), None], [*rows, None])
-    decodes = "cannot be decoded (truncated, corrupt, or of an unknown kind): replace or remove it"
-    empty = "is empty (0 bytes): copy it again or remove it"
-    expected = {
-        "0.png": empty,
-        "1.png": None,
-        "2.png": decodes,
-        "3.png": decodes,
-        "4.png": "is 32x30 grey, but the first image is 7x9 grey: "
-        "pass a size to have every image resized",
-        "5.png": "is 7x9 RGB, but the first image is 7x9 grey: "
-        "convert them all to grey or all to RGB",
-        "6.png": None,
-    }
-    for path, more in ((tmp_path / "f", {}), (tmp_path / "x.parquet", {"row 7": empty})):
+    bad, other = "bad-image", "wrong-shape"
+    expected = dict(zip(rows, [bad, None, bad, bad, other, other, None], strict=True))
+    for path, more in ((tmp_path / "f", {}), (tmp_path / "x.parquet", {"row 7": bad})):
         source = open_images(path)
         assert source.shape == (1, 9, 7)  # of the first that can be read
         chunks = list(source.chunks(4))
-        found = {n: e for c in chunks for n, e in zip(c.names, c.errors, strict=True)}
+        found = {n: e for c in chunks for n, e in zip(c.names, c.codes, strict=True)}
         assert found == expected | more
         assert [len(chunk.images) for chunk in chunks] == [1, 1]
         np.testing.assert_array_equal(chunks[0].images[0], IMAGES["grey"][0])
-        fails(source, path.name, "image 0.png is empty (0 bytes)")
-        resized = [e for c in source.resized(8).chunks() for e in c.errors]
-        assert resized[4] is None
-        assert "is 8x8 RGB, but the first image is 8x8 grey" in (resized[5] or "")
+        fails(source, bad, f"{path.name}: image 0.png is empty (0 bytes)")
+        (whole,) = source.resized(8).chunks()
+        assert whole.codes == [bad, None, bad, bad, None, other, None, *more.values()]
+        assert [error is None for error in whole.errors] == [code is None for code in whole.codes]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
@@ -355,19 +345,15 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     pillow(IMAGES["grey"][0]).save(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to("/dev/zero")
     (chunk,) = open_images(tmp_path).chunks()
-    no_file = "is not a file: remove it"
-    assert dict(zip(chunk.names, chunk.errors, strict=True)) == {
-        "a.png": no_file,
-        "b.png": None,
-        "c.png": no_file,
-    }
+    assert chunk.names == ["a.png", "b.png", "c.png"]
+    assert chunk.codes == ["bad-image", None, "bad-image"]
 
 
 def test_no_image_can_be_read(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"broken")
-    fails(tmp_path, tmp_path.name, "no image can be read; the first, image a.png cannot be decoded")
-    fails(tmp_path / "b.png", "b.png", "no image can be read")
+    fails(tmp_path, "bad-image")
+    fails(tmp_path / "b.png", "bad-image")
 
 
 @given(st.integers(1, 10_000), st.sampled_from(["png", "jpeg", "gif", "tiff", "bmp", "webp"]))
@@ -446,7 +432,7 @@ GREY_HEADER = struct.pack(">IIBBBBB", 9, 7, 8, 0, 0, 0, 0)
     "rows", [b"\0" * 30, b"\7" + b"\0" * 69], ids=["too few", "no such filter"]
 )
 def test_a_png_image_without_all_its_pixels_cannot_be_decoded(rows: bytes) -> None:
-    with pytest.raises(UnreadableError, match="cannot be decoded"), pillow_guard():
+    with pytest.raises(UnreadableError), pillow_guard():
         decode(grey_png(GREY_HEADER, zlib.compress(rows)))
 
 
@@ -455,7 +441,7 @@ def test_a_png_image_with_one_wrong_bit_cannot_be_decoded() -> None:
     with pillow_guard():
         assert not decode(bytes(data)).any()
         data[70] = 1  # a pixel: it was not compressed
-        with pytest.raises(UnreadableError, match="cannot be decoded"):
+        with pytest.raises(UnreadableError):
             decode(bytes(data))
 
 
@@ -493,8 +479,8 @@ def test_a_decompression_bomb_is_an_unreadable_image(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        errors = next(open_images(tmp_path, size=5).chunks()).errors
-    assert errors == [None, "has more than 100 pixels: make it smaller"]
+        codes = next(open_images(tmp_path, size=5).chunks()).codes
+    assert codes == [None, "bad-image"]
 
 
 def test_files_are_read_a_few_chunks_before_their_turn(
@@ -507,7 +493,7 @@ def test_files_are_read_a_few_chunks_before_their_turn(
     (tmp_path / "pngs" / "2" / "11.png").unlink()
     *between, last = chunks
     assert [chunk.errors for chunk in between] == [[None, None]] * 4
-    assert last.errors == [None, "cannot be opened (No such file or directory)"]
+    assert last.codes == [None, "bad-image"]
 
 
 def test_warnings_are_as_before_when_all_threads_have_decoded() -> None:
@@ -534,11 +520,11 @@ def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.Monke
     source = folder(IMAGES["grey"], tmp_path)
     path = npy(IMAGES["grey"], tmp_path)
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    fails(source, "pngs", "image 0/00.png cannot be opened (Permission denied)")
+    fails(source, "bad-image")
     monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
-    fails(path, "x.npy", "cannot be opened: Permission denied")
+    fails(path, "bad-source")
     monkeypatch.setattr("os.scandir", refuse)
-    fails(source, "pngs", "cannot be opened: Permission denied")
+    fails(source, "bad-source")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -558,16 +544,13 @@ def test_a_mapped_file_stays_on_disk(dtype: type, tmp_path: Path) -> None:
 def test_a_late_mistake_in_an_array_is_found_and_numbered() -> None:
     x = np.zeros((3000, 2, 2), np.float32)
     x[2500, 1] = 7
-    fails(x, "array: image 2500 has the value 7", "divide by 255")
+    fails(x, "bad-image", "array: image 2500 has the value 7")
 
 
-def fails(source: object, *words: str) -> None:
-    with pytest.raises(ApproxMassError) as caught:
+def fails(source: object, code: Code, words: str = "") -> None:
+    with mistake(code, words) as info:
         (source if isinstance(source, ImageSource) else open_images(source)).read()
-    message = str(caught.value)
-    assert all(word in message for word in words), message
-    assert "\n" not in message
-    assert " at 0x" not in message
+    assert " at 0x" not in str(info.value)
 
 
 def closed() -> Image.Image:
@@ -579,43 +562,43 @@ ones = np.ones((3, 4, 4))
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("source", "code"),
     [
-        (ones * 255, ["image 0 has the value 255", "divide by 255"]),
-        (-ones, ["image 0 has the value -1", "range 0 to 1"]),
-        (ones * [[[1]], [[np.nan]], [[np.inf]]], ["image 1 has the value nan", "replace"]),
-        (ones * [[[1]], [[1]], [[np.inf]]], ["image 2 has the value inf", "replace"]),
-        (ones.astype(int) * 256, ["image 0 has the value 256", "0 to 255"]),
-        (-ones.astype(np.int8), ["image 0 has the value -1", "range 0 to 255"]),
-        (ones.astype(complex), ["complex128", "give uint8"]),
-        (np.array(["a", "b"]), ["<U1", "give uint8"]),
-        (np.array([ones, ones[1:]], object), ["mixed sizes"]),
-        (np.ones((2, 4, 4, 4)), ["shape (2, 4, 4, 4)", "1 or 3 channels"]),
-        (np.ones((2, 2, 3, 4, 4)), ["shape (2, 2, 3, 4, 4)"]),
-        (np.ones(5), ["shape (5,)"]),
-        (np.float64(0.5), ["shape ()"]),
-        (np.ones((0, 4, 4)), ["no images"]),
-        (np.ones((4, 0, 4)), ["no images"]),
-        ([], ["no images"]),
-        ([ones[0], ones[0], ones[0, 1:]], ["image 2 is float64 (3, 4)", "first is float64 (4, 4)"]),
-        ([ones[0], ones[0].astype(np.uint8)], ["image 1 is uint8", "same shape and dtype"]),
-        ([Image.new("L", (2, 2)), ones[0]], ["image 1 is ndarray", "only Pillow"]),
-        ([Image.new("L", (2, 2)), Image.new("L", (3, 2))], ["image 1 is 3x2 grey", "pass a size"]),
-        ([closed()], ["image 0 cannot be decoded"]),
-        ([[[0, 1], [0]]], ["image 0: cannot be turned into a NumPy array"]),
-        (torch.ones(2, 4, 4, requires_grad=True), ["cannot be turned", "requires grad"]),
-        (torch.ones(2, 4, 4, dtype=torch.bfloat16), ["cannot be turned", "BFloat16"]),
-        (["a.png", "b.png"], ["list of paths", "a folder of images"]),
-        (None, ["NoneType", "a folder of images", "sample:NAME"]),
-        ({"images": ones}, ["dict", "hf:NAME[:[CONFIG:]SPLIT]"]),
-        ("no/such/folder", ["no/such/folder", "no such file or folder"]),
-        ("sample:cifar", ["sample:cifar", "sample:fashion_mnist/train", "sample:mnist"]),
-        ("hf:", ["hf:", "give hf:NAME"]),
-        ("hf:/no/such/folder:test", ["hf:/no/such/folder:test", "check the name"]),
+        (ones * 255, "bad-image"),
+        (-ones, "bad-image"),
+        (ones * [[[1]], [[np.nan]], [[np.inf]]], "bad-image"),
+        (ones * [[[1]], [[1]], [[np.inf]]], "bad-image"),
+        (ones.astype(int) * 256, "bad-image"),
+        (-ones.astype(np.int8), "bad-image"),
+        (ones.astype(complex), "bad-image"),
+        (np.array(["a", "b"]), "bad-image"),
+        (np.array([ones, ones[1:]], object), "bad-image"),
+        (np.ones((2, 4, 4, 4)), "wrong-shape"),
+        (np.ones((2, 2, 3, 4, 4)), "wrong-shape"),
+        (np.ones(5), "wrong-shape"),
+        (np.float64(0.5), "wrong-shape"),
+        (np.ones((0, 4, 4)), "bad-source"),
+        (np.ones((4, 0, 4)), "bad-source"),
+        ([], "bad-source"),
+        ([ones[0], ones[0], ones[0, 1:]], "wrong-shape"),
+        ([ones[0], ones[0].astype(np.uint8)], "bad-image"),
+        ([Image.new("L", (2, 2)), ones[0]], "bad-source"),
+        ([Image.new("L", (2, 2)), Image.new("L", (3, 2))], "wrong-shape"),
+        ([closed()], "bad-image"),
+        ([[[0, 1], [0]]], "bad-image"),
+        (torch.ones(2, 4, 4, requires_grad=True), "bad-source"),
+        (torch.ones(2, 4, 4, dtype=torch.bfloat16), "bad-source"),
+        (["a.png", "b.png"], "bad-source"),
+        (None, "bad-source"),
+        ({"images": ones}, "bad-source"),
+        ("no/such/folder", "bad-source"),
+        ("sample:cifar", "bad-source"),
+        ("hf:", "bad-source"),
+        ("hf:/no/such/folder:test", "bad-source"),
     ],
 )
-def test_what_is_not_a_source_says_so(source: object, words: list[str]) -> None:
-    fails(source, *words, *(["array"] if isinstance(source, np.ndarray | list) else []))
+def test_what_is_not_a_source_says_so(source: object, code: Code) -> None:
+    fails(source, code)
 
 
 def saved(save: Callable[..., None], *arrays: object, **named: object) -> bytes:
@@ -633,66 +616,52 @@ pixels = idx((3, 4, 4), bytes(48))
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "words"),
+    ("name", "data", "code"),
     [
-        ("notes.txt", b"hello", ["not a file of images", ".npy"]),
-        ("empty", b"", ["not a file of images"]),
-        ("text.npy", saved(np.save, np.array(["a"])), ["<U1", "give uint8"]),
-        ("pickle.npy", saved(np.save, mixed), ["not a .npy file of numbers", "numpy.save"]),
-        ("cut.npy", saved(np.save, ones)[:-9], ["truncated", "numpy.save"]),
-        ("zero.npy", b"", ["truncated", "numpy.save"]),
-        ("none.npy", saved(np.save, ones[:0]), ["no images"]),
-        ("loud.npy", saved(np.save, ones * 9), ["image 0 has the value 9", "divide by 255"]),
-        ("two.npz", saved(np.savez, a=ones, b=ones), ["arrays a, b", "images"]),
-        ("none.npz", saved(np.savez), ["arrays (none)", "images"]),
-        ("pickle.npz", saved(np.savez, mixed), ["not a .npz file of numbers", "numpy.savez"]),
-        ("cut.npz", saved(np.savez, ones)[:-30], ["truncated", "numpy.savez"]),
-        ("really.npz", saved(np.save, ones), ["not a .npz", "numpy.savez"]),
-        ("cut.parquet", table(image=[b"a"])[:-9], ["truncated", "copy it again"]),
-        ("zero.parquet", b"", ["truncated", "copy it again"]),
-        ("label.parquet", table(label=[1], text=["a"]), ["label, text", "rename"]),
-        ("number.parquet", table(image=[1]), ["int64", "binary"]),
-        ("path.parquet", table(image=[{"path": "a"}]), ["struct<path", "binary"]),
-        ("none.parquet", table(image=pa.array([], pa.binary())), ["no images"]),
-        ("train-labels-idx1-ubyte", idx((3,), b"abc"), ["labels", "images-idx3-ubyte"]),
-        ("train-labels", idx((3,), b"abc"), ["labels", "images-idx3-ubyte"]),
-        ("flat.idx", idx((3, 4), bytes(12)), ["8-bit images (magic 0x0803"]),
-        ("float.idx", idx((1, 2, 2), bytes(16), dtype=0x0D), ["8-bit images (magic 0x0803"]),
-        ("wrong.idx", b"\x89PNG\r\n\x1a\n", ["8-bit images (magic 0x0803"]),
-        ("short.idx", pixels[:3], ["truncated", "download it again"]),
-        ("shorter.idx", pixels[:10], ["truncated", "download it again"]),
-        ("cut.idx", pixels[:-1], ["truncated", "download it again"]),
-        ("cut.idx.gz", gzip.compress(pixels, mtime=0)[:-4], ["truncated", "download it again"]),
-        (
-            "damaged.idx.gz",
-            gzip.compress(pixels, mtime=0)[:-8] + bytes(8),
-            ["truncated", "download"],
-        ),
-        (
-            "a-images-idx3-ubyte.gz",
-            gzip.compress(pixels[:-1], mtime=0),
-            ["truncated", "download it again"],
-        ),
-        ("none.idx", idx((0, 4, 4), b""), ["no images"]),
-        ("deep.idx", idx((3, 4, 4, 4), bytes(192)), ["shape (3, 4, 4, 4)"]),
-        ("notes.txt.gz", gzip.compress(b"hello", mtime=0), ["not a file of images"]),
+        ("notes.txt", b"hello", "bad-source"),
+        ("empty", b"", "bad-source"),
+        ("text.npy", saved(np.save, np.array(["a"])), "bad-image"),
+        ("pickle.npy", saved(np.save, mixed), "damaged"),
+        ("cut.npy", saved(np.save, ones)[:-9], "damaged"),
+        ("zero.npy", b"", "damaged"),
+        ("none.npy", saved(np.save, ones[:0]), "bad-source"),
+        ("loud.npy", saved(np.save, ones * 9), "bad-image"),
+        ("two.npz", saved(np.savez, a=ones, b=ones), "bad-source"),
+        ("none.npz", saved(np.savez), "bad-source"),
+        ("pickle.npz", saved(np.savez, mixed), "damaged"),
+        ("cut.npz", saved(np.savez, ones)[:-30], "damaged"),
+        ("really.npz", saved(np.save, ones), "damaged"),
+        ("cut.parquet", table(image=[b"a"])[:-9], "damaged"),
+        ("zero.parquet", b"", "damaged"),
+        ("label.parquet", table(label=[1], text=["a"]), "bad-source"),
+        ("number.parquet", table(image=[1]), "bad-source"),
+        ("path.parquet", table(image=[{"path": "a"}]), "bad-source"),
+        ("none.parquet", table(image=pa.array([], pa.binary())), "bad-source"),
+        ("train-labels-idx1-ubyte", idx((3,), b"abc"), "bad-source"),
+        ("train-labels", idx((3,), b"abc"), "bad-source"),
+        ("flat.idx", idx((3, 4), bytes(12)), "bad-source"),
+        ("float.idx", idx((1, 2, 2), bytes(16), dtype=0x0D), "bad-source"),
+        ("wrong.idx", b"\x89PNG\r\n\x1a\n", "bad-source"),
+        ("short.idx", pixels[:3], "damaged"),
+        ("shorter.idx", pixels[:10], "damaged"),
+        ("cut.idx", pixels[:-1], "damaged"),
+        ("cut.idx.gz", gzip.compress(pixels, mtime=0)[:-4], "damaged"),
+        ("damaged.idx.gz", gzip.compress(pixels, mtime=0)[:-8] + bytes(8), "damaged"),
+        ("a-images-idx3-ubyte.gz", gzip.compress(pixels[:-1], mtime=0), "damaged"),
+        ("none.idx", idx((0, 4, 4), b""), "bad-source"),
+        ("deep.idx", idx((3, 4, 4, 4), bytes(192)), "wrong-shape"),
+        ("notes.txt.gz", gzip.compress(b"hello", mtime=0), "bad-source"),
         (
             "wide.tiff",
             encoded(Image.fromarray(np.full((2, 2), 65536, np.int32)), "tiff"),
-            ["65535"],
+            "bad-image",
         ),
-        (
-            "f.tiff",
-            encoded(Image.fromarray(np.full((2, 2), 9.5, np.float32)), "tiff"),
-            ["value 9.5"],
-        ),
+        ("f.tiff", encoded(Image.fromarray(np.full((2, 2), 9.5, np.float32)), "tiff"), "bad-image"),
     ],
 )
-def test_a_bad_file_is_named_with_a_cure(
-    name: str, data: bytes, words: list[str], tmp_path: Path
-) -> None:
+def test_a_bad_file_is_named(name: str, data: bytes, code: Code, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
-    fails(tmp_path / name, name, *words)
+    fails(tmp_path / name, code, name)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
@@ -700,13 +669,13 @@ def test_a_short_idx_file_is_refused_before_anything_is_read(
     pack: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "cut.idx").write_bytes(pack(pixels[:-1]))
-    with pytest.raises(ApproxMassError, match=r"cut\.idx: is truncated"):
+    with mistake("damaged"):
         open_images(tmp_path / "cut.idx")
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(b"")
-    fails(tmp_path, tmp_path.name, "no image in this folder")
+    fails(tmp_path, "bad-source")
 
 
 def test_a_parquet_file_damaged_inside_breaks_off(tmp_path: Path) -> None:
@@ -714,21 +683,21 @@ def test_a_parquet_file_damaged_inside_breaks_off(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4:600] = bytes(596)
     path.write_bytes(data)
-    fails(path, "x.parquet", "truncated or not a Parquet file")
+    fails(path, "damaged")
 
 
 def test_the_hub_wants_its_package_an_image_column_and_a_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = str(hub(IMAGES["grey"], tmp_path))
-    fails(source.replace(":train", ":test"), source[:-6], "test", "check the name, the split")
+    fails(source.replace(":train", ":test"), "bad-source")
     assert len(open_images(source + "[:4]")) == 4
     assert len(open_images(source.removesuffix(":train"))) == 12
     (tmp_path / "numbers").mkdir()
     (tmp_path / "numbers" / "train.parquet").write_bytes(table(label=[1, 2]))
-    fails(f"hf:{tmp_path}/numbers", "no image column, only label")
+    fails(f"hf:{tmp_path}/numbers", "bad-source")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    fails(source, source, "pip install 'approxmass[hub]'")
+    fails(source, "missing-library")
 
 
 def test_a_dataset_with_several_configurations(tmp_path: Path) -> None:
@@ -742,7 +711,7 @@ def test_a_dataset_with_several_configurations(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configurations}---\n")
     assert len(open_images(f"hf:{tmp_path}:cropped:test")) == 3
     assert len(open_images(f"hf:{tmp_path}:full:test[:4]")) == 4
-    fails(f"hf:{tmp_path}:test", "cannot be loaded", "check the name")
+    fails(f"hf:{tmp_path}:test", "bad-source")
 
 
 def test_a_dataset_of_files_keeps_their_paths_and_errors(tmp_path: Path) -> None:
@@ -751,14 +720,14 @@ def test_a_dataset_of_files_keeps_their_paths_and_errors(tmp_path: Path) -> None
     chunk = next(open_images(f"hf:{pngs}").chunks())
     assert [Path(name).name for name in chunk.names] == ["00.png", "01.png"]
     np.testing.assert_array_equal(chunk.images, IMAGES["RGB"][:1])
-    assert chunk.errors == [None, "is empty (0 bytes): copy it again or remove it"]
+    assert chunk.codes == [None, "bad-image"]
 
 
 @pytest.mark.parametrize("bad", [0, -3])
 def test_sizes_start_at_one(bad: int) -> None:
-    with pytest.raises(ApproxMassError, match="1 or more"):
+    with mistake("bad-option"):
         open_images(IMAGES["grey"], size=bad)
-    with pytest.raises(ApproxMassError, match="1 or more"):
+    with mistake("bad-option"):
         next(open_images(IMAGES["grey"]).chunks(bad))
 
 

@@ -1,11 +1,22 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
-import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from approxmass import ApproxMassError
-from approxmass.encoders import PixelEncoder, WhitenedEncoder
+from approxmass.encoders.pixels import PixelEncoder
+from approxmass.encoders.whitened import WhitenedEncoder
+from approxmass.storage.tensors import load_exactly
+from conftest import mistake
+
+
+def fitted(encoder: WhitenedEncoder, images: torch.Tensor) -> WhitenedEncoder:
+    encoder.fit_transform(images)
+    return encoder
 
 
 def images(n: int = 600, side: int = 8) -> torch.Tensor:
@@ -18,7 +29,7 @@ def images(n: int = 600, side: int = 8) -> torch.Tensor:
 
 def test_code_of_the_training_images_is_white() -> None:
     x = images()
-    code = WhitenedEncoder(15).fit(x)(x)
+    code = fitted(WhitenedEncoder(15), x)(x)
     assert code.shape == (600, 16)
     torch.testing.assert_close(code.mean(0), torch.zeros(16), rtol=0, atol=1e-3)
     torch.testing.assert_close(code.std(0), torch.ones(16), rtol=0, atol=2e-3)
@@ -31,7 +42,7 @@ def test_components_are_those_of_scikit_learn_and_the_residual_is_what_is_left()
     x = images()
     flat = x.flatten(1).double().numpy()
     pca = PCA(10, whiten=True, svd_solver="full").fit(flat)
-    encoder = WhitenedEncoder(10).fit(x)
+    encoder = fitted(WhitenedEncoder(10), x)
     code = encoder(x).double().numpy()
     expected = pca.transform(flat)
     sign = np.sign((code[:, :10] * expected).sum(0))
@@ -44,7 +55,7 @@ def test_components_are_those_of_scikit_learn_and_the_residual_is_what_is_left()
 
 def test_a_gradient_reaches_the_pixels_and_is_the_true_one() -> None:
     x = images()
-    encoder = WhitenedEncoder(10).fit(x).double()
+    encoder = fitted(WhitenedEncoder(10), x).double()
     probe = x[:2].double().requires_grad_()
     assert torch.autograd.gradcheck(encoder, (probe,), atol=1e-4)
 
@@ -52,13 +63,13 @@ def test_a_gradient_reaches_the_pixels_and_is_the_true_one() -> None:
 def test_uint8_and_floats_fit_alike() -> None:
     as_bytes = (images() * 255).round().to(torch.uint8)
     floats = as_bytes.float() / 255
-    first, second = WhitenedEncoder(10).fit(as_bytes), WhitenedEncoder(10).fit(floats)
+    first, second = fitted(WhitenedEncoder(10), as_bytes), fitted(WhitenedEncoder(10), floats)
     assert torch.equal(first(floats), second(floats))
 
 
 def test_an_image_inside_the_subspace_has_a_finite_code_and_gradient() -> None:
     x = images()
-    encoder = WhitenedEncoder(10).fit(x)
+    encoder = fitted(WhitenedEncoder(10), x)
     mean = encoder.mean.view(1, 1, 8, 8).clone().requires_grad_()
     code = encoder(mean)
     (gradient,) = torch.autograd.grad(code.sum(), mean)
@@ -69,7 +80,7 @@ def test_an_image_inside_the_subspace_has_a_finite_code_and_gradient() -> None:
 def test_directions_without_variance_are_left_out() -> None:
     x = images()
     x[:, :, :4] = 0.5  # half of the pixels never change
-    encoder = WhitenedEncoder(60).fit(x)
+    encoder = fitted(WhitenedEncoder(60), x)
     assert encoder.dimension == 32 + 1
     assert encoder(x).abs().max() < 20
     x[0, 0, 0, 0] = 0.9  # where nothing ever changed, a change stands out in the residual
@@ -77,13 +88,13 @@ def test_directions_without_variance_are_left_out() -> None:
 
 
 def test_few_images_keep_few_components() -> None:
-    assert WhitenedEncoder(60).fit(images(100)).dimension == 20 + 1
+    assert fitted(WhitenedEncoder(60), images(100)).dimension == 20 + 1
 
 
 def test_features_of_any_module_are_whitened() -> None:
     x = images()
     features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 12))
-    encoder = WhitenedEncoder(12, features).fit(x)
+    encoder = fitted(WhitenedEncoder(12, features), x)
     code = encoder(x)
     assert code.shape == (600, 12)  # every direction is kept: nothing is left for a residual
     torch.testing.assert_close(code.T @ code / 599, torch.eye(12), rtol=0, atol=1e-2)
@@ -103,11 +114,83 @@ def test_pixels_are_left_alone() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ApproxMassError, match="all images are the same"):
-        WhitenedEncoder().fit(torch.full((50, 1, 4, 4), 0.3))
-    with pytest.raises(ApproxMassError, match="all images are the same"):
-        WhitenedEncoder().fit(torch.full((200, 1, 64, 64), 7, dtype=torch.uint8))
-    with pytest.raises(ApproxMassError, match="at least 10 images"):
-        WhitenedEncoder().fit(images(9))
-    with pytest.raises(ApproxMassError, match="NaN or infinite"):
-        WhitenedEncoder(4, nn.Threshold(2.0, float("nan"))).fit(images())
+    with mistake("no-variation"):
+        fitted(WhitenedEncoder(), torch.full((50, 1, 4, 4), 0.3))
+    with mistake("no-variation"):
+        fitted(WhitenedEncoder(), torch.full((200, 1, 64, 64), 7, dtype=torch.uint8))
+    with mistake("too-few"):
+        fitted(WhitenedEncoder(), images(9))
+    with mistake("bad-image"):
+        fitted(WhitenedEncoder(4, nn.Threshold(2.0, float("nan"))), images())
+
+
+def test_the_codes_of_a_fit_are_those_of_the_encoder() -> None:
+    for features in (None, nn.Sequential(nn.Flatten(), nn.Linear(64, 12))):
+        encoder = WhitenedEncoder(9, features)
+        codes = encoder.fit_transform(images())
+        torch.testing.assert_close(codes, encoder(images()), rtol=1e-5, atol=1e-5)
+
+
+class Counting(nn.Module):
+    """Features that count the images they are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+        self.weight = nn.Parameter(torch.randn(64, 12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.rows.append(len(x))
+        return x.flatten(1) @ self.weight
+
+
+def test_in_a_fit_every_image_goes_through_the_module_once() -> None:
+    encoder = WhitenedEncoder(5, Counting())
+    encoder.fit_transform(images(2500))
+    assert isinstance(encoder.features, Counting)
+    assert encoder.features.rows == [1024, 1024, 452]
+
+
+PROCESS = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_encoders import Counting, images
+from approxmass.encoders import WhitenedEncoder
+from approxmass.runtime.machine import is_main_process
+torch.manual_seed(0)
+encoder = WhitenedEncoder(5, Counting())
+codes = encoder.fit_transform(images(1001))
+rows = torch.tensor(sum(encoder.features.rows))
+torch.distributed.all_reduce(rows)
+assert sum(encoder.features.rows) in (500, 501)
+if is_main_process():
+    torch.save({{"codes": codes, "rows": rows}}, {result!r})
+"""
+
+
+def test_of_two_processes_each_encodes_its_share(tmp_path: Path) -> None:
+    script, result = tmp_path / "worker.py", tmp_path / "codes.pt"
+    script.write_text(PROCESS.format(tests=str(Path(__file__).parent), result=str(result)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*command, str(script)], env=environment, check=True, timeout=120)
+    found = torch.load(result, weights_only=True)
+    assert found["rows"] == 1001
+    torch.manual_seed(0)
+    alone = WhitenedEncoder(5, Counting()).fit_transform(images(1001))
+    torch.testing.assert_close(found["codes"], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_learnt_is_in_the_state_and_comes_back() -> None:
+    encoder = fitted(WhitenedEncoder(10), images())
+    other = WhitenedEncoder(10)
+    load_exactly(other, encoder.state_dict())
+    assert torch.equal(other(images()), encoder(images()))
+    assert other.names == [*map(str, range(1, 11)), "residual"]
+
+
+def test_print_says_what_it_is() -> None:
+    assert "not fitted" in repr(WhitenedEncoder())
+    assert "dimension=11" in repr(fitted(WhitenedEncoder(10), images()))
+    assert repr(PixelEncoder((1, 8, 8))) == "PixelEncoder(shape=(1, 8, 8))"

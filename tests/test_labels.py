@@ -3,6 +3,7 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from approxmass import ApproxMassError, open_images
-from approxmass.data import open_labels
+from approxmass.data import check_labels, open_images, open_labels
+from approxmass.errors import Code
+from conftest import mistake, write_images
 
 LABELS = np.array([2, 0, 1, 1, 0])
 
@@ -65,17 +67,17 @@ def test_a_source_may_have_none(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ApproxMassError, match="no such file of labels"):
+    with mistake("bad-labels"):
         open_labels(tmp_path / "absent.npy")
     idx = struct.pack(">HBBI", 0, 8, 1, 50) + LABELS.astype(np.uint8).tobytes()
     (tmp_path / "short-idx1-ubyte").write_bytes(idx)
-    with pytest.raises(ApproxMassError, match="truncated"):
+    with mistake("damaged"):
         open_labels(tmp_path / "short-idx1-ubyte")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ApproxMassError, match=r"broken.parquet: is truncated or not"):
+    with mistake("damaged"):
         open_labels(tmp_path / "broken.parquet")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ApproxMassError, match="truncated or not a file of labels"):
+    with mistake("damaged"):
         open_labels(tmp_path / "objects.npy")
 
 
@@ -88,3 +90,57 @@ def test_from_a_hub_dataset(tmp_path: Path) -> None:
     data = datasets.Dataset.from_dict({"image": images, "label": LABELS.tolist()}, features)
     data.to_parquet(tmp_path / "train.parquet")
     np.testing.assert_array_equal(open_labels(f"hf:{tmp_path}"), LABELS)
+    np.testing.assert_array_equal(open_images(f"hf:{tmp_path}").labels(), LABELS)
+
+
+def test_a_source_knows_its_labels(tmp_path: Path) -> None:
+    images = np.zeros((5, 4, 4), np.uint8)
+    np.savez(tmp_path / "both.npz", images=images, y=LABELS)
+    write_images(tmp_path / "both.parquet", images, LABELS)
+    for i, label in enumerate(LABELS):
+        (tmp_path / "folder" / f"class {label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i]).save(tmp_path / "folder" / f"class {label}" / f"{i}.png")
+    sources = {
+        tmp_path / "both.npz": LABELS,
+        tmp_path / "both.parquet": LABELS,
+        tmp_path / "folder": np.sort(LABELS),
+    }
+    for given, expected in sources.items():
+        source = open_images(given, size=3)
+        for labels in (source.labels(), open_labels(source), open_labels(given)):
+            np.testing.assert_array_equal(labels, expected, err_msg=str(given))
+    for none in ("sample:mnist", images, list(images)):
+        assert open_images(none).labels() is None
+        assert open_labels(open_images(none)) is None
+
+
+def test_labels_of_an_idx_file_of_images_or_of_nothing(tmp_path: Path) -> None:
+    header = struct.pack(">HBB3I", 0, 8, 3, 1, 4, 4)
+    (tmp_path / "images-idx3-ubyte").write_bytes(header + bytes(16))
+    assert open_labels(tmp_path / "images-idx3-ubyte") is None
+    (tmp_path / "labels-idx1-ubyte").write_bytes(b"no IDX file")
+    with mistake("bad-source"):
+        open_labels(tmp_path / "labels-idx1-ubyte")
+    with mistake("bad-labels"):
+        open_labels([[1], [2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        (None, "bad-labels"),
+        ([0, 1], "bad-labels"),
+        ([[0], [1], [1]], "bad-labels"),
+        ([0.0, 1.0, 1.0], "bad-labels"),
+        (["a", "b", "b"], "bad-labels"),
+        ([1, 1, 1], "bad-labels"),
+        ([1, 2, 2], "bad-labels"),
+        ([0, 2, 2], "bad-labels"),
+        ([0, 1, 1], "too-few"),
+    ],
+)
+def test_labels_that_are_no_classes(labels: Any, code: Code) -> None:
+    with mistake(code):
+        check_labels(labels, 3, "energy", each=2)
+    found = check_labels(np.array([0, 1, 1], np.uint8), 3, "energy", each=1)
+    assert found.dtype == np.int64

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from approxmass.errors import ApproxMassError
-from approxmass.metrics import (
+from approxmass.evaluation.metrics import (
     Interval,
     Metrics,
     aupr_id_positive,
@@ -23,6 +22,7 @@ from approxmass.metrics import (
     ood_metrics,
     tnr95_id_positive,
 )
+from conftest import mistake
 
 PLAIN = {
     "auroc": auroc,
@@ -350,34 +350,34 @@ GOOD = np.array([1.0, 2.0])
 
 @pytest.mark.parametrize("f", [*PLAIN.values(), ood_metrics], ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    "bad",
     [
-        (np.array([]), "are empty"),
-        (np.array([1.0, np.nan]), "hold 1 NaN or infinite of 2"),
-        (np.array([-np.inf, np.inf]), "hold 2 NaN or infinite of 2"),
-        (np.ones((2, 1)), r"must be 1-D, .* not of shape \(2, 1\)"),
-        (np.array(1.0), r"must be 1-D, .* not of shape \(\)"),
+        np.array([]),
+        np.array([1.0, np.nan]),
+        np.array([-np.inf, np.inf]),
+        np.ones((2, 1)),
+        np.array(1.0),
     ],
+    ids=["empty", "nan", "infinite", "column", "scalar"],
 )
-def test_bad_scores_are_named(f, bad, message):
-    with pytest.raises(ApproxMassError, match=f"^id_scores {message}"):
-        f(bad, GOOD)
-    with pytest.raises(ApproxMassError, match=f"^ood_scores {message}"):
-        f(GOOD, bad)
+def test_bad_scores_are_named(f, bad):
+    for name, pair in (("id_scores", (bad, GOOD)), ("ood_scores", (GOOD, bad))):
+        with mistake("bad-scores", name):
+            f(*pair)
 
 
 @pytest.mark.parametrize("name", ["repeats", "bootstrap"])
-def test_counts_below_one_are_named(name):
-    with pytest.raises(ApproxMassError, match=f"^{name} must be at least 1, not 0"):
+def test_counts_below_one_are_refused(name):
+    with mistake("bad-option"):
         ood_metrics(GOOD, GOOD, **{name: 0})
 
 
 @pytest.mark.parametrize("size", [0, 3])
 def test_group_size_must_fit(size):
-    with pytest.raises(ApproxMassError, match=rf"from 1 to the number of scores, 2, not {size}"):
+    with mistake("too-few"):
         group_means(GOOD, size)
 
 
 def test_group_scores_must_be_finite():
-    with pytest.raises(ApproxMassError, match=r"^scores hold 1 NaN"):
+    with mistake("bad-scores"):
         group_means(np.array([1.0, np.nan]), 1)

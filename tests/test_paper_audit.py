@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from approxmass.metrics import aupr_id_positive, aupr_ood_positive, auroc, tnr95_id_positive
+from approxmass.evaluation.metrics import (
+    aupr_id_positive,
+    aupr_ood_positive,
+    auroc,
+    tnr95_id_positive,
+)
 from approxmass.paper.audit import GRID_ERROR, audit, aupr_range, auroc_range, judge
 from approxmass.paper.published import TABLE2, Row
 
@@ -46,17 +51,17 @@ def test_no_scores_ever_leave_the_ranges() -> None:
     rng = np.random.default_rng(0)
     for _ in range(60):
         n = 4000
-        usual = rng.normal(0, 1, n)
+        inside = rng.normal(0, 1, n)
         away = rng.uniform(0, 4)
-        unusual = rng.normal(away, rng.uniform(0.2, 3), n)
+        outside = rng.normal(away, rng.uniform(0.2, 3), n)
         odd = rng.random(n) < rng.choice([0.0, 0.1, 0.5])
-        unusual[odd] = rng.normal(rng.uniform(-3, 6), 0.1, odd.sum())
-        area, tnr = auroc(usual, unusual), tnr95_id_positive(usual, unusual)
+        outside[odd] = rng.normal(rng.uniform(-3, 6), 0.1, odd.sum())
+        area, tnr = auroc(inside, outside), tnr95_id_positive(inside, outside)
         low, high = auroc_range(tnr)
         assert low - 1e-3 <= area <= high + 1e-3
         for value, at, through in (
-            (aupr_id_positive(usual, unusual), 0.95, 1 - tnr),
-            (aupr_ood_positive(usual, unusual), tnr, 0.05),
+            (aupr_id_positive(inside, outside), 0.95, 1 - tnr),
+            (aupr_ood_positive(inside, outside), tnr, 0.05),
         ):
             allowed = aupr_range(area, at, through)
             assert allowed is not None

@@ -10,12 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from approxmass import ApproxMassError, Detector, open_images
-from approxmass.baselines import PCAResidual
-from approxmass.cli import app
-from approxmass.metrics import ood_metrics
-from approxmass.paper import methods, one_class
+from approxmass.arrays import Floats, Pixels
+from approxmass.baselines import BASELINES, Baseline, PCAResidual, PNGSize
+from approxmass.cli.main import app
+from approxmass.evaluation.metrics import ood_metrics
+from approxmass.paper import one_class
 from approxmass.paper.published import MASS
-from conftest import textures, write_images
+from conftest import mistake, textures, write_images
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +34,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = replace(one_class.METHODS["flow"], laptop={"space": "pca", "epochs": 1})
+    flow = replace(one_class.METHODS["flow"], laptop={"encoder": "pca", "epochs": 1})
     monkeypatch.setitem(one_class.METHODS, "flow", flow)
 
 
 def call(data: Path, target: Path, *words: str) -> str:
-    """The command; its output, or the mistake."""
+    """The output of the command; a mistake is raised."""
     call = ["paper", "table3", "--data", str(data), "-o", str(target), *words]
     result = CliRunner().invoke(app, call)
     if isinstance(result.exception, ApproxMassError):
-        return str(result.exception)
+        raise result.exception
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -57,15 +58,15 @@ def test_each_number_is_that_of_the_class_against_the_other_nine(
     assert len(facts["rows"]) == 20
     train, test = (open_images(data / "mnist" / f"{s}.parquet").read() for s in ("train", "test"))
     labels = [pq.read_table(data / "mnist" / f"{s}.parquet")["label"] for s in ("train", "test")]
-    own, usual = np.array(labels[0]) == 3, np.array(labels[1]) == 3
+    own, inside = np.array(labels[0]) == 3, np.array(labels[1]) == 3
     found = {(row["method"], row["class"]): row["metrics"] for row in facts["rows"]}
 
     scores = PCAResidual().fit(train[own]).score(test)
-    expected = ood_metrics(scores[usual], scores[~usual]).as_dict()
+    expected = ood_metrics(scores[inside], scores[~inside]).as_dict()
     assert found["pca-residual", "3"]["PCA residual"] == expected
     assert expected["n_id"] == expected["n_ood"] == 30
-    by_flow = Detector(space="pca", epochs=1).fit(train[own]).score(test)
-    metrics = ood_metrics(by_flow.mass[usual], by_flow.mass[~usual]).as_dict()
+    by_flow = Detector("pca", epochs=1).fit(train[own]).score(test)
+    metrics = ood_metrics(by_flow.mass[inside], by_flow.mass[~inside]).as_dict()
     assert found["flow", "3"][MASS] == metrics
 
     lines = printed.splitlines()
@@ -87,7 +88,7 @@ def test_each_number_is_that_of_the_class_against_the_other_nine(
     ):
         for k in (3, 7):
             mine = np.array(labels[1]) == k
-            baseline = methods.make_baseline(name, {}).fit(train[np.array(labels[0]) == k])
+            baseline = BASELINES[name]().fit(train[np.array(labels[0]) == k])
             of_all = baseline.score(test)
             metrics = ood_metrics(of_all[mine], of_all[~mine]).as_dict()
             assert found[name, str(k)][title] == metrics
@@ -98,16 +99,17 @@ def test_a_table_goes_on_where_it_was(
 ) -> None:
     call(data, tmp_path, "--only", "png-size")
     first = json.loads((tmp_path / "table3.json").read_text())
-    assert "add --resume to go on" in call(data, tmp_path, "--only", "png-size")
+    with mistake("would-overwrite"):
+        call(data, tmp_path, "--only", "png-size")
     (tmp_path / "table3.json").write_text(json.dumps({**first, "rows": first["rows"][:4]}))
     made = []
-    plain = methods.make_baseline
+    fit = PNGSize.fit
 
-    def spy(name: str, *options: object) -> object:
-        made.append(name)
-        return plain(name, *options)  # type: ignore[arg-type]
+    def spy(self: PNGSize, *given: object, **options: object) -> PNGSize:
+        made.append(self)
+        return fit(self, *given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(methods, "make_baseline", spy)
+    monkeypatch.setattr(PNGSize, "fit", spy)
     call(data, tmp_path, "--only", "png-size", "--resume")
     assert len(made) == 6
     again = json.loads((tmp_path / "table3.json").read_text())
@@ -116,21 +118,42 @@ def test_a_table_goes_on_where_it_was(
     assert len(made) == 6
 
 
+def test_what_learns_nothing_is_scored_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    def score(self: Baseline, images: Pixels) -> Floats:
+        scored.append(self.name)
+        return np.arange(len(images), dtype=np.float64)
+
+    monkeypatch.setattr(Baseline, "score", score)
+    call(data, tmp_path, "--only", "untrained-flow", "--only", "png-size")
+    assert scored.count("untrained-flow") == 1
+    assert scored.count("png-size") == 10
+
+
 def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
-    call(data, tmp_path, "--only", "png-size")
-    message = call(data, tmp_path, "--only", "png-size", "--resume", "--scale", "full")
-    assert "made with scale 'laptop', not 'full'" in message
-    assert "no row 'glow' in table3: it has flow," in call(data, tmp_path, "--only", "glow")
-    assert "--scale is laptop or full" in call(data, tmp_path, "--scale", "huge")
-    assert "table3 has no protocol 'released'" in call(data, tmp_path, "--protocol", "released")
+    only = ("--only", "png-size")
+    call(data, tmp_path, *only)
+    with mistake("other-run"):
+        call(data, tmp_path, *only, "--resume", "--scale", "full")
+    for words in (
+        ("--only", "glow"),
+        ("--scale", "huge"),
+        ("--protocol", "released"),
+        ("--protocol", "fair"),
+    ):
+        with mistake("unknown-row"):
+            call(data, tmp_path, *words, "--resume")
     # 30 images of a class are too few for a group of 32.
-    assert "group size" in call(data, tmp_path, "--only", "png-size", "--protocol", "group")
-    assert "--protocol is one of balanced" in call(data, tmp_path, "--protocol", "fair")
-    assert "test.parquet is missing: leave --data out" in call(
-        tmp_path, tmp_path / "x", "--only", "png-size"
-    ).replace("train.parquet", "test.parquet")
+    with mistake("too-few"):
+        call(data, tmp_path, *only, "--protocol", "group")
+    with mistake("bad-source"):
+        call(tmp_path, tmp_path / "x", *only)
     (tmp_path / "table3.json").write_text("{")
-    assert "cut short" in call(data, tmp_path, "--only", "png-size", "--resume")
+    with mistake("damaged"):
+        call(data, tmp_path, *only, "--resume")
 
 
 def test_the_interval_of_a_mean_by_simulation() -> None:

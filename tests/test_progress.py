@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from approxmass.flow_model import FlowBar
-from approxmass.training import StepReport
+from approxmass.models.flow import FlowBar
+from approxmass.training.flow import StepReport
 
 
 def shown(bar: FlowBar, terminal: bool, steps: int = 200) -> str:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from approxmass import Detector
-from approxmass.assessment import assess
+from approxmass.evaluation.assess import assess
 from approxmass.report import write_report
 from conftest import Window, textures
 
@@ -12,12 +12,12 @@ from conftest import Window, textures
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     page = tmp_path_factory.mktemp("report") / "report.html"
     detector = Detector(epochs=3).fit(textures(600))
-    usual, odd = textures(300, seed=5), textures(200, shift=1.0, seed=6)
-    write_report(assess(detector, usual, [odd, textures(99, seed=8)]), page)
+    inside, out = textures(300, seed=5), textures(200, shift=1.0, seed=6)
+    write_report(assess(detector, inside, [out, textures(99, seed=8)]), page)
     return Path(page).as_uri()
 
 
-CHARTS = 9  # three histograms, two curves, the p-values, three of the training
+CHARTS = 10  # four histograms, two curves, the p-values, three of the training
 
 
 def test_the_report_in_a_browser(address: str, window: Window) -> None:

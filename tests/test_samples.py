@@ -8,8 +8,8 @@ import pytest
 
 from approxmass import data
 from approxmass.data import open_images
+from conftest import SHARED
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 FOLDER = Path(data.__file__).parent / "samples"
 # As tools/make_samples.py prints them.
 SUMS = {

@@ -18,8 +18,8 @@ def test_no_wrong_answer_and_no_crash_whatever_comes(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     import serve
 
-    usual = open_images("sample:fashion_mnist/train").read()[:1500]
-    detector = Detector(epochs=2).fit(usual)
+    train = open_images("sample:fashion_mnist/train").read()[:1500]
+    detector = Detector(epochs=2).fit(train)
     detector.save(tmp_path / "d")
     images = [
         open_images(f"sample:{name}").read()[:60, 0] for name in ("fashion_mnist/test", "mnist")

@@ -54,7 +54,7 @@ def address(fashion: Detector) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A usual image, an odd one, one of the wrong size and one that is none."""
+    """An image that belongs, one that does not, one of the wrong size and one that is none."""
     folder = tmp_path_factory.mktemp("images")
     for name, source in (("boot", "sample:fashion_mnist/test"), ("digit", "sample:mnist")):
         Image.fromarray(open_images(source).read()[0, 0]).save(folder / f"{name}.png")
@@ -113,12 +113,12 @@ def test_two_images(
     page = Page(browser, address, width, scheme)
     assert page.text("#detector") == "grey images, 28\u00d728 · method flow"
     page.choose(files["boot"], files["digit"])
-    assert page.verdicts() == ["Looks usual", "Does not belong"]
+    assert page.verdicts() == ["Seems to belong", "Does not belong"]
     assert [each.text for each in page.all(".file")] == ["boot.png", "digit.png"]
-    assert page.text("#summary") == "1 does not belong, 1 looks usual"
+    assert page.text("#summary") == "1 does not belong, 1 seems to belong"
     for words in page.all(".why"):
-        assert "of the 225 usual images set aside" in words.text
-        assert "chance of looking at least this odd would be" in words.text
+        assert "of the 225 images of the fit that were held out" in words.text
+        assert "the chance of a score at least this high would be" in words.text
     page.until(lambda: len(page.all(".heat img")) == 2)
     for selector in (".own img", ".heat img"):
         widths = page.script(
@@ -129,7 +129,7 @@ def test_two_images(
     for card in page.all(".card"):
         browser.execute_script("arguments[0].scrollIntoView()", card)
         page.until(lambda card=card: card.find_elements(By.CSS_SELECTOR, ".chart svg"))
-    # The charts: the bars, and the mark, right of the threshold for the odd image alone.
+    # The charts: the bars, and the mark, right of the threshold for the outlier alone.
     page.until(
         lambda: all("lies" in (c.get_attribute("aria-label") or "") for c in page.all(".chart"))
     )
@@ -154,12 +154,12 @@ def test_what_cannot_be_scored_says_why(
 ) -> None:
     page = Page(browser, address, 390, "light")
     page.choose(files["large"], files["broken"], files["boot"])
-    assert page.verdicts() == ["Not scored", "Not scored", "Looks usual"]
+    assert page.verdicts() == ["Not scored", "Not scored", "Seems to belong"]
     first, second, _ = (each.text for each in page.all(".why"))
     needed = "what is needed is 28x28 grey: convert it to 28x28 grey."
     assert first == f"Image large.png is 40x30 grey, but {needed}"
     assert second.startswith("Image broken.png cannot be decoded")
-    assert page.text("#summary") == "1 looks usual, 2 not scored"
+    assert page.text("#summary") == "1 seems to belong, 2 not scored"
     assert page.script("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -173,7 +173,7 @@ def test_the_keyboard_is_enough(
     ring = "getComputedStyle(document.querySelector('#files + label')).outlineStyle"
     assert page.script(ring) == "solid"
     page.choose(files["boot"])
-    assert page.verdicts() == ["Looks usual"]
+    assert page.verdicts() == ["Seems to belong"]
     keys.send_keys(Keys.TAB).perform()
     assert page.script("document.activeElement.id") == "clear"
     keys.send_keys(Keys.ENTER).perform()
@@ -212,7 +212,7 @@ def test_the_token_is_asked_for(
         page.all("#token")[0].send_keys("wrong", Keys.ENTER)
         page.until(lambda: page.all("#wrong")[0].is_displayed())
         page.all("#token")[0].send_keys(TOKEN, Keys.ENTER)
-        assert page.verdicts() == ["Looks usual"]
+        assert page.verdicts() == ["Seems to belong"]
         page.until(lambda: page.all(".heat img"))
         assert page.script("sessionStorage.token") == TOKEN
         assert page.script("localStorage.length") == 0
@@ -221,11 +221,11 @@ def test_the_token_is_asked_for(
         page.choose(files["digit"])
         page.until(ask.is_displayed)
         page.all("#token")[0].send_keys(Keys.ESCAPE)
-        assert page.verdicts() == ["Not scored", "Looks usual"]
+        assert page.verdicts() == ["Not scored", "Seems to belong"]
         assert page.text(".why") == "The server needs its token."
 
 
-def test_a_rival_has_no_heat_map_and_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_a_baseline_has_no_heat_map_and_says_so(browser: webdriver.Chrome, tmp_path: Path) -> None:
     images, _ = two_classes(300)
     Image.fromarray(images[0]).save(tmp_path / "a.png")
     with served(Detector(method="gaussian").fit(images)) as url:

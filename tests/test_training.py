@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from approxmass import ApproxMassError
-from approxmass.cuda_graph import GraphedObjective
 from approxmass.flows import RealNVP, VectorFlow
 from approxmass.mass import approximate_mass
-from approxmass.training import (
+from approxmass.training.cuda_graph import GraphedObjective
+from approxmass.training.flow import (
     Objective,
     StepReport,
     TrainingDivergedError,
     TrainingSettings,
     train,
 )
+from conftest import mistake
 
 SETTINGS = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7)
 
@@ -162,7 +162,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_training import data, flow
-from approxmass.training import TrainingSettings, train
+from approxmass.training.flow import TrainingSettings, train
 from safetensors.torch import save_file
 settings = TrainingSettings(alpha=0.5, epochs=20, batch_size=32, seed=7, checkpoint_seconds=0.05)
 def slow(report):
@@ -291,7 +291,7 @@ def test_a_loss_that_grows_without_bound_stops() -> None:
     settings = TrainingSettings(alpha=0, epochs=50, batch_size=32)
     with pytest.raises(TrainingDivergedError, match=r"without bound|became NaN") as info:
         train(trained, data(), settings, on_step=push)
-    assert "alpha 0" in str(info.value)
+    assert "alpha than 0 " in str(info.value)
     assert all(v.isfinite().all() for v in weights(trained).values())
     assert -trained.log_prob(data()).mean() < 20
 
@@ -300,11 +300,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "run.safetensors"
     train(flow(), data(), SETTINGS, checkpoint=checkpoint)
     other = TrainingSettings(alpha=0.7, epochs=3, batch_size=32, seed=7)
-    with pytest.raises(ApproxMassError, match=r"alpha 0\.5, not 0\.7"):
+    with mistake("other-run", "alpha 0.5, not 0.7"):
         train(flow(), data(), other, checkpoint=checkpoint, resume=True)
-    with pytest.raises(ApproxMassError, match="data"):
+    with mistake("other-run"):
         train(flow(), data() + 1, SETTINGS, checkpoint=checkpoint, resume=True)
-    with pytest.raises(ApproxMassError, match="a run with flow"):
+    with mistake("other-run"):
         train(VectorFlow("maf", 3), data(), SETTINGS, checkpoint=checkpoint, resume=True)
 
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
     checkpoint = tmp_path / "run.safetensors"
     train(flow(), data(), SETTINGS, checkpoint=checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
-    with pytest.raises(ApproxMassError, match="cut short"):
+    with mistake("damaged"):
         train(flow(), data(), SETTINGS, checkpoint=checkpoint, resume=True)
 
 
@@ -333,7 +333,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from accelerate import PartialState
 from test_training import SETTINGS, data, flow
-from approxmass.training import train
+from approxmass.training.flow import train
 from safetensors.torch import save_file
 trained = flow()
 history = train(trained, data(), SETTINGS)
@@ -380,12 +380,12 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(settings: dict[str, float], words: str) -> None:
-    with pytest.raises(ApproxMassError, match=words):
+    with mistake("bad-option", words):
         TrainingSettings(**settings)  # type: ignore[arg-type]
 
 
 def test_no_data_is_an_error() -> None:
-    with pytest.raises(ApproxMassError, match="no data"):
+    with mistake("too-few"):
         train(flow(), torch.empty(0, 3), SETTINGS)
 
 

@@ -20,17 +20,18 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from approxmass import ApproxMassError, Detector
-from approxmass.cli_watch import watch
+from approxmass import Detector
+from approxmass.cli.watch import watch
 from approxmass.drift import DriftMonitor
+from approxmass.errors import Code
 from approxmass.watch import Watch
-from conftest import textures
+from conftest import mistake, textures
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(watch)
 COMMAND = """
 import sys, typer
-from approxmass.cli_watch import watch
+from approxmass.cli.watch import watch
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(watch)
 app()
@@ -65,14 +66,12 @@ def add(folder: Path, images: Any, start: int = 0) -> None:
 def run(*words: object) -> Result:
     """Run in this process until no image comes any more."""
     given = ["--interval", 0.02, "--until-idle", 0, *words]
-    return CliRunner().invoke(app, [str(word) for word in given])
+    return CliRunner().invoke(app, [str(word) for word in given], catch_exceptions=False)
 
 
-def mistake(*words: object) -> str:
-    result = run(*words)
-    assert isinstance(result.exception, ApproxMassError), (result.output, result.exception)
-    assert "\n" not in str(result.exception)
-    return str(result.exception)
+def refused(code: Code, *words: object, named: object = "") -> None:
+    with mistake(code, str(named)):
+        run(*words)
 
 
 def process(*words: object) -> subprocess.Popen[str]:
@@ -100,7 +99,7 @@ def read(log: Path) -> pd.DataFrame:
 def check_replay(log: pd.DataFrame, detector: Path, every: int = 100_000) -> None:
     """The drift in a log is bit for bit what one monitor finds in the scores of the log."""
     loaded = Detector.load(detector)
-    monitor = DriftMonitor(loaded.calibration[loaded.settings.statistic], every)
+    monitor = DriftMonitor(loaded.calibration_scores, every)
     scored = log[log.error.isna()]
     steps = monitor.update(scored.statistic.to_numpy())
     np.testing.assert_array_equal(scored.drift.to_numpy().astype(float), steps.drift)
@@ -162,10 +161,10 @@ def test_a_drift_raises_an_alarm_that_names_the_image_and_another_while_it_stays
     assert (rows.drift[~rows.alarm] < 1).all()
     check_replay(rows, detector, 1000)
     lines = [line for line in result.stderr.splitlines() if line.startswith("drift alarm")]
-    assert lines[0] == (
+    assert lines[0].startswith(
         f"drift alarm at image {alarms[0]:04}.png, {alarms[0] + 1} images since the start; "
-        "usual images raise one in 1,000 or more, on average"
     )
+    assert lines[0].endswith("images raise one in 1,000 or more, on average")
     assert f"{alarms[1]:04}.png, {alarms[1] - alarms[0]} images since the last one" in lines[1]
     found = json.loads(result.stdout)["alarms"]
     assert [alarm["image"] for alarm in found] == rows.name[alarms].tolist()
@@ -238,7 +237,7 @@ def test_removed_files_and_folders_are_no_mistake(
         add(camera, textures(1, seed=3), start=4)
         assert next(batches).names == ["0004.png"]
         shutil.rmtree(camera)
-        with pytest.raises(ApproxMassError, match="camera: cannot be opened"):
+        with mistake("bad-source", str(camera)):
             next(batches)
 
 
@@ -320,7 +319,7 @@ def test_ctrl_c_ends_with_130_and_the_log_is_whole(
     wait_for(lambda: log.exists() and rows(log) > 0)
     (tmp_path / "link.csv").symlink_to(log)
     for name in (log, tmp_path / "link.csv"):
-        assert "another process writes to" in mistake(detector, camera, "-o", name)
+        refused("in-use", detector, camera, "-o", name, named=name)
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate()
     assert running.returncode == 130
@@ -350,7 +349,7 @@ def test_a_request_to_stop_waits_for_the_batch_under_way_and_no_longer(
 def test_a_parquet_log_stays_in_few_files(
     detector: Path, camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("approxmass.watch_log._PART_ROWS", 10)
+    monkeypatch.setattr("approxmass.watch.log._PART_ROWS", 10)
     log = tmp_path / "log.parquet"
     loaded = Detector.load(detector)
     for i in range(7):
@@ -376,17 +375,15 @@ def test_a_log_of_another_run_is_refused_and_stays_as_it_is(
         log.write_bytes(log.read_bytes() + b"half a row")
     before = [file.read_bytes() for file in files]
     Detector(epochs=3, seed=1).fit(textures(600)).save(tmp_path / "other")
-    Detector(method="gaussian").fit(textures(600)).save(tmp_path / "rival")
-    assert "log of another detector" in mistake(tmp_path / "other", camera, "-o", log)
-    assert "another --false-alarm-every" in mistake(
-        detector, camera, "-o", log, "--false-alarm-every", 99_999
-    )
-    assert "not a log of this detector" in mistake(tmp_path / "rival", camera, "-o", log)
+    Detector(method="gaussian").fit(textures(600)).save(tmp_path / "gaussian")
+    refused("other-run", tmp_path / "other", camera, "-o", log, named=log)
+    refused("other-run", detector, camera, "-o", log, "--false-alarm-every", 99_999, named=log)
+    refused("other-run", tmp_path / "gaussian", camera, "-o", log, named=log)
     assert [file.read_bytes() for file in files] == before
     assert run(detector, camera, "-o", log).exit_code == 0
     if suffix == "csv":
         log.write_bytes(log.read_bytes().removesuffix(b"false,\n") + b"true,\n")
-        assert "was edited" in mistake(detector, camera, "-o", log)
+        refused("other-run", detector, camera, "-o", log, named=log)
 
 
 def test_a_stray_quotation_mark_does_not_cut_off_the_rest_of_the_log(
@@ -398,7 +395,7 @@ def test_a_stray_quotation_mark_does_not_cut_off_the_rest_of_the_log(
     lines = log.read_bytes().splitlines(keepends=True)
     lines[4] = b'"' + lines[4]
     log.write_bytes(b"".join(lines))
-    assert "is damaged" in mistake(detector, camera, "-o", log)
+    refused("damaged", detector, camera, "-o", log, named=log)
     assert log.read_bytes() == b"".join(lines)
 
 
@@ -428,24 +425,25 @@ def test_what_cannot_be_a_log_or_a_folder_is_named(
     (tmp_path / "file.parquet").write_text("mine")
     (tmp_path / "folder.csv").mkdir()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    for log, words in {
-        "camera/log.csv": "choose a place outside",
-        "camera": "camera: scores are written as .parquet or .csv",
-        "log.txt": ".parquet or .csv",
-        "mine.csv": "not a log",
-        "line.csv": "not a log",
-        "mine.parquet": "precious.txt",
-        "bad.parquet": "part-000000.parquet is damaged",
-        "file.parquet": "file.parquet is",
-        "folder.csv": "folder.csv",
-    }.items():
-        message = mistake(detector, camera, "-o", tmp_path / log)
-        assert words in message, message
-    assert "no such folder" in mistake(detector, tmp_path / "absent", "-o", tmp_path / "l.csv")
-    assert "not a detector" in mistake(camera, camera, "-o", tmp_path / "l.csv")
-    assert "above 0" in mistake(detector, camera, "-o", tmp_path / "l.csv", "--interval", "nan")
-    idle = [detector, camera, "-o", tmp_path / "l.csv", "--until-idle", "nan"]
-    assert "0 seconds or more" in mistake(*idle)
+    refusals: list[tuple[str, Code, str]] = [
+        ("camera/log.csv", "would-overwrite", "camera/log.csv"),
+        ("camera", "bad-option", "camera"),
+        ("log.txt", "bad-option", "log.txt"),
+        ("mine.csv", "other-run", "mine.csv"),
+        ("line.csv", "other-run", "line.csv"),
+        ("mine.parquet", "would-overwrite", "precious.txt"),
+        ("bad.parquet", "damaged", "part-000000.parquet"),
+        ("file.parquet", "would-overwrite", "file.parquet"),
+        ("folder.csv", "would-overwrite", "folder.csv"),
+        ("mine.csv/log.csv", "cannot-write", "mine.csv/log.csv"),
+    ]
+    for log, code, named in refusals:
+        refused(code, detector, camera, "-o", tmp_path / log, named=named)
+    log_to = ["-o", tmp_path / "l.csv"]
+    refused("bad-source", detector, tmp_path / "absent", *log_to, named=tmp_path / "absent")
+    refused("not-a-detector", camera, camera, *log_to, named=camera)
+    refused("bad-option", detector, camera, *log_to, "--interval", "nan", named="interval")
+    refused("bad-option", detector, camera, *log_to, "--until-idle", "nan", named="idle time")
     assert {p: p.read_bytes() for p in before} == before
 
 
@@ -462,11 +460,11 @@ def test_a_full_disk_is_one_line_and_the_log_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        assert "no space left on device; see to that" in mistake(detector, camera, "-o", log)
+        refused("cannot-write", detector, camera, "-o", log, named="no space left on device")
     assert run(detector, camera, "-o", log).exit_code == 0
     assert read(log).name.tolist() == [f"{i:04}.png" for i in range(6)]
     with Watch(Detector.load(detector), camera, log) as watching:
         add(camera, textures(1, seed=9), start=6)
         log.unlink()
-        with pytest.raises(ApproxMassError, match="it was removed"):
+        with mistake("cannot-write", str(log)):
             next(watching.batches(interval=0.01))

@@ -1,8 +1,8 @@
-"""Which statistic a colour detector on pixels should use, asked of no outliers that are reported.
+"""Which statistic a colour detector on pixels should use, asked of no OOD set that is reported.
 
     python tools/altered_images.py ../shared/data results/altered_images.json
 
-The outliers here are CIFAR-10 test images, altered: blurred, enlarged, noisy, with less and more
+The OOD images here are CIFAR-10 test images, altered: blurred, enlarged, noisy, with less and more
 contrast, inverted, with the colours exchanged, without colour, upside down, cut up; and MNIST and
 KMNIST test images in two random colours. AUROC per image, 300 of each; seed 0; the flow is that of
 Table 2, taken from the cache if it is there.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from approxmass import open_images
-from approxmass.metrics import auroc
+from approxmass.evaluation.metrics import auroc
 from approxmass.paper.images import load
 from approxmass.paper.pixel_flow import PixelFlow, recipe
 from approxmass.paper.runs import Runs
@@ -26,7 +26,7 @@ COUNT = 300
 
 
 def altered(x: Tensor, data: Path) -> dict[str, Tensor]:
-    """Outliers made from usual images `(N, 3, H, W)`, uint8, by what was done to them."""
+    """OOD images made from in-distribution ones `(N, 3, H, W)`, uint8, by what was done."""
     generator = torch.Generator().manual_seed(0)
     side = x.shape[-1]
     x = x.float()
@@ -73,16 +73,16 @@ def main(data: Path, target: Path) -> None:
     identity = {"command": f"python tools/altered_images.py {data} {target}", "images": COUNT}
     runs = Runs(target, ("training",), identity, resume=True)
     train, test = (load("cifar10_lossless", split, data).images for split in ("train", "test"))
-    usual = torch.from_numpy(test)
     if runs.has("penalised"):
         return
     flow = PixelFlow(train, "penalised", recipe("laptop", 3, detector=True))
     scorer = flow.scorer().fit(flow.images, flow.reference)
-    # The altered images are not the usual ones they are compared with.
-    inside = scorer(usual[:COUNT])
+    pixels = torch.from_numpy(test)
+    # The altered images are not the ones that they are compared with.
+    inside = scorer.statistics_of(pixels[:COUNT])
     sets = {}
-    for name, images in altered(usual[-COUNT:], data).items():
-        found = scorer(images)
+    for name, images in altered(pixels[-COUNT:], data).items():
+        found = scorer.statistics_of(images)
         sets[name] = {k: round(auroc(inside[k], found[k]), 4) for k in inside}
     runs.keep({"training": "penalised", "sets": sets})
 

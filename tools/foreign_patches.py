@@ -13,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from approxmass import Detector, open_images
-from approxmass.artifact import write_json
-from approxmass.machine import machine_facts
+from approxmass.arrays import Pixels
+from approxmass.runtime.machine import machine_facts
+from approxmass.storage.atomic import write_json
 
 SIDES, COUNT, SEED = (6, 8, 10, 14), 200, 0
-Pixels = NDArray[np.uint8]
 
 
-def patches(kind: str, side: int, usual: Pixels, rng: np.random.Generator) -> Pixels:
+def patches(kind: str, side: int, images: Pixels, rng: np.random.Generator) -> Pixels:
     """`(COUNT, 1, side, side)` of one kind."""
     if kind == "noise":
         return rng.integers(0, 256, (COUNT, 1, side, side), dtype=np.uint8)
-    images = open_images("sample:mnist").read() if kind == "digit" else 255 - usual[::-1]
+    whole = open_images("sample:mnist").read() if kind == "digit" else 255 - images[::-1]
     start = (28 - side) // 2
-    found: Pixels = images[:COUNT, :, start : start + side, start : start + side]
+    found: Pixels = whole[:COUNT, :, start : start + side, start : start + side]
     return found
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from approxmass.artifact import write_json
-from approxmass.machine import machine_facts
 from approxmass.paper.cost import full_costs
+from approxmass.runtime.machine import machine_facts
+from approxmass.storage.atomic import write_json
 
 # What the others share with these is left out: the flows of table2 are those of table1.
 EXPERIMENTS: dict[str, tuple[str, ...]] = {

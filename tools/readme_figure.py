@@ -2,7 +2,7 @@
 
     python tools/readme_figure.py docs/figures/penalty.json
 
-Writes the numbers as JSON, and a PNG and SVG beside it. Needs the extra `report`.
+Writes the numbers as JSON, and a PNG and SVG beside it. Needs altair and vl-convert-python.
 """
 
 import sys
@@ -13,16 +13,17 @@ import altair as alt
 import numpy as np
 
 from approxmass import Detector
-from approxmass.artifact import write_json
-from approxmass.demo import ID_TEST, OOD_TEST, TRAIN
-from approxmass.machine import machine_facts
-from approxmass.metrics import ood_metrics
+from approxmass.arrays import Floats
+from approxmass.cli.demo import ID_TEST, OOD_TEST, TRAIN
+from approxmass.evaluation.metrics import ood_metrics
+from approxmass.runtime.machine import machine_facts
+from approxmass.storage.atomic import write_json
 
 NAMES = {ID_TEST: "FashionMNIST, held out", OOD_TEST: "MNIST"}
 COLOURS = ["#3b6fb6", "#d1603d"]
 
 
-def histogram(scores: dict[str, np.ndarray], title: str) -> alt.Chart:
+def histogram(scores: dict[str, Floats], title: str) -> alt.Chart:
     """Shares of images by mass, on a logarithmic axis."""
     edges = np.geomspace(1, 1000, 61)
     rows = [
@@ -69,7 +70,7 @@ def main(target: Path) -> None:
         detector = Detector(alpha=alpha).fit(TRAIN, progress=True)
         mass = {source: detector.score(source).mass for source in NAMES}
         metrics = ood_metrics(mass[ID_TEST], mass[OOD_TEST])
-        facts[name] = {"training": detector.facts["training"], "mass": metrics.as_dict()}
+        facts[name] = {"training": detector.model.facts()["training"], "mass": metrics.as_dict()}
         charts.append(histogram(mass, f"{name}: AUROC {metrics.auroc.value:.3f}"))
     write_json(target, facts)
     figure = alt.hconcat(*charts).configure(background="white").configure_view(strokeWidth=0)

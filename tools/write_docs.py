@@ -65,7 +65,7 @@ def fragments() -> dict[str, str]:
     from table import TABLES
 
     paper = {name: _read(f"results/paper/{name}.json") for name in EXPERIMENTS}
-    demo, rivals = _read("results/demo.json"), _read("results/classifier_rivals.json")
+    demo = _read("results/demo.json")
     found = {name: EXPERIMENTS[name].markdown(facts) for name, facts in paper.items()}
     rows = paper["table2"]["rows"]
     grey = [row for row in rows if row["block"] == "grey" and row["method"] == "pca"]
@@ -76,7 +76,7 @@ def fragments() -> dict[str, str]:
         "table2_lossless": block_markdown(paper["table2"], "colour-lossless"),
         "table2_jpeg": block_markdown(paper["table2"], "colour"),
         "demo": _demo(demo),
-        "classifier_rivals": classifier_rivals(rivals),
+        "classifier_rivals": classifier_rivals(_read("results/classifier_rivals.json")),
         "altered_images": altered_images(_read("results/altered_images.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),

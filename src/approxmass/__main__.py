@@ -1,5 +1,5 @@
 """`python -m approxmass` is the command `approxmass`."""
 
-from .cli import main
+from .cli.main import main
 
 main()

@@ -11,26 +11,24 @@ __all__ = [
 ]
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from .arrays import Bools, Floats
 from .errors import ApproxMassError
-
-Floats = NDArray[np.float64]
 
 # Behind every verdict for which nobody has asked for another.
 FALSE_ALARM_RATE = 0.05
 
 
 def p_values(calibration: Floats, scores: Floats) -> Floats:
-    """Split-conformal p-values: how unusual each score is among scores of in-distribution inputs.
+    """Split-conformal p-values: how far out each score is among in-distribution ones.
 
     `p = (1 + #{calibration >= score}) / (n + 1)`. For a new in-distribution input, exchangeable
     with the `n` calibration inputs, `P(p <= e) <= e` for every `e`, whatever the score
     (Vovk et al., 2005).
 
     Arguments:
-        calibration: Scores `(n,)` of held-out in-distribution inputs; larger = more unusual.
+        calibration: Scores `(n,)` of held-out in-distribution inputs; larger = more OOD.
         scores: Scores `(N,)` of the inputs in question.
 
     Returns:
@@ -44,9 +42,11 @@ def p_values(calibration: Floats, scores: Floats) -> Floats:
         array([1.  , 0.5 , 0.25])
     """
     if len(calibration) == 0:
-        raise ApproxMassError("there are no calibration scores: fit the detector first")
+        raise ApproxMassError(
+            "there are no calibration scores: fit the detector first", code="not-fitted"
+        )
     if np.isnan(scores).any() or np.isnan(calibration).any():
-        raise ApproxMassError("a score is NaN: check the images for unusual values")
+        raise ApproxMassError("a score is NaN: check the pixels of the images", code="bad-scores")
     below = np.searchsorted(np.sort(calibration), scores, side="left")
     p: Floats = (1 + len(calibration) - below) / (1 + len(calibration))
     return p
@@ -86,7 +86,7 @@ def threshold(calibration: Floats, false_alarm_rate: float) -> float:
     return float(np.sort(calibration)[n - ranks]) if ranks else float("inf")
 
 
-def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> NDArray[np.bool_]:
+def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> Bools:
     """Which of many p-values to call outliers, so that few of those called are false.
 
     Among the inputs called, the expected share of in-distribution ones is at most
@@ -103,9 +103,7 @@ def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> NDArray[np.boo
     """
     if len(p) == 0:
         return np.zeros(0, dtype=bool)
-    called: NDArray[np.bool_] = (
-        stats.false_discovery_control(p, method="bh") <= false_discovery_rate
-    )
+    called: Bools = stats.false_discovery_control(p, method="bh") <= false_discovery_rate
     return called
 
 
@@ -131,7 +129,7 @@ def group_p_value(calibration: Floats, scores: Floats) -> float:
         True
     """
     if len(scores) == 0:
-        raise ApproxMassError("a group needs at least one image")
+        raise ApproxMassError("a group needs at least one image", code="too-few")
     if len(scores) == 1:
         return float(p_values(calibration, scores)[0])
     p_values(calibration, scores)  # for its checks

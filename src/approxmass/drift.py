@@ -10,14 +10,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .arrays import Bools, Floats
 from .errors import ApproxMassError
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-
-# Bets from bold, for a few very odd images, to timid, for many that are a little odd.
+# Bets from bold, for a few images far out, to timid, for many that are a little out.
 _EXPONENTS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
 # Scores that are compared with each other all at once, in a square of this side.
 _PIECE = 512
@@ -48,7 +45,7 @@ def online_p_values(bag: Floats, scores: Floats, theta: Floats) -> Floats:
 
     Arguments:
         bag: Earlier scores `(n,)`, sorted.
-        scores: Scores `(m,)`, in the order of their arrival; larger = more unusual.
+        scores: Scores `(m,)`, in the order of their arrival; larger = more OOD.
         theta: `(m,)` in (0, 1].
 
     Returns:
@@ -86,7 +83,7 @@ def log_pay(p: float) -> Floats:
 
 
 class DriftMonitor:
-    """Watches scores one after the other and raises an alarm when they have become more unusual.
+    """Watches scores one after the other and raises an alarm when they have grown.
 
     The evidence is a Shiryaev-Roberts e-detector (Shin, Ramdas & Rinaldo, 2023): whoever stakes 1
     before every score, and each time puts all they have on its online p-value being small, holds
@@ -97,17 +94,17 @@ class DriftMonitor:
     This rests on independent, uniform p-values. Those from the calibration scores alone are not
     independent: they all share its sampling error, which a test without an end would find sooner or
     later and call a drift. The online ones count the earlier scores of the stream beside the
-    calibration scores. The price: a drift slow enough to become usual is not seen.
+    calibration scores. The price: a drift so slow that they take it in is not seen.
 
     After an alarm all starts anew from the calibration scores: the scores that raised it do not
-    become usual, and a drift that stays is found again, as soon as at first. For usual scores every
-    stretch from one alarm to the next has the same law as the first, and so a mean that is no
+    join them, and a drift that stays is found again, as soon as at first. While nothing changes
+    every stretch from one alarm to the next has the same law as the first, and so a mean that is no
     shorter. Like that of the p-values, the promise is an average over calibration sets: one and the
     same set may bring alarms more often, another more seldom.
 
     Arguments:
-        calibration: Scores `(n,)` of usual images, not trained on; larger = more unusual.
-        false_alarm_every: How many usual images there are, on average, to a false alarm; at least.
+        calibration: Scores `(n,)` of in-distribution images, not trained on; larger = more OOD.
+        false_alarm_every: In-distribution images to a false alarm, on average, at least.
         seed: Fixes how ties are broken; the t-th score has the t-th draw.
 
     Raises:
@@ -126,10 +123,13 @@ class DriftMonitor:
         self, calibration: Floats, false_alarm_every: int = 100_000, seed: int = 0
     ) -> None:
         if len(calibration) == 0:
-            raise ApproxMassError("there are no calibration scores: fit the detector first")
+            raise ApproxMassError(
+                "there are no calibration scores: fit the detector first", code="not-fitted"
+            )
         if false_alarm_every < 1:
             raise ApproxMassError(
-                f"a false alarm every {false_alarm_every} images cannot be: give 1 or more"
+                f"a false alarm every {false_alarm_every} images cannot be: give 1 or more",
+                code="bad-option",
             )
         self.false_alarm_every = false_alarm_every
         self._calibration = np.sort(_checked(calibration))
@@ -190,5 +190,5 @@ class DriftMonitor:
 def _checked(scores: Floats) -> Floats:
     values: Floats = np.asarray(scores, np.float64)
     if np.isnan(values).any():
-        raise ApproxMassError("a score is NaN: check the images for unusual values")
+        raise ApproxMassError("a score is NaN: check the pixels of the images", code="bad-scores")
     return values

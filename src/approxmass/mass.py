@@ -54,7 +54,9 @@ def log_prob_and_mass(
         tensor([1.2500])
     """
     if not x.is_floating_point():
-        raise ApproxMassError(f"x must be floating point to have a gradient, not {x.dtype}")
+        raise ApproxMassError(
+            f"x must be floating point to have a gradient, not {x.dtype}", code="no-density"
+        )
     # A gradient is needed whatever mode the caller is in; inference tensors cannot carry one.
     with torch.inference_mode(False), torch.enable_grad():
         if x.is_inference():
@@ -65,7 +67,8 @@ def log_prob_and_mass(
         if log_p.shape != x.shape[:1]:
             raise ApproxMassError(
                 f"log_prob must map {tuple(x.shape)} to ({len(x)},), "
-                f"but it returned {tuple(log_p.shape)}"
+                f"but it returned {tuple(log_p.shape)}",
+                code="no-density",
             )
         # A density that is flat somewhere may not depend on x at all: its gradient is zero.
         total = log_p.sum() if log_p.requires_grad else log_p.sum() + 0 * x.sum()
@@ -108,7 +111,9 @@ def penalized_loss(
         tensor(3.)
     """
     if reduction not in ("per-sample", "batch-mean"):
-        raise ApproxMassError(f"reduction must be 'per-sample' or 'batch-mean', not {reduction!r}")
+        raise ApproxMassError(
+            f"reduction must be 'per-sample' or 'batch-mean', not {reduction!r}", code="bad-option"
+        )
     # The gradient of the batch mean is 1/N of each row's own gradient.
     weight = alpha if reduction == "per-sample" else alpha / len(log_p)
     return weight * mass.mean() - log_p.mean()
@@ -144,6 +149,6 @@ def penalized_nll(
         tensor([-3.6000, -4.8000])
     """
     if not alpha >= 0:
-        raise ApproxMassError(f"alpha must be at least 0, not {alpha}")
+        raise ApproxMassError(f"alpha must be at least 0, not {alpha}", code="bad-option")
     log_p, mass = training_terms(log_prob, x, alpha)
     return penalized_loss(log_p, mass, alpha, reduction)

@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from approxmass.baselines import Energy, Mahalanobis, training
-from approxmass.baselines.classifier import (
-    WideResNet,
-    crop_and_flip,
-    input_gradient,
-)
-from approxmass.baselines.training import split
+from approxmass.baselines import Energy, Mahalanobis
+from approxmass.baselines.classifier import WideResNet, crop_and_flip, input_gradient
+from approxmass.training.cached import train_once
+from approxmass.training.holdout import hold_out_tenth
+from approxmass.training.loop import State
 from conftest import two_classes
 
 IMAGES, LABELS = two_classes(400)
@@ -45,7 +43,7 @@ def test_it_learns_to_tell_the_classes_and_normalises_by_its_images() -> None:
     model = Energy(depth=10, width=1, epochs=6).fit(IMAGES, LABELS)
     images, labels = two_classes(200, seed=50)
     assert (model.classify(images[:, None]) == labels).mean() > 0.97
-    rows, _ = split(len(IMAGES), 0)
+    rows, _ = hold_out_tenth(len(IMAGES), 0)
     values = IMAGES[rows] / 255
     assert model.network.mean.item() == pytest.approx(values.mean(), rel=1e-5)
     assert model.network.std.item() == pytest.approx(values.std(), rel=1e-5)
@@ -55,22 +53,23 @@ def test_the_network_is_trained_once_for_energy_and_mahalanobis() -> None:
     energy = Energy(depth=10, width=1, epochs=2, seed=5).fit(IMAGES, LABELS)
     mahalanobis = Mahalanobis(depth=10, width=1, epochs=2, seed=5).fit(IMAGES, LABELS)
     # The very same run, to its clock: the second one read what the first one had written.
-    assert mahalanobis.training == energy.training
+    assert len(energy.trainings) == 1
+    assert mahalanobis.trainings == energy.trainings
     for a, b in zip(energy.network.parameters(), mahalanobis.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     other = Energy(depth=10, width=1, epochs=2, seed=6).fit(IMAGES, LABELS)
-    assert other.training["seconds"] != energy.training["seconds"]
+    assert other.trainings[0].seconds != energy.trainings[0].seconds
 
 
 def test_the_held_out_images_are_no_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for count in (10, 400, 20_000):
-        training, held = split(count, seed=3)
+        training, held = hold_out_tenth(count, seed=3)
         assert sorted([*training, *held]) == list(range(count))
         assert len(held) == min(1000, count // 10)
     # Changing what is held out changes nothing in the network.
-    _, held = split(len(IMAGES), 0)
+    _, held = hold_out_tenth(len(IMAGES), 0)
     changed = IMAGES.copy()
     changed[held] = 0
     networks = []
@@ -125,11 +124,10 @@ def test_the_input_gradient_of_each_image_is_its_own() -> None:
 
 def test_the_schedule_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: dict[str, list[float]] = {}
-    plain = training.train_once
 
-    def spy(*positional: Any, **named: Any) -> dict[str, Any]:
+    def spy(*positional: Any, **named: Any) -> State:
         rates[asked] = [named["schedule"](done) for done in (0.0, 0.6, 0.9)]
-        return plain(*positional, **named)
+        return train_once(*positional, **named)
 
     monkeypatch.setattr("approxmass.baselines.classifier.train_once", spy)
     for asked in ("cosine", "step"):

@@ -8,8 +8,8 @@ import torch
 
 from approxmass.baselines import Energy
 from approxmass.baselines.energy import energy, forward
-from approxmass.baselines.training import Step
-from approxmass.metrics import auroc
+from approxmass.evaluation.metrics import auroc
+from approxmass.training.loop import State, Step
 from conftest import textures, two_classes
 
 
@@ -50,6 +50,8 @@ def test_tuning_pushes_the_energies_to_their_margins_and_leaves_the_cached_netwo
     assert sum(after) < sum(before) / 2
     assert auroc(tuned.score(usual), tuned.score(new)) > auroc(plain.score(usual), plain.score(new))
     assert (tuned.classify(images[:, None]) == labels).mean() > 0.95
+    assert [len(model.trainings) for model in (plain, tuned)] == [1, 2]
+    assert tuned.trainings[0] == plain.trainings[0]
     again = Energy(**options).fit(images, labels)
     np.testing.assert_array_equal(again.score(usual), plain.score(usual))
 
@@ -63,11 +65,11 @@ def test_the_loss_of_one_tuning_step_by_hand(monkeypatch: pytest.MonkeyPatch) ->
         seen["batch"], seen["logits"] = batch, forward(network, batch)
         return seen["logits"]
 
-    def one_step(*positional: Any, **named: Any) -> dict[str, Any]:
+    def one_step(*positional: Any, **named: Any) -> State:
         step: Callable[[Step], dict[str, torch.Tensor]] = positional[5]
         seen["rows"] = torch.arange(50)
         seen["report"] = step(Step(0, seen["rows"], 0))
-        return {"seconds": 0.0}
+        return State()
 
     model = Energy(depth=10, width=1, epochs=1, m_in=-0.9, m_out=-0.6)
     network = model._train(images[:, None], labels, 2, progress=False)

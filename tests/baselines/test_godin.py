@@ -4,7 +4,7 @@ import torch
 
 from approxmass.baselines import GODIN
 from approxmass.baselines.godin import GRID, DecomposedHead
-from approxmass.baselines.training import split
+from approxmass.training.holdout import hold_out_tenth
 from conftest import two_classes
 
 IMAGES, LABELS = two_classes(600)
@@ -64,7 +64,7 @@ def test_the_perturbation_raises_the_largest_h(fitted: GODIN) -> None:
 
 
 def test_the_magnitude_is_the_best_of_the_grid_on_held_out_images(fitted: GODIN) -> None:
-    _, held = split(len(IMAGES), 0)
+    _, held = hold_out_tenth(len(IMAGES), 0)
     x = torch.from_numpy(IMAGES[held, None]) / 255
     means = []
     for magnitude in GRID:

@@ -10,8 +10,9 @@ from torch import nn
 from approxmass import open_images
 from approxmass.baselines import GradCon
 from approxmass.baselines.gradcon import ConvolutionalAutoencoder, Reference, at_28
-from approxmass.baselines.training import Step, split
-from approxmass.metrics import auroc
+from approxmass.evaluation.metrics import auroc
+from approxmass.training.holdout import hold_out_tenth
+from approxmass.training.loop import State, Step
 from conftest import textures
 
 IMAGES = open_images("sample:fashion_mnist/train").read()[:600, 0]
@@ -58,7 +59,7 @@ def test_the_reference_is_the_mean_of_all_gradients() -> None:
 
 
 def test_training_aligns_the_gradients_and_rebuilds_the_images(fitted: GradCon) -> None:
-    history = fitted.training["history"]
+    history = fitted.trainings[0].history
     assert history[-1]["error"] < history[0]["error"] / 2
     assert history[-1]["alignment"] > 0.2
     # With its sign, the term is minus the alignment.
@@ -67,7 +68,7 @@ def test_training_aligns_the_gradients_and_rebuilds_the_images(fitted: GradCon) 
 
 
 def test_the_epoch_with_the_smallest_held_out_loss_is_kept(fitted: GradCon) -> None:
-    held = torch.from_numpy(IMAGES[split(len(IMAGES), 0)[1], None]) / 255
+    held = torch.from_numpy(IMAGES[hold_out_tenth(len(IMAGES), 0)[1], None]) / 255
     error = F.mse_loss(fitted._network(held), held)
     weights = list(fitted._network.directions().values())
     gradients = torch.autograd.grad(error, weights)
@@ -76,7 +77,7 @@ def test_the_epoch_with_the_smallest_held_out_loss_is_kept(fitted: GradCon) -> N
         for g, m in zip(gradients, fitted._reference.means(), strict=True)
     ]
     loss = (error - 0.03 * torch.stack(cosines).mean()).item()
-    validations = [record["validation"] for record in fitted.training["history"]]
+    validations = [record["validation"] for record in fitted.trainings[0].history]
     assert loss == pytest.approx(min(validations), rel=1e-4)
 
 
@@ -97,16 +98,16 @@ def test_the_reference_takes_in_the_gradient_of_the_whole_loss(
 ) -> None:
     seen: list[tuple[ConvolutionalAutoencoder, Reference]] = []
 
-    def two_steps(*positional: Any, **named: Any) -> dict[str, Any]:
+    def two_steps(*positional: Any, **named: Any) -> State:
         modules, step = positional[3], positional[5]
         for number in range(2):
             seen.append(copy.deepcopy((modules["network"], modules["reference"])))
             step(Step(number, torch.arange(32), 0))
-        return {"seconds": 0.0}
+        return State()
 
     monkeypatch.setattr("approxmass.baselines.gradcon.train_once", two_steps)
     model = GradCon(alpha=5.0).fit(IMAGES)  # large, so that the term counts
-    rows, _ = split(len(IMAGES), 0)
+    rows, _ = hold_out_tenth(len(IMAGES), 0)
     x = torch.from_numpy(IMAGES[rows[:32], None]) / 255
     gradients = []
     for network, reference in seen:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from approxmass import open_images
 from approxmass.baselines import OCGAN, Autoencoder
 from approxmass.baselines.ocgan import mine
-from approxmass.baselines.training import Step
-from approxmass.metrics import auroc
+from approxmass.evaluation.metrics import auroc
+from approxmass.training.loop import Step
 
 IMAGES = open_images("sample:fashion_mnist/train").read()[:600, 0]
 
@@ -71,7 +71,7 @@ def test_the_score_is_the_error_and_the_critics_are_options(fitted: OCGAN) -> No
     for name, values in expected.items():
         # The same run under another score: nothing is trained again.
         model = OCGAN(epochs=15, width=8, score_by=name).fit(IMAGES)  # type: ignore[arg-type]
-        assert model.training == fitted.training
+        assert model.trainings == fitted.trainings
         np.testing.assert_allclose(model.score(IMAGES[:9]), values, rtol=1e-4, atol=1e-5)
 
 

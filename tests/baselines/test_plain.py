@@ -5,15 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from approxmass.baselines import (
-    Gaussian,
-    NearestNeighbour,
-    PCAResidual,
-    PNGSize,
-    UntrainedFlow,
-)
+from approxmass.baselines import Gaussian, NearestNeighbour, PCAResidual, PNGSize, UntrainedFlow
+from approxmass.evaluation.metrics import auroc
 from approxmass.mass import approximate_mass
-from approxmass.metrics import auroc
 from conftest import textures
 
 

@@ -1,6 +1,7 @@
 """The layers against torch's own, in float64, first and second derivatives."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from approxmass.flows import Flow, RealNVP, VectorFlow, layers, resnet
-from approxmass.flows.layers import BatchNorm2d, conv2d, perceptron, soft_clamp, take_rows
+from approxmass.flows import Flow, RealNVP, VectorFlow, double_backward, resnet
+from approxmass.flows.batchnorm import BatchNorm2d
+from approxmass.flows.elementwise import soft_clamp, take_rows
+from approxmass.flows.layers import conv2d, perceptron
 from approxmass.mass import approximate_mass, penalized_nll
 
 
@@ -153,7 +156,7 @@ def test_the_penalised_gradient_of_a_flow(norm: str, monkeypatch: pytest.MonkeyP
         return F.conv2d(F.relu(x) if relu else x, weight, bias, padding=weight.shape[2] // 2)
 
     monkeypatch.setattr(resnet, "conv2d", plain)
-    monkeypatch.setattr(layers.BatchNorm2d, "forward", nn.BatchNorm2d.forward)
+    monkeypatch.setattr(BatchNorm2d, "forward", nn.BatchNorm2d.forward)
     reference = gradients(torch.float64)
 
     def error(found: list[Tensor]) -> float:
@@ -174,3 +177,61 @@ def test_torch_func_sees_the_same_density(image: bool) -> None:
     each = torch.func.vmap(torch.func.grad(lambda row: flow.log_prob(row[None])[0]))(x)
     mass = torch.linalg.vector_norm(each.flatten(1), dim=1)
     torch.testing.assert_close(mass, approximate_mass(flow.log_prob, x))
+
+
+def by_layer() -> dict[str, list[Tensor]]:
+    """The derivatives of each layer, and the gradient of the penalised loss of two flows."""
+    x, order = rand(4, 3, 6, 5), torch.tensor([2, 0, 3, 1])
+    found = {
+        "convolution": derivatives(
+            lambda x, w, b: conv2d(x, w, b, relu=True), x, rand(2, 3, 3, 3, seed=1), rand(2, seed=2)
+        ),
+        "perceptron": derivatives(
+            lambda x, v, w, b, c: perceptron(x, [v, w], [b, c]),
+            rand(3, 6),
+            rand(5, 3, seed=1),
+            rand(2, 5, seed=2),
+            rand(5, seed=3),
+            rand(2, seed=4),
+        ),
+        "norm": derivatives(BatchNorm2d(3).double(), x),
+        "clamp": derivatives(lambda x: soft_clamp(x, 2.0), x),
+        "rows": derivatives(lambda x: take_rows(x, order, order.argsort()), x),
+    }
+    generator = torch.Generator().manual_seed(3)
+    image, vector = started("batch").double(), VectorFlow("realnvp", 5).double()
+    flows: list[tuple[str, Flow, tuple[int, ...]]] = [
+        ("image", image, image.shape),
+        ("vector", vector, (5,)),
+    ]
+    for name, flow, shape in flows:
+        points = torch.rand(8, *shape, generator=generator, dtype=torch.float64)
+        loss = penalized_nll(flow.log_prob, points, 2 / 32)
+        found[name] = [loss, *torch.autograd.grad(loss, list(flow.parameters()))]
+    return found
+
+
+@pytest.fixture
+def supported_anew() -> Iterator[None]:
+    double_backward.supported.cache_clear()
+    yield
+    double_backward.supported.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["_are_functorch_transforms_active", "_will_engine_execute_node"])
+@pytest.mark.usefixtures("supported_anew")
+def test_a_torch_without_the_private_members_computes_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weight = rand(2, 3, 4, 4), rand(3, 3, 1, 1, seed=1)
+    assert "_Chain" in type(conv2d(x, weight).grad_fn).__name__
+    by_hand = by_layer()
+    monkeypatch.delattr(torch._C, name)
+    double_backward.supported.cache_clear()
+    with pytest.warns(RuntimeWarning, match=name):
+        conv2d(x, weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert "_Chain" not in type(conv2d(x, weight).grad_fn).__name__
+        plain = by_layer()
+    torch.testing.assert_close(by_hand, plain)

@@ -3,16 +3,17 @@ import math
 import pytest
 import torch
 
-from approxmass import ApproxMassError
+from approxmass.arrays import Shape
 from approxmass.flows import RealNVP
 from approxmass.flows.couplings import squeeze, unsqueeze
 from approxmass.flows.pixels import PIXEL_MAX, Logit, bits_per_dim, dequantise
 from approxmass.mass import approximate_mass, log_prob_and_mass, penalized_nll
+from conftest import mistake
 
 SMALL = [((1, 4, 4), 2), ((3, 4, 4), 2), ((2, 4, 6), 1), ((1, 8, 4), 3)]
 
 
-def small(shape: tuple[int, int, int], scales: int, norm: str = "batch") -> RealNVP:
+def small(shape: Shape, scales: int, norm: str = "batch") -> RealNVP:
     flow = RealNVP(shape, scales=scales, blocks=1, mid_channels=4, norm=norm)  # type: ignore[arg-type]
     for parameter in flow.parameters():  # away from zero heads and unit gains
         torch.nn.init.normal_(parameter, std=0.5)
@@ -35,9 +36,7 @@ def test_weights_of_the_paper() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize(("shape", "scales"), SMALL)
-def test_logdet_is_that_of_the_jacobian(
-    shape: tuple[int, int, int], scales: int, norm: str
-) -> None:
+def test_logdet_is_that_of_the_jacobian(shape: Shape, scales: int, norm: str) -> None:
     flow = small(shape, scales, norm).double()
     x = torch.rand(1, *shape, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda v: flow(v)[0].flatten(), x)
@@ -49,7 +48,7 @@ def test_logdet_is_that_of_the_jacobian(
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize(("shape", "scales"), SMALL)
-def test_inverse_both_ways(shape: tuple[int, int, int], scales: int, norm: str) -> None:
+def test_inverse_both_ways(shape: Shape, scales: int, norm: str) -> None:
     flow = small(shape, scales, norm).double()
     x = torch.rand(5, *shape, dtype=torch.float64)
     torch.testing.assert_close(flow.inverse(flow(x)[0]), x, rtol=0, atol=1e-9)
@@ -188,9 +187,10 @@ def test_squeeze_has_an_inverse_and_keeps_colours_together() -> None:
 
 
 @pytest.mark.parametrize(("shape", "scales"), [((1, 27, 28), 2), ((3, 32, 30), 3), ((1, 5, 5), 3)])
-def test_odd_sizes_are_rejected_with_the_cure(shape: tuple[int, int, int], scales: int) -> None:
-    with pytest.raises(ApproxMassError, match=f"divisible by {2 ** (scales - 1)}.*resize"):
+def test_odd_sizes_are_rejected_with_the_cure(shape: Shape, scales: int) -> None:
+    with mistake("wrong-shape", f"divisible by {2 ** (scales - 1)}") as info:
         RealNVP(shape, scales=scales)
+    assert "resize" in str(info.value)
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(None, False), ("none", False), ("batch", True)])
@@ -200,11 +200,11 @@ def test_the_norm_of_the_compact_preset_is_a_choice(norm: str | None, expected: 
 
 
 def test_other_mistakes_are_named() -> None:
-    with pytest.raises(ApproxMassError, match="unknown preset 'huge'"):
+    with mistake("bad-option", "unknown preset 'huge'"):
         RealNVP.preset("huge", (1, 28, 28))
-    with pytest.raises(ApproxMassError, match="norm"):
+    with mistake("bad-option", "norm"):
         RealNVP((1, 4, 4), norm="layer")  # type: ignore[arg-type]
-    with pytest.raises(ApproxMassError, match=r"\(1, 4, 4\), not \(3, 4, 4\)"):
+    with mistake("wrong-shape", "(1, 4, 4), not (3, 4, 4)"):
         RealNVP((1, 4, 4))(torch.rand(1, 3, 4, 4))
 
 
@@ -216,3 +216,35 @@ def test_autocast_keeps_the_logdet_in_float32() -> None:
     assert z.dtype == logdet.dtype == torch.float32
     with torch.no_grad():
         assert (flow(x)[1] - logdet).abs().max() < 0.03 * logdet.abs().max()
+
+
+def test_the_masks_are_float32_whatever_the_default() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        flow = RealNVP((1, 4, 4), scales=2, blocks=1, mid_channels=4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    masks = [m for name, m in flow.named_buffers() if name.endswith(("mask", "change"))]
+    assert masks
+    assert {m.dtype for m in masks} == {torch.float32}
+
+
+def test_printed_it_fits_on_a_screen() -> None:
+    lines = repr(RealNVP.preset("paper", (3, 32, 32))).splitlines()
+    assert len(lines) <= 15
+    for words in (
+        "RealNVP(shape=(3, 32, 32)",
+        "dimension=3072",
+        "weights=66,174,472",
+        "scales=3",
+        "blocks=6",
+        "mid_channels=64",
+        "norm=batch",
+    ):
+        assert words in "\n".join(lines)
+    scale = RealNVP((1, 8, 8), scales=2, blocks=1, mid_channels=4, norm="none").scales[0]
+    assert "(1, 8, 8): 3 checkerboard couplings of width 4, 3 channel" in repr(scale)
+    assert "shape=(1, 8, 8), reverse=True" in repr(scale.checkerboard[1])
+    assert "channels=4, reverse=True" in repr(scale.channel[1])
+    assert "inputs=2, outputs=4, mid_channels=8, blocks=1, norm=none" in repr(scale.channel[0].net)
+    assert "channels=8, norm=none" in repr(scale.channel[0].net.blocks[0])

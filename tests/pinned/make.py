@@ -23,9 +23,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import approxmass.machine
+import approxmass.runtime.machine
 
-approxmass.machine.fast_bf16 = lambda: False  # type: ignore[assignment]
+approxmass.runtime.machine.fast_bf16 = lambda device: False  # type: ignore[assignment]
 
 import numpy as np
 import torch
@@ -58,12 +58,12 @@ def detectors() -> dict[str, Detector]:
     made = {
         "pca": Detector("pca", epochs=2),
         "pca, mass, nice": Detector("pca", epochs=1, preset="nice", statistic="mass", components=9),
-        "pca, vanilla": Detector("pca", 0.0, epochs=1, statistic="nll", seed=3, size=20),
+        "pca, vanilla": Detector("pca", alpha=0.0, epochs=1, statistic="nll", seed=3, size=20),
         "pixels": Detector("pixels", epochs=1, size=12, draws=2),
         "module": Detector(features(), epochs=1, statistic="typicality"),
     }
     for name in BASELINES:
-        made[name] = Detector(method=name, options=OPTIONS.get(name), size=28)
+        made[name] = Detector(method=name, size=28, **OPTIONS.get(name, {}))
     return made
 
 

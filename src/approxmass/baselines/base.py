@@ -1,39 +1,47 @@
 """What every baseline is: options, checks of what it is given, tensors to keep."""
 
-__all__ = ["Baseline", "Floats", "Images", "Labels", "check_labels", "in_batches", "parse_options"]
+__all__ = ["Baseline"]
 
+import sys
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data import describe_shape, open_images, open_labels
+from ..arrays import Floats, Labels, Pixels, Shape
+from ..data import check_labels, describe_shape, open_images, open_labels
+from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from ..flows.pixels import unit_pixels
-from ..machine import default_device
-
-Floats = NDArray[np.float64]
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
+from ..models.base import FitData, FitRun, Statistic
+from ..runtime.machine import pick_device
+from ..training.flow import EpochRecord
+from ..training.loop import State
 
 _LARGEST = 2**32
 
 
 @dataclass(kw_only=True)
 class Baseline(ABC):
-    """A detector to compare with. Its fields are its options; larger score = more OOD.
+    """A method to compare with, a `Model`. Its fields are its options; larger score = more OOD.
+
+    Alone it scores without a p-value: `fit(images)`, `score(images)`; behind a `Detector` it is
+    calibrated.
 
     Arguments:
         seed: Fixes the training.
     """
 
+    name: ClassVar[str]
+    statistic: ClassVar[Statistic]
+    explains: ClassVar[bool] = False
+    history: ClassVar[Sequence[EpochRecord]] = ()
     needs_labels: ClassVar[bool] = False
     takes_outliers: ClassVar[bool] = False
     needs_outliers: ClassVar[bool] = False
@@ -50,37 +58,65 @@ class Baseline(ABC):
 
     def __post_init__(self) -> None:
         self._state: dict[str, Tensor] = {}
-        for name, kind in self.option_types().items():
+        self.shape: Shape | None = None  # of the images, once fitted
+        self.device = pick_device()
+        self.trainings: list[State] = []  # of its networks, as they ended
+        for name, kind in {**self.option_types(), "seed": int}.items():
             value = getattr(self, name)
             if typing.get_origin(kind) is Literal:
                 known = typing.get_args(kind)
                 if value not in known:
                     allowed = ", ".join(map(str, known))
-                    raise ApproxMassError(f"{name} must be one of {allowed}, not {value!r}")
+                    raise ApproxMassError(
+                        f"{name} must be one of {allowed}, not {value!r}", code="bad-option"
+                    )
                 continue
             integral = kind is int
             low: float = 1 if integral and name != "seed" else 0
-            good = isinstance(value, int | np.integer) if integral else isinstance(value, Real)
             if name in self.signed:
                 low = -np.inf
-            high = _LARGEST if integral else np.inf
-            above = low <= value if name not in self.positive else low < value
-            if isinstance(value, bool) or not (good and above and value < high):
+            high = _LARGEST if integral else sys.float_info.max
+            good = isinstance(value, int | np.integer if integral else Real)
+            good = good and not isinstance(value, bool) and low <= value < high
+            if not good or (value == low and name in self.signed | self.positive):
                 wanted = f"a{' whole' if integral else ''} number"
                 bound = f" of at least {low}" if name not in self.positive else " above 0"
                 bound = "" if name in self.signed else bound
-                raise ApproxMassError(f"{name} must be {wanted}{bound}, not {value!r}")
+                raise ApproxMassError(
+                    f"{name} must be {wanted}{bound}, not {value!r}", code="bad-option"
+                )
             setattr(self, name, kind(value))
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
-        """Its options and their types: int, float or a Literal."""
+        """Its options but for the seed, and their types: int, float or a Literal."""
         hints = typing.get_type_hints(cls)
-        return {name: hints[name] for name in (f.name for f in fields(cls))}
+        return {f.name: hints[f.name] for f in fields(cls) if f.name != "seed"}
+
+    @classmethod
+    def make(cls, seed: int, options: Mapping[str, Any]) -> Self:
+        """One that has learnt nothing.
+
+        Raises:
+            ApproxMassError: an option that it does not have, or a value out of range.
+
+        Example:
+            >>> from approxmass.baselines import PCAResidual
+            >>> PCAResidual.make(0, {"components": 8})
+            PCAResidual(seed=0, components=8)
+        """
+        known = cls.option_types()
+        for option in options:
+            if option not in known:
+                raise ApproxMassError(
+                    f"{cls.name} has no option {option!r}: it has {', '.join(known) or 'none'}",
+                    code="unknown-option",
+                )
+        return cls(seed=seed, **options)
 
     def options(self) -> dict[str, Any]:
-        """Its options, ready for JSON."""
-        return asdict(self)
+        """Its options but for the seed, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "seed"}
 
     def fit(
         self, images: Any, labels: Any = None, outliers: Any = None, *, progress: bool = False
@@ -98,30 +134,14 @@ class Baseline(ABC):
             ApproxMassError: images, labels or outliers that cannot be used.
         """
         source = open_images(images)
-        name = type(self).__name__
-        if len(source) < self.fewest:
-            raise ApproxMassError(
-                f"{name} needs at least {self.fewest} images, not {len(source)}: give more"
-            )
         classes = None
         if self.needs_labels:
-            found = open_labels(source.name if labels is None else labels)
-            classes = check_labels(found, len(source), name)
+            found = open_labels(source if labels is None else labels)
+            classes = check_labels(found, len(source), self.name)
         others = None
-        if self.needs_outliers and outliers is None:
-            raise ApproxMassError(
-                f"{name} is fitted on outliers: give some, or choose another method"
-            )
         if self.takes_outliers and outliers is not None:
-            given = open_images(outliers)
-            if given.shape != source.shape:
-                raise ApproxMassError(
-                    f"the outliers ({given.name}) are {describe_shape(given.shape)}, the images "
-                    f"{describe_shape(source.shape)}: give outliers of the same size and colour"
-                )
-            others = given.read()
-        self._state = self._fit(source.read(), classes, others, progress)
-        self.shape = source.shape
+            others = open_images(outliers).read()
+        self._learn(source.read(), classes, others, progress)
         return self
 
     def score(self, images: Any) -> Floats:
@@ -130,25 +150,107 @@ class Baseline(ABC):
         Raises:
             ApproxMassError: not fitted yet, or images of another shape than those of the fit.
         """
-        if not hasattr(self, "shape"):
-            raise ApproxMassError(f"{type(self).__name__} has learnt nothing yet: call fit first")
+        if self.shape is None:
+            raise ApproxMassError(
+                f"{self.name} has learnt nothing yet: call fit first", code="not-fitted"
+            )
         source = open_images(images)
         if source.shape != self.shape:
             raise ApproxMassError(
                 f"{source.name} is {describe_shape(source.shape)}, fitted were images of "
-                f"{describe_shape(self.shape)}: convert them"
+                f"{describe_shape(self.shape)}: convert them",
+                code="wrong-shape",
             )
         return self._score(source.read()).astype(np.float64)
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The one that it has."""
+        return (self.statistic,)
+
+    @property
+    def decides(self) -> str:
+        """Name of its statistic."""
+        return self.statistic.name
+
+    def plan(self, shape: Shape) -> list[str]:
+        """There is no choice left to it."""
+        return []
+
+    def learn(self, data: FitData, run: FitRun) -> None:
+        """Fit behind a detector.
+
+        Raises:
+            ApproxMassError: as `fit`.
+        """
+        self.device = run.device
+        self._learn(data.training.numpy(), data.labels, data.outliers, run.progress)
+
+    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
+        """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
+        scores = self._score(images.numpy()) if len(images) else np.empty(0)
+        return {self.decides: scores.astype(np.float64)}
+
+    def explain(self, images: Tensor) -> NoReturn:
+        """There is no density whose gradient could be shown.
+
+        Raises:
+            ApproxMassError: always.
+        """
+        raise ApproxMassError(
+            f"{self.name} has no density to explain: fit a detector of the method flow",
+            code="no-explanation",
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Compute there from now on."""
+        self.device = device
+        if self.shape is not None:
+            self.restore(self._state, self.shape)
+        return self
 
     def state(self) -> dict[str, Tensor]:
         """Everything learnt, as named tensors."""
         return self._state
 
-    def restore(self, state: Mapping[str, Tensor], shape: tuple[int, int, int]) -> Self:
+    def facts(self) -> dict[str, Any]:
+        """How many numbers it learnt."""
+        return {"weights": self.weights}
+
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of it."""
+        options = ", ".join(f"{name} {value}" for name, value in self.options().items())
+        return {"method": self.name, "options": options or "none", "numbers learnt": self.weights}
+
+    @classmethod
+    def from_saved(
+        cls,
+        options: Mapping[str, Any],
+        seed: int,
+        shape: Shape,
+        state: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        encoder: nn.Module | None,
+    ) -> Self:
+        """The model whose options and state these are, on the CPU; see `Model`.
+
+        Raises:
+            ApproxMassError: it is given an encoder.
+        """
+        if encoder is not None:
+            raise ApproxMassError(
+                f"{cls.name} has no encoder: load it without encoder=...", code="wrong-encoder"
+            )
+        made = cls.make(seed, options).to(torch.device("cpu")).restore(state, shape)
+        if made.weights != facts["weights"]:
+            raise ValueError("another number of weights")
+        return made
+
+    def restore(self, state: Mapping[str, Tensor], shape: Shape) -> Self:
         """Take over what a baseline of the same options has learnt from images of `shape`."""
         self._state = dict(state)
         self.shape = shape
-        self._revive()
+        self._revive(shape)
         return self
 
     @property
@@ -156,100 +258,50 @@ class Baseline(ABC):
         """Numbers learnt."""
         return sum(value.numel() for value in self._state.values())
 
+    def _learn(
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
+    ) -> None:
+        count, channels, height, width = images.shape
+        if count < self.fewest:
+            raise ApproxMassError(
+                f"{self.name} needs at least {self.fewest} images, not {count}: give more",
+                code="too-few",
+            )
+        if self.needs_outliers and outliers is None:
+            raise ApproxMassError(
+                f"{self.name} is fitted on outliers: give some, or choose another method",
+                code="bad-outliers",
+            )
+        shape = (channels, height, width)
+        if outliers is not None and outliers.shape[1:] != shape:
+            raise ApproxMassError(
+                f"the outliers are {describe_shape(outliers.shape[1:])}, the images "
+                f"{describe_shape(shape)}: give outliers of the same size and colour",
+                code="bad-outliers",
+            )
+        self.trainings = []
+        self._state = self._fit(images, labels, outliers, progress)
+        self.shape = shape
+
+    def _in_batches(
+        self, function: Callable[[Tensor], Tensor], images: Pixels | Tensor, size: int = 256
+    ) -> Tensor:
+        """What `function` makes of pixels in [0, 1] on the device, `size` images at a time."""
+        parts = [
+            function(unit_pixels(part.to(self.device))).detach().cpu()
+            for part in torch.split(torch.as_tensor(images), size)
+        ]
+        return torch.cat(parts)
+
     @abstractmethod
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         """Learn, and return everything learnt."""
 
     @abstractmethod
-    def _score(self, images: Images) -> NDArray[Any]:
+    def _score(self, images: Pixels) -> NDArray[Any]:
         """Scores `(N,)`."""
 
-    def _revive(self) -> None:  # noqa: B027 - nothing to do for most
+    def _revive(self, shape: Shape) -> None:  # noqa: B027 - nothing to do for most
         """Make from the state and the shape what scoring needs; not needed by all."""
-
-
-def check_labels(labels: Any, count: int, method: str, *, each: int = 5) -> Labels:
-    """Classes as int64 `(count,)`.
-
-    Arguments:
-        labels: One whole number an image, or None.
-        count: Of images.
-        method: Whose labels they are, for the errors.
-        each: Fewest images of a class.
-
-    Raises:
-        ApproxMassError: none given, not one whole number an image, only one class, a class with
-            too few images, or numbers that are not 0, 1, ..., K-1 without gaps.
-
-    Example:
-        >>> check_labels([0, 1, 1], 3, "energy", each=1)
-        array([0, 1, 1])
-    """
-    if labels is None:
-        raise ApproxMassError(
-            f"{method} learns a classifier and needs the classes of the images: give labels (a "
-            "column label, a subfolder for each class, or --labels)"
-        )
-    array = np.asarray(labels)
-    if array.ndim != 1 or len(array) != count:
-        raise ApproxMassError(
-            f"{method} needs one label an image: {count:,} images, labels of shape {array.shape}"
-        )
-    if array.dtype.kind not in "iu":
-        raise ApproxMassError(
-            f"labels must be whole numbers, not {array.dtype}: number the classes"
-        )
-    present = np.unique(array)
-    if len(present) == 1:
-        raise ApproxMassError(
-            f"all labels are {present[0]}: {method} needs at least two classes to tell apart"
-        )
-    if present[0] != 0 or present[-1] != len(present) - 1:
-        listed = ", ".join(map(str, present[:6])) + (", ..." if len(present) > 6 else "")
-        raise ApproxMassError(
-            f"labels must be 0 to {len(present) - 1} for {len(present)} classes, with no gaps, not "
-            f"{listed}: number the classes anew"
-        )
-    counts = np.bincount(array.astype(np.int64))
-    if counts.min() < each:
-        raise ApproxMassError(
-            f"class {counts.argmin()} has {counts.min()} of the images: give {method} at least "
-            f"{each} of each class"
-        )
-    return array.astype(np.int64)
-
-
-def parse_options(kind: type[Baseline], words: Sequence[str]) -> dict[str, Any]:
-    """Options written as `name=value`, each turned into what the class takes.
-
-    Example:
-        >>> from approxmass.baselines import PCAResidual
-        >>> parse_options(PCAResidual, ["components=8"])
-        {'components': 8}
-    """
-    options: dict[str, Any] = {}
-    types = kind.option_types()
-    for word in words:
-        name, sign, text = word.partition("=")
-        if not sign or name not in types:
-            known = ", ".join(f"{option}=..." for option in types)
-            raise ApproxMassError(f"no option {word!r}: {kind.__name__} takes {known}")
-        of = types[name]
-        try:
-            options[name] = text if typing.get_origin(of) is Literal else of(text)
-        except ValueError:
-            raise ApproxMassError(f"{name} takes a number, not {text!r}") from None
-    return options
-
-
-def in_batches(
-    function: Callable[[Tensor], Tensor], images: Images | Tensor, size: int = 256
-) -> Tensor:
-    """Apply `function` to uint8 images, `size` at a time, as pixels in [0, 1] on the device."""
-    parts = [
-        function(unit_pixels(part.to(default_device()))).detach().cpu()
-        for part in torch.split(torch.as_tensor(images), size)
-    ]
-    return torch.cat(parts)

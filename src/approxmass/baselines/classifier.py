@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..artifact import tensors_below
+from ..arrays import Labels, Pixels, Shape
+from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from ..flows.pixels import unit_pixels
-from ..machine import default_device, fast_autocast
-from ..resumable import digest
-from .base import Baseline, Images, Labels, in_batches
-from .training import Step, cosine, step_schedule, train_once
+from ..runtime.machine import fast_autocast
+from ..runtime.random import seeded_init
+from ..storage.tensors import digest, tensors_below
+from ..training.cached import cosine, step_schedule, train_once
+from ..training.loop import Step
+from .base import Baseline
 
 
 class _Block(nn.Module):
@@ -40,6 +42,20 @@ class _Block(nn.Module):
         h = F.relu(self.norm1(x))
         through: Tensor = self.conv2(F.relu(self.norm2(self.conv1(h))))
         return through + (x if self.shortcut is None else self.shortcut(h))
+
+
+def _blocks(depth: int) -> int:
+    """Blocks of each group of a wide residual network.
+
+    Raises:
+        ApproxMassError: a depth that is not 6n + 4.
+    """
+    blocks, rest = divmod(depth - 4, 6)
+    if rest or blocks < 1:
+        raise ApproxMassError(
+            f"the depth of a wide residual network is 6n + 4, not {depth}", code="bad-option"
+        )
+    return blocks
 
 
 class WideResNet(nn.Module):
@@ -65,9 +81,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, channels: int, head: nn.Module, *, depth: int = 16, width: int = 2) -> None:
         super().__init__()
-        blocks, rest = divmod(depth - 4, 6)
-        if rest or blocks < 1:
-            raise ApproxMassError(f"the depth of a wide residual network is 6n + 4, not {depth}")
+        blocks = _blocks(depth)
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         self.stem = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
@@ -130,7 +144,7 @@ class ClassifierBaseline(Baseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        WideResNet(1, nn.Identity(), depth=self.depth, width=1)  # for its checks
+        _blocks(self.depth)
 
     @property
     def fewest(self) -> int:
@@ -145,16 +159,15 @@ class ClassifierBaseline(Baseline):
         return []
 
     def _build(self, channels: int, classes: int) -> WideResNet:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded_init(self.seed):
             head = self._head(64 * self.width, classes)
             network = WideResNet(channels, head, depth=self.depth, width=self.width)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in the stubs
-        return network.to(default_device())
+        return network.to(self.device)
 
-    def _train(self, images: Images, labels: Labels, classes: int, progress: bool) -> WideResNet:
+    def _train(self, images: Pixels, labels: Labels, classes: int, progress: bool) -> WideResNet:
         """The network, in eval mode, trained on these images."""
-        device = default_device()
+        device = self.device
         network = self._build(images.shape[1], classes)
         x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         values = images.reshape(*images.shape[:2], -1)
@@ -187,25 +200,28 @@ class ClassifierBaseline(Baseline):
             hits = (logits.detach().argmax(1) == y[at.rows]).float().mean()
             return {"loss": loss.detach(), "accuracy": hits}
 
-        self.training = train_once(
-            f"classifier-{type(network.head).__name__.lower()}",
-            {
-                "depth": self.depth,
-                "width": self.width,
-                "learning_rate": self.learning_rate,
-                "schedule": self.schedule,
-                "head": repr(network.head),
-            },
-            digest(images, labels),
-            {"network": network.train()},
-            {"optimizer": optimizer},
-            step,
-            count=len(x),
-            batch_size=min(128, len(x)),
-            epochs=self.epochs,
-            seed=self.seed,
-            schedule=cosine if self.schedule == "cosine" else step_schedule,
-            progress=progress,
+        self.trainings.append(
+            train_once(
+                f"classifier-{type(network.head).__name__.lower()}",
+                {
+                    "depth": self.depth,
+                    "width": self.width,
+                    "learning_rate": self.learning_rate,
+                    "schedule": self.schedule,
+                    "head": repr(network.head),
+                },
+                digest(images, labels),
+                {"network": network.train()},
+                {"optimizer": optimizer},
+                step,
+                count=len(x),
+                batch_size=min(128, len(x)),
+                epochs=self.epochs,
+                seed=self.seed,
+                device=self.device,
+                schedule=cosine if self.schedule == "cosine" else step_schedule,
+                progress=progress,
+            )
         )
         return network.eval().requires_grad_(False)
 
@@ -213,18 +229,18 @@ class ClassifierBaseline(Baseline):
         self.network = network
         return {f"network.{k}": v.detach().cpu() for k, v in network.state_dict().items()}
 
-    def _revive(self) -> None:
+    def _revive(self, shape: Shape) -> None:
         weights = tensors_below(self._state, "network")
-        network = self._build(self.shape[0], self._classes(weights))
+        network = self._build(shape[0], self._classes(weights))
         network.load_state_dict(weights)
         self.network = network.eval().requires_grad_(False)
 
     def _classes(self, weights: dict[str, Tensor]) -> int:
         return len(weights["head.weight"])
 
-    def classify(self, images: Images) -> Labels:
+    def classify(self, images: Pixels) -> Labels:
         """The class of uint8 images `(N, C, H, W)`, `(N,)`."""
-        classes: Labels = in_batches(lambda x: self.network(x).argmax(1), images).numpy()
+        classes: Labels = self._in_batches(lambda x: self.network(x).argmax(1), images).numpy()
         return classes
 
 

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..machine import default_device
-from ..resumable import digest
-from .base import Images, Labels, in_batches
+from ..arrays import Labels, Pixels
+from ..models.base import Statistic
+from ..storage.tensors import digest
+from ..training.cached import cosine, train_once
+from ..training.holdout import hold_out_tenth
+from ..training.loop import Step
 from .classifier import ClassifierBaseline, WideResNet, crop_and_flip, forward
-from .training import Step, cosine, split, train_once
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -43,6 +45,9 @@ class Energy(ClassifierBaseline):
         tuning_epochs: Passes over the images in fine-tuning.
     """
 
+    name: ClassVar[str] = "energy"
+    statistic: ClassVar[Statistic] = Statistic("energy", "energy", "nats")
+
     takes_outliers: ClassVar[bool] = True
     signed: ClassVar[frozenset[str]] = frozenset({"m_in", "m_out"})
     positive: ClassVar[frozenset[str]] = frozenset({"learning_rate", "temperature"})
@@ -53,18 +58,20 @@ class Energy(ClassifierBaseline):
     tuning_epochs: int = 10
 
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         assert labels is not None
-        rows, _ = split(len(images), self.seed)
+        # The tenth held out is used for nothing here. Left out all the same, so that the network is
+        # the very one of Mahalanobis, trained once and taken from the cache by the other.
+        rows, _ = hold_out_tenth(len(images), self.seed)
         classes, images, labels = int(labels.max()) + 1, images[rows], labels[rows]
         network = self._train(images, labels, classes, progress)
         if outliers is not None:
             self._tune(network, images, labels, outliers, progress)
         return self._network_state(network)
 
-    def _score(self, images: Images) -> NDArray[Any]:
-        scores: NDArray[Any] = in_batches(
+    def _score(self, images: Pixels) -> NDArray[Any]:
+        scores: NDArray[Any] = self._in_batches(
             lambda x: energy(self.network(x), self.temperature), images
         ).numpy()
         return scores
@@ -72,12 +79,12 @@ class Energy(ClassifierBaseline):
     def _tune(
         self,
         network: WideResNet,
-        images: Images,
+        images: Pixels,
         labels: Labels,
-        outliers: Images,
+        outliers: Pixels,
         progress: bool,
     ) -> None:
-        device = default_device()
+        device = self.device
         x, y = torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
         others = torch.from_numpy(outliers).to(device)
         colour = images.shape[1] == 3
@@ -107,18 +114,21 @@ class Energy(ClassifierBaseline):
             means = [each.detach().mean() for each in energies]
             return {"loss": loss.detach(), "energy in": means[0], "out": means[1]}
 
-        self.tuning = train_once(
-            "energy-tuning",
-            {"temperature": self.temperature, "m_in": self.m_in, "m_out": self.m_out},
-            digest(images, labels, outliers),
-            {"network": network.train()},
-            {"optimizer": optimizer},
-            step,
-            count=len(x),
-            batch_size=min(128, len(x)),
-            epochs=self.tuning_epochs,
-            seed=self.seed,
-            schedule=cosine,
-            progress=progress,
+        self.trainings.append(
+            train_once(
+                "energy-tuning",
+                {"temperature": self.temperature, "m_in": self.m_in, "m_out": self.m_out},
+                digest(images, labels, outliers),
+                {"network": network.train()},
+                {"optimizer": optimizer},
+                step,
+                count=len(x),
+                batch_size=min(128, len(x)),
+                epochs=self.tuning_epochs,
+                seed=self.seed,
+                device=self.device,
+                schedule=cosine,
+                progress=progress,
+            )
         )
         network.eval().requires_grad_(False)

@@ -3,16 +3,17 @@
 __all__ = ["GODIN", "DecomposedHead"]
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .base import Images, Labels, in_batches
+from ..arrays import Labels, Pixels, Shape
+from ..models.base import Statistic
+from ..training.holdout import hold_out_tenth
 from .classifier import ClassifierBaseline, WideResNet, input_gradient
-from .training import split
 
 # The steps tried (in pixels of [0, 1]): the published grid, and none.
 GRID = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
@@ -77,6 +78,9 @@ class GODIN(ClassifierBaseline):
         h: `I`, `E` or `C`, see `DecomposedHead`.
     """
 
+    name: ClassVar[str] = "godin"
+    statistic: ClassVar[Statistic] = Statistic("godin", "minus the largest h of G-ODIN")
+
     h: Literal["I", "E", "C"] = "C"
 
     def _head(self, features: int, classes: int) -> nn.Module:
@@ -88,10 +92,10 @@ class GODIN(ClassifierBaseline):
         return [p for p in (head.weight, head.bias) if p is not None]
 
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         assert labels is not None
-        rows, held = split(len(images), self.seed)
+        rows, held = hold_out_tenth(len(images), self.seed)
         state = self._network_state(
             self._train(images[rows], labels[rows], int(labels.max()) + 1, progress)
         )
@@ -101,17 +105,17 @@ class GODIN(ClassifierBaseline):
         self.magnitude = float(state["magnitude"])
         return state
 
-    def _revive(self) -> None:
-        super()._revive()
+    def _revive(self, shape: Shape) -> None:
+        super()._revive(shape)
         self.magnitude = float(self._state["magnitude"])
 
-    def _score(self, images: Images) -> NDArray[Any]:
+    def _score(self, images: Pixels) -> NDArray[Any]:
         scores: NDArray[Any] = -self._confidence(images, self.magnitude).numpy()
         return scores
 
-    def _confidence(self, images: Images, magnitude: float) -> Tensor:
+    def _confidence(self, images: Pixels, magnitude: float) -> Tensor:
         """The largest h `(N,)` of uint8 images, after a perturbation by `magnitude`."""
-        return in_batches(lambda x: self.largest_h(self.perturbed(x, magnitude)), images)
+        return self._in_batches(lambda x: self.largest_h(self.perturbed(x, magnitude)), images)
 
     def largest_h(self, x: Tensor) -> Tensor:
         """The largest h `(N,)` of pixels `(N, C, H, W)` in [0, 1]."""

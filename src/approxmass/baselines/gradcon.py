@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..artifact import tensors_below
-from ..flows.pixels import unit_pixels
-from ..machine import default_device
-from ..resumable import digest
-from .base import Baseline, Images, Labels, in_batches
-from .training import Step, split, train_once
+from ..arrays import Labels, Pixels, Shape
+from ..data.pixels import unit_pixels
+from ..models.base import Statistic
+from ..runtime.random import seeded_init
+from ..storage.tensors import digest, tensors_below
+from ..training.cached import train_once
+from ..training.holdout import hold_out_tenth
+from ..training.loop import Step
+from .base import Baseline
 
 SIDE = 28
 
@@ -110,7 +113,7 @@ class GradCon(Baseline):
     gradient being that of the MSE for the weights of the decoder, the reference the mean gradient
     of the loss over all steps so far. A tenth of the images is held out; the epoch with its
     smallest loss is kept. The score of one image is `MSE + beta * inconsistency` of its own
-    gradient. Images of another size are resized to 28x28, as the authors do.
+    gradient. Pixels of another size are resized to 28x28, as the authors do.
 
     Arguments:
         epochs: Passes over the images; up to 1,000 as published.
@@ -118,6 +121,11 @@ class GradCon(Baseline):
         beta: Weight of the inconsistency in the score; 4 alpha as published.
         learning_rate: Of Adam.
     """
+
+    name: ClassVar[str] = "gradcon"
+    statistic: ClassVar[Statistic] = Statistic(
+        "gradcon", "reconstruction error with misaligned gradients"
+    )
 
     epochs: int = 20
     alpha: float = 0.03
@@ -132,13 +140,13 @@ class GradCon(Baseline):
         return 20
 
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         self._make(images.shape[1])
         network, reference = self._network, self._reference
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        x = in_batches(at_28, images).to(default_device())
-        rows, held = split(len(x), self.seed)
+        x = self._in_batches(at_28, images).to(self.device)
+        rows, held = hold_out_tenth(len(x), self.seed)
         validation, x = x[held], x[rows]
 
         def loss_of(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,35 +170,37 @@ class GradCon(Baseline):
             parts = torch.split(validation, 64)
             return sum([loss_of(part)[0].item() * len(part) for part in parts]) / len(validation)
 
-        self.training = train_once(
-            "gradcon",
-            {"alpha": self.alpha, "learning_rate": self.learning_rate},
-            digest(images[rows], images[held]),
-            {"network": network, "reference": reference},
-            {"optimizer": optimizer},
-            step,
-            count=len(x),
-            batch_size=min(64, len(x)),
-            epochs=self.epochs,
-            seed=self.seed,
-            validate=validate,
-            progress=progress,
+        self.trainings.append(
+            train_once(
+                "gradcon",
+                {"alpha": self.alpha, "learning_rate": self.learning_rate},
+                digest(images[rows], images[held]),
+                {"network": network, "reference": reference},
+                {"optimizer": optimizer},
+                step,
+                count=len(x),
+                batch_size=min(64, len(x)),
+                epochs=self.epochs,
+                seed=self.seed,
+                device=self.device,
+                validate=validate,
+                progress=progress,
+            )
         )
         state = {f"network.{k}": v.detach().cpu() for k, v in network.state_dict().items()}
         return state | {f"reference.{k}": v.cpu() for k, v in reference.state_dict().items()}
 
     def _make(self, channels: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self._network = ConvolutionalAutoencoder(channels).to(default_device())
-        self._reference = Reference(self._network).to(default_device())
+        with seeded_init(self.seed):
+            self._network = ConvolutionalAutoencoder(channels).to(self.device)
+        self._reference = Reference(self._network).to(self.device)
 
-    def _revive(self) -> None:
-        self._make(self.shape[0])
+    def _revive(self, shape: Shape) -> None:
+        self._make(shape[0])
         self._network.load_state_dict(tensors_below(self._state, "network"))
         self._reference.load_state_dict(tensors_below(self._state, "reference"))
 
-    def _score(self, images: Images) -> NDArray[Any]:
+    def _score(self, images: Pixels) -> NDArray[Any]:
         frozen = {k: v.detach() for k, v in self._network.named_parameters()}
         chosen = {k: frozen[k] for k in self._network.directions()}
 
@@ -205,7 +215,7 @@ class GradCon(Baseline):
             score: Tensor = error + self.beta * term
             return score
 
-        scores: NDArray[Any] = in_batches(lambda x: vmap(one)(at_28(x)), images, 128).numpy()
+        scores: NDArray[Any] = self._in_batches(lambda x: vmap(one)(at_28(x)), images, 128).numpy()
         return scores
 
 

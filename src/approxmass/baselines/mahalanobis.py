@@ -2,8 +2,10 @@
 
 __all__ = ["Mahalanobis", "MahalanobisSeesOOD"]
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,11 +16,18 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.linear_model import LogisticRegressionCV
 from torch import Tensor
 
+from ..arrays import Labels, Pixels, Shape
 from ..errors import ApproxMassError
-from ..resumable import seeded_generator
-from .base import Images, Labels, in_batches
+from ..models.base import Statistic
+from ..runtime.random import seeded_generator
+from ..training.holdout import hold_out_tenth
 from .classifier import ClassifierBaseline, input_gradient
-from .training import split
+
+# An L2 penalty. It is the default of scikit-learn before 1.8, which ignores `l1_ratios` with a
+# warning; later versions warn where these two are not given.
+_RIDGE: dict[str, Any] = {"l1_ratios": (0,), "use_legacy_attributes": False}
+if "use_legacy_attributes" not in signature(LogisticRegressionCV).parameters:
+    _RIDGE = {}
 
 
 @dataclass(kw_only=True)
@@ -35,6 +44,11 @@ class Mahalanobis(ClassifierBaseline):
         fgsm: Size of the adversarial step, in pixels of [0, 1] (ensemble only; our choice).
     """
 
+    name: ClassVar[str] = "mahalanobis"
+    statistic: ClassVar[Statistic] = Statistic(
+        "mahalanobis", "half the squared Mahalanobis distance"
+    )
+
     layers: Literal["penultimate", "ensemble"] = "penultimate"
     magnitude: float = 0.0
     fgsm: float = 0.05
@@ -45,13 +59,15 @@ class Mahalanobis(ClassifierBaseline):
         return 20 if self.layers == "penultimate" else 60
 
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         assert labels is not None
-        rows, held = split(len(images), self.seed)
+        rows, held = hold_out_tenth(len(images), self.seed)
         network = self._train(images[rows], labels[rows], int(labels.max()) + 1, progress)
         state = self._network_state(network)
-        features = in_batches(lambda x: torch.cat(network.layers(x), 1), images[rows]).double()
+        features = self._in_batches(
+            lambda x: torch.cat(network.layers(x), 1), images[rows]
+        ).double()
         sizes = [16, 16 * self.width, 32 * self.width, 64 * self.width]
         for k, values in enumerate(torch.split(features, sizes, 1)):
             if k in self._used():
@@ -59,19 +75,29 @@ class Mahalanobis(ClassifierBaseline):
                     f"{name}.{k}": torch.from_numpy(value)
                     for name, value in class_gaussians(values.numpy(), labels[rows]).items()
                 }
-        self._state = state
+        self._take_gaussians(state)
         if self.layers == "ensemble":
             unusual = self._unusual(images[held], labels[held], outliers)
             x = np.concatenate([self._distances(images[held]), self._distances(unusual)])
             y = np.repeat([0, 1], [len(held), len(unusual)])
             scale = x.std(0) + 1e-12
-            weigher = LogisticRegressionCV(
-                Cs=10, l1_ratios=(0,), scoring="neg_log_loss", use_legacy_attributes=False
-            ).fit(x / scale, y)
+            weigher = LogisticRegressionCV(Cs=10, scoring="neg_log_loss", **_RIDGE)
+            weigher.fit(x / scale, y)
             state["weigher"] = torch.from_numpy(weigher.coef_[0] / scale)
         return state
 
-    def _unusual(self, images: Images, labels: Labels, outliers: Images | None) -> Images | Tensor:
+    def _revive(self, shape: Shape) -> None:
+        super()._revive(shape)
+        self._take_gaussians(self._state)
+
+    def _take_gaussians(self, state: Mapping[str, Tensor]) -> None:
+        """Put means and precisions of the layers in use where the distances are computed."""
+        self._gaussians = {
+            k: (state[f"mean.{k}"].to(self.device), state[f"precision.{k}"].to(self.device))
+            for k in self._used()
+        }
+
+    def _unusual(self, images: Pixels, labels: Labels, outliers: Pixels | None) -> Pixels | Tensor:
         """What the logistic regression learns to tell from `images`."""
         x = torch.from_numpy(images).float() / 255
         parts = []
@@ -89,9 +115,9 @@ class Mahalanobis(ClassifierBaseline):
     def _used(self) -> list[int]:
         return [3] if self.layers == "penultimate" else [0, 1, 2, 3]
 
-    def _distances(self, images: Images | Tensor) -> NDArray[np.float64]:
+    def _distances(self, images: Pixels | Tensor) -> NDArray[np.float64]:
         """Half squared distances `(N, L)` of pixels to the nearest mean in each layer in use."""
-        distances: NDArray[np.float64] = in_batches(self._perturbed_distances, images).numpy()
+        distances: NDArray[np.float64] = self._in_batches(self._perturbed_distances, images).numpy()
         return distances
 
     def _perturbed_distances(self, x: Tensor) -> Tensor:
@@ -115,13 +141,11 @@ class Mahalanobis(ClassifierBaseline):
         return self._to_nearest(layer, self.network.layers(x)[layer])
 
     def _to_nearest(self, layer: int, features: Tensor) -> Tensor:
-        mean, precision = (
-            self._state[f"{name}.{layer}"].to(features.device) for name in ("mean", "precision")
-        )
+        mean, precision = self._gaussians[layer]
         offset = features.double()[:, None] - mean
         return 0.5 * torch.einsum("nkd,de,nke->nk", offset, precision, offset).amin(1)
 
-    def _score(self, images: Images) -> NDArray[Any]:
+    def _score(self, images: Pixels) -> NDArray[Any]:
         distances = self._distances(images)
         if self.layers == "penultimate":
             return distances[:, 0]
@@ -137,6 +161,11 @@ class MahalanobisSeesOOD(Mahalanobis):
     than the one tested, and say beside every number that it has seen the set.
     """
 
+    name: ClassVar[str] = "mahalanobis-sees-ood"
+    statistic: ClassVar[Statistic] = Statistic(
+        "mahalanobis-sees-ood", "layer ensemble fitted on outliers"
+    )
+
     takes_outliers: ClassVar[bool] = True
     needs_outliers: ClassVar[bool] = True
 
@@ -145,12 +174,14 @@ class MahalanobisSeesOOD(Mahalanobis):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layers != "ensemble":
-            raise ApproxMassError("only the layer ensemble can be fitted on outliers")
+            raise ApproxMassError(
+                "only the layer ensemble can be fitted on outliers", code="bad-option"
+            )
 
-    def _unusual(self, images: Images, labels: Labels, outliers: Images | None) -> Images | Tensor:
+    def _unusual(self, images: Pixels, labels: Labels, outliers: Pixels | None) -> Pixels | Tensor:
         assert outliers is not None
         order = torch.randperm(len(outliers), generator=seeded_generator(self.seed, "outliers", 0))
-        some: Images = outliers[order[: len(images)].numpy()]
+        some: Pixels = outliers[order[: len(images)].numpy()]
         return some
 
 

@@ -12,13 +12,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..artifact import tensors_below
+from ..arrays import Labels, Pixels, Shape
 from ..errors import ApproxMassError
-from ..machine import default_device, fast_autocast
-from ..resumable import digest
-from .base import Baseline, Images, Labels, in_batches
+from ..models.base import Statistic
+from ..runtime.machine import fast_autocast
+from ..runtime.random import seeded_init
+from ..storage.tensors import digest, tensors_below
+from ..training.cached import train_once
+from ..training.holdout import hold_out_tenth
+from ..training.loop import Step
+from .base import Baseline
 from .gradcon import at_28
-from .training import Step, split, train_once
 
 _MINING_STEPS = 5
 # Length of one mining step, in units of the root of the latent dimension.
@@ -120,6 +124,9 @@ class Autoencoder(Baseline):
         batch_size: Images a step.
     """
 
+    name: ClassVar[str] = "autoencoder"
+    statistic: ClassVar[Statistic] = Statistic("autoencoder", "reconstruction error")
+
     epochs: int = 20
     width: int = 16
     latent: int = 16
@@ -132,7 +139,10 @@ class Autoencoder(Baseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size < 2:
-            raise ApproxMassError("batch_size must be at least 2: the batch norms need more than 1")
+            raise ApproxMassError(
+                "batch_size must be at least 2: the batch norms need more than 1",
+                code="bad-option",
+            )
 
     @property
     def fewest(self) -> int:
@@ -146,17 +156,16 @@ class Autoencoder(Baseline):
         }
 
     def _make(self, channels: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded_init(self.seed):
             self._parts = {
-                name: module.to(default_device()).eval()
+                name: module.to(self.device).eval()
                 for name, module in self._modules(channels).items()
             }
         for module in self._parts.values():
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in the stubs
 
     def _fit(
-        self, images: Images, labels: Labels | None, outliers: Images | None, progress: bool
+        self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         self._make(images.shape[1])
         optimizers = {
@@ -165,8 +174,8 @@ class Autoencoder(Baseline):
             )
             for name, module in self._parts.items()
         }
-        x = in_batches(_centered, images).to(default_device())
-        rows, held = split(len(x), self.seed)
+        x = self._in_batches(_centered, images).to(self.device)
+        rows, held = hold_out_tenth(len(x), self.seed)
         validation, x = x[held], x[rows]
 
         def step(at: Step) -> dict[str, Tensor]:
@@ -182,19 +191,22 @@ class Autoencoder(Baseline):
                 errors = torch.cat([self._error(batch) for batch in torch.split(validation, 256)])
             return float(errors.mean())
 
-        self.training = train_once(
-            type(self).__name__.lower(),
-            {k: v for k, v in self.options().items() if k != "score_by"},
-            digest(images[rows], images[held]),
-            self._parts,
-            optimizers,
-            step,
-            count=len(x),
-            batch_size=min(self.batch_size, len(x)),
-            epochs=self.epochs,
-            seed=self.seed,
-            validate=validate,
-            progress=progress,
+        self.trainings.append(
+            train_once(
+                type(self).__name__.lower(),
+                {k: v for k, v in self.options().items() if k != "score_by"},
+                digest(images[rows], images[held]),
+                self._parts,
+                optimizers,
+                step,
+                count=len(x),
+                batch_size=min(self.batch_size, len(x)),
+                epochs=self.epochs,
+                seed=self.seed,
+                device=self.device,
+                validate=validate,
+                progress=progress,
+            )
         )
         for module in self._parts.values():
             module.eval()
@@ -204,8 +216,8 @@ class Autoencoder(Baseline):
             for key, value in module.state_dict().items()
         }
 
-    def _revive(self) -> None:
-        self._make(self.shape[0])
+    def _revive(self, shape: Shape) -> None:
+        self._make(shape[0])
         for name, module in self._parts.items():
             module.load_state_dict(tensors_below(self._state, name))
 
@@ -228,8 +240,10 @@ class Autoencoder(Baseline):
     def _error(self, x: Tensor) -> Tensor:
         return (self._reconstruction(x) - x).square().mean((1, 2, 3))
 
-    def _score(self, images: Images) -> NDArray[Any]:
-        scores: NDArray[Any] = in_batches(lambda x: self._score_batch(_centered(x)), images).numpy()
+    def _score(self, images: Pixels) -> NDArray[Any]:
+        scores: NDArray[Any] = self._in_batches(
+            lambda x: self._score_batch(_centered(x)), images
+        ).numpy()
         return scores
 
     @torch.no_grad()
@@ -250,6 +264,9 @@ class OCGAN(Autoencoder):
         score_by: `error` of the reconstruction; minus the logit of the `visual` discriminator for
             the reconstruction; or minus that of the `latent` one.
     """
+
+    name: ClassVar[str] = "ocgan"
+    statistic: ClassVar[Statistic] = Statistic("ocgan", "OCGAN: reconstruction error")
 
     weight: float = 10.0
     score_by: Literal["error", "visual", "latent"] = "error"

@@ -1,7 +1,14 @@
 """Images from anywhere, as streams of 8-bit pixels."""
 
-__all__ = ["Chunk", "ImageSource", "describe_shape", "open_images", "open_labels"]
+__all__ = [
+    "Chunk",
+    "ImageSource",
+    "check_labels",
+    "describe_shape",
+    "open_images",
+    "open_labels",
+]
 
-from .labels import open_labels
-from .sources import open_images
-from .stream import Chunk, ImageSource, describe_shape
+from .images import open_images
+from .labels import check_labels, open_labels
+from .source import Chunk, ImageSource, describe_shape

@@ -5,11 +5,9 @@ Every road ends in the same few lines, so that an image has the same pixels whic
 
 __all__ = [
     "Encoded",
-    "Pixels",
     "UnreadableError",
     "channels_first",
     "decode",
-    "pillow_guard",
     "resize",
     "to_pillow",
     "to_uint8",
@@ -19,18 +17,22 @@ import io
 import math
 import stat
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyspng
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from ..arrays import Pixels
+from ..errors import Code
+
+try:  # quicker than Pillow, but not there for every system
+    import pyspng
+except ImportError:
+    pyspng = None
 
 # Where Pillow keeps what can hold the orientation of a PNG image.
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
@@ -43,15 +45,20 @@ _CHUNK = struct.Struct(">I4s")  # the length of its data, its kind
 _DAMAGED = "cannot be decoded (truncated, corrupt, or of an unknown kind): replace or remove it"
 
 Encoded = bytes | Path | Image.Image | None
-Pixels = NDArray[np.uint8]
 
 
 class UnreadableError(Exception):
-    """Why an image cannot be used, worded to follow its name; `index` is its place in a block."""
+    """Why an image cannot be used, worded to follow its name.
 
-    def __init__(self, reason: str, index: int = 0) -> None:
+    Attributes:
+        index: Its place in a block.
+        code: The kind of mistake, as in `ApproxMassError`.
+    """
+
+    def __init__(self, reason: str, *, index: int = 0, code: Code = "bad-image") -> None:
         super().__init__(reason)
         self.index = index
+        self.code = code
 
 
 def to_uint8(block: NDArray[Any]) -> Pixels:
@@ -86,7 +93,7 @@ def to_uint8(block: NDArray[Any]) -> Pixels:
         else:
             cure = "8-bit pixels go from 0 to 255, so rescale them"
         index = int(np.argmax(bad.reshape(len(bad), -1).any(axis=1)))
-        raise UnreadableError(f"has the value {value:g}: {cure}", index)
+        raise UnreadableError(f"has the value {value:g}: {cure}", index=index)
     return (np.rint(block * 255) if kind == "f" else block).astype(np.uint8, order="C")
 
 
@@ -113,7 +120,7 @@ def channels_first(array: NDArray[Any]) -> NDArray[Any]:
         raise UnreadableError(f"holds {array.dtype} values: give uint8, or floats in [0, 1]")
     shape = array.shape
     if 0 in shape:
-        raise UnreadableError(f"holds no images (shape {shape})")
+        raise UnreadableError(f"holds no images (shape {shape})", code="bad-source")
     if array.ndim == 2:
         return array[None, None]
     if array.ndim == 3:
@@ -123,39 +130,9 @@ def channels_first(array: NDArray[Any]) -> NDArray[Any]:
     if array.ndim == 4 and shape[3] in (1, 3):
         return np.moveaxis(array, 3, 1)
     raise UnreadableError(
-        f"has shape {shape}: give (N,H,W), (N,C,H,W) or (N,H,W,C), with 1 or 3 channels"
+        f"has shape {shape}: give (N,H,W), (N,C,H,W) or (N,H,W,C), with 1 or 3 channels",
+        code="wrong-shape",
     )
-
-
-class _Guard:
-    """What Python's warnings are filtered by is one for all threads: the first one in changes it
-    and the last one out changes it back."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.filters = warnings.catch_warnings()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Make Pillow refuse decompression bombs, and keep its other warnings to itself."""
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                self.filters = warnings.catch_warnings()
-                self.filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.inside -= 1
-                if self.inside == 0:
-                    self.filters.__exit__(None, None, None)
-
-
-pillow_guard = _Guard()
 
 
 def decode(item: Encoded, size: int | None = None) -> Pixels:
@@ -181,7 +158,7 @@ def decode(item: Encoded, size: int | None = None) -> Pixels:
     if not item:
         raise UnreadableError("is empty (0 bytes): copy it again or remove it")
     try:
-        if isinstance(item, bytes) and _is_ordinary_png(item):
+        if pyspng is not None and isinstance(item, bytes) and _is_ordinary_png(item):
             pixels: Pixels = pyspng.load(item)
             return _pixels(pixels if size is None else _resized(Image.fromarray(pixels), size))
         image = Image.open(io.BytesIO(item)) if isinstance(item, bytes) else item

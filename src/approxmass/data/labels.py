@@ -1,26 +1,20 @@
 """The classes of images, from wherever they are kept beside them."""
 
-__all__ = ["open_labels"]
+__all__ = ["check_labels", "open_labels"]
 
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Labels
 from ..errors import ApproxMassError
-from .sources import (
-    as_array,
-    hub_dataset,
-    image_files,
-    is_idx,
-    maybe_gzip,
-    reading,
-)
-
-_COLUMNS = ("label", "labels", "fine_label", "y")
+from .readers import reader_of
+from .readers.array import as_array
+from .readers.hub import hub_labels
+from .source import ImageSource
 
 
 def open_labels(source: object) -> NDArray[Any] | None:
@@ -32,73 +26,79 @@ def open_labels(source: object) -> NDArray[Any] | None:
             - an array, a list or a tensor of labels;
             - a `.npy`, an IDX file of labels, or a `.npz` with the array `labels` or `y`;
             - a source of images that carries them: a `.parquet` file or `hf:NAME[:[CONFIG:]SPLIT]`
-              with a column `label`, or a folder with a subfolder for each class (numbered by name).
+              with a column `label`, or a folder with a subfolder for each class (numbered by name);
+            - an `ImageSource`.
 
     Raises:
-        ApproxMassError: a file that cannot be read.
+        ApproxMassError: There is no such file, or it cannot be read.
 
     Example:
         >>> open_labels([0, 1, 1])
         array([0, 1, 1])
     """
+    if isinstance(source, ImageSource):
+        return source.labels()
     if not isinstance(source, str | os.PathLike):
-        return as_array("labels", source)
-    name = os.fspath(source)
-    if name.startswith("hf:"):
-        data = hub_dataset(name)
-        column = next((c for c in _COLUMNS if c in data.features), None)
-        return None if column is None else np.asarray(data[column])
-    path = Path(name)
-    if path.is_dir():
-        return _of_folder(image_files(name, path))
+        return as_array("labels", source, code="bad-labels")
+    if isinstance(source, str) and source.startswith("sample:"):
+        return None
+    if isinstance(source, str) and source.startswith("hf:"):
+        return hub_labels(source)
+    name, path = os.fspath(source), Path(source)
     if not path.exists():
-        if name == "array" or name.startswith("sample:"):
-            return None
-        raise ApproxMassError(f"{name}: there is no such file of labels")
-    with reading(name, "a file of labels"):
-        if path.suffix.lower() == ".npy":
-            return _vector(np.load(path, allow_pickle=False))
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                key = next((c for c in _COLUMNS if c in arrays), None)
-                return None if key is None else arrays[key]
-        if path.suffix.lower() == ".parquet":
-            return _of_parquet(path)
-        if is_idx(name, path):
-            return _of_idx(name, path)
-    return None
+        raise _bad(f"{name}: there is no such file of labels")
+    return reader_of(name, path).labels(name, path)
 
 
-def _vector(array: NDArray[Any]) -> NDArray[Any] | None:
-    """Labels, or None where this is an array of images."""
-    return array if array.ndim == 1 else None
+def check_labels(labels: Any, count: int, needed_by: str, *, each: int = 5) -> Labels:
+    """Classes as int64 `(count,)`.
+
+    Arguments:
+        labels: One whole number an image, or None.
+        count: Of images.
+        needed_by: Whoever needs them, for the errors.
+        each: Fewest images of a class.
+
+    Raises:
+        ApproxMassError: None given, not one whole number an image, only one class, a class with
+            too few images, or numbers that are not 0, 1, ..., K-1 without gaps.
+
+    Example:
+        >>> check_labels([0, 1, 1], 3, "energy", each=1)
+        array([0, 1, 1])
+    """
+    if labels is None:
+        raise _bad(
+            f"{needed_by} learns a classifier and needs the classes of the images: give labels (a "
+            "column label, a subfolder for each class, or --labels)"
+        )
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) != count:
+        raise _bad(
+            f"{needed_by} needs one label an image: {count:,} images, labels of shape {array.shape}"
+        )
+    if array.dtype.kind not in "iu":
+        raise _bad(f"labels must be whole numbers, not {array.dtype}: number the classes")
+    present = np.unique(array)
+    if len(present) == 1:
+        raise _bad(
+            f"all labels are {present[0]}: {needed_by} needs at least two classes to tell apart"
+        )
+    if present[0] != 0 or present[-1] != len(present) - 1:
+        listed = ", ".join(map(str, present[:6])) + (", ..." if len(present) > 6 else "")
+        raise _bad(
+            f"labels must be 0 to {len(present) - 1} for {len(present)} classes, with no gaps, not "
+            f"{listed}: number the classes anew"
+        )
+    counts = np.bincount(array.astype(np.int64))
+    if counts.min() < each:
+        raise ApproxMassError(
+            f"class {counts.argmin()} has {counts.min()} of the images: give {needed_by} at least "
+            f"{each} of each class",
+            code="too-few",
+        )
+    return array.astype(np.int64)
 
 
-def _of_folder(files: list[str]) -> NDArray[Any] | None:
-    classes = [file.split("/")[0] if "/" in file else None for file in files]
-    if None in classes:
-        return None
-    return np.unique(np.array(classes), return_inverse=True)[1]
-
-
-def _of_parquet(path: Path) -> NDArray[Any] | None:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path)
-    column = next((c for c in _COLUMNS if c in file.schema_arrow.names), None)
-    if column is None:
-        return None
-    labels: NDArray[Any] = file.read([column]).column(0).to_numpy()
-    return labels
-
-
-def _of_idx(name: str, path: Path) -> NDArray[Any] | None:
-    with maybe_gzip(path) as file:
-        _, dtype, ndim = struct.unpack(">HBB", file.read(4))
-        if dtype != 8 or ndim != 1:
-            return None
-        (count,) = struct.unpack(">I", file.read(4))
-        labels = np.frombuffer(file.read(count), np.uint8)
-    if len(labels) < count:
-        raise ApproxMassError(f"{name}: is truncated: download it again")
-    return labels
+def _bad(message: str) -> ApproxMassError:
+    return ApproxMassError(message, code="bad-labels")

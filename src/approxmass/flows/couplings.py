@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from ..arrays import Shape
 from .resnet import Norm, ResNet
 
 
@@ -69,11 +70,20 @@ class CheckerboardCoupling(_AffineCoupling):
     change: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int], mid_channels: int, blocks: int, norm: Norm, reverse: bool
+        self, shape: Shape, *, mid_channels: int, blocks: int, norm: Norm, reverse: bool
     ) -> None:
         channels, height, width = shape
-        net = ResNet(channels, 2 * channels, mid_channels, blocks, norm=norm, half_empty=True)
+        net = ResNet(
+            channels,
+            2 * channels,
+            mid_channels=mid_channels,
+            blocks=blocks,
+            norm=norm,
+            half_empty=True,
+        )
         super().__init__(net, channels)
+        self.shape = shape
+        self.reverse = reverse
         parity = (torch.arange(height)[:, None] + torch.arange(width)) % 2
         keep = parity == (0 if reverse else 1)
         # Not part of the weights: they follow from the shape.
@@ -93,6 +103,10 @@ class CheckerboardCoupling(_AffineCoupling):
         s, t = self._masked(y)  # the part that s and t depend on is the same in x and y
         return y * (-s).exp() - t
 
+    def extra_repr(self) -> str:
+        """Shape, and which colour of the checkerboard changes, for `print`."""
+        return f"shape={self.shape}, reverse={self.reverse}"
+
 
 class ChannelCoupling(_AffineCoupling):
     """Change one half of the channels given the other half.
@@ -106,10 +120,12 @@ class ChannelCoupling(_AffineCoupling):
     """
 
     def __init__(
-        self, channels: int, mid_channels: int, blocks: int, norm: Norm, reverse: bool
+        self, channels: int, *, mid_channels: int, blocks: int, norm: Norm, reverse: bool
     ) -> None:
         half = channels // 2
-        super().__init__(ResNet(half, 2 * half, mid_channels, blocks, norm=norm), half)
+        net = ResNet(half, 2 * half, mid_channels=mid_channels, blocks=blocks, norm=norm)
+        super().__init__(net, half)
+        self.channels = channels
         self.reverse = reverse
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +146,10 @@ class ChannelCoupling(_AffineCoupling):
         change, given = self._split(y)
         s, t = self.log_scale_and_shift(given)
         return self._join(change * (-s).exp() - t, given)
+
+    def extra_repr(self) -> str:
+        """Channels, and which half of them changes, for `print`."""
+        return f"channels={self.channels}, reverse={self.reverse}"
 
 
 # Order of the four pixels of a 2x2 cell: the diagonal first, so that each half of the squeezed

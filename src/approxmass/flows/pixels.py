@@ -1,6 +1,6 @@
 """From 8-bit pixels to the real line: dequantisation noise and the logit transform."""
 
-__all__ = ["PIXEL_MAX", "Logit", "bits_per_dim", "dequantise", "unit_pixels"]
+__all__ = ["PIXEL_MAX", "Logit", "bits_per_dim", "dequantise"]
 
 import math
 from typing import TypeVar
@@ -11,16 +11,6 @@ from torch import Tensor, nn
 
 # A dequantised pixel (255 x + u) / 255 with u in [0, 1) lies in [0, 256/255).
 PIXEL_MAX = 256 / 255
-
-
-def unit_pixels(x: Tensor) -> Tensor:
-    """Scale uint8 pixels to [0, 1]; what is floating point already is left as it is.
-
-    Example:
-        >>> unit_pixels(torch.tensor([0, 255], dtype=torch.uint8))
-        tensor([0., 1.])
-    """
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def dequantise(x: Tensor, generator: torch.Generator | None = None) -> Tensor:

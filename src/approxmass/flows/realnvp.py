@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..arrays import Shape
 from ..errors import ApproxMassError
 from .couplings import ChannelCoupling, CheckerboardCoupling, squeeze, unsqueeze
 from .pixels import Logit, dequantise
@@ -34,15 +35,27 @@ class _Scale(nn.Module):
     """Checkerboard couplings; unless last, squeeze, channel couplings and factoring out."""
 
     def __init__(
-        self, shape: tuple[int, int, int], mid: int, blocks: int, norm: Norm, last: bool
+        self, shape: Shape, *, mid_channels: int, blocks: int, norm: Norm, last: bool
     ) -> None:
         super().__init__()
-        flips = (False, True, False, True) if last else (False, True, False)
-        checkerboard = [CheckerboardCoupling(shape, mid, blocks, norm, flip) for flip in flips]
-        channel = [
-            ChannelCoupling(4 * shape[0], 2 * mid, blocks, norm, flip)
-            for flip in (() if last else (False, True, False))
+        checkerboard = [
+            CheckerboardCoupling(
+                shape, mid_channels=mid_channels, blocks=blocks, norm=norm, reverse=reverse
+            )
+            for reverse in ((False, True, False, True) if last else (False, True, False))
         ]
+        channel = [
+            ChannelCoupling(
+                4 * shape[0],
+                mid_channels=2 * mid_channels,
+                blocks=blocks,
+                norm=norm,
+                reverse=reverse,
+            )
+            for reverse in (() if last else (False, True, False))
+        ]
+        self.shape = shape
+        self.mid_channels = mid_channels
         self.checkerboard = cast(Couplings, nn.ModuleList(checkerboard))
         self.channel = cast(Couplings, nn.ModuleList(channel))
         self.last = last
@@ -62,6 +75,13 @@ class _Scale(nn.Module):
             y = unsqueeze(_back(self.channel, torch.cat([kept, done], dim=1)))
         return _back(self.checkerboard, y)
 
+    def extra_repr(self) -> str:
+        channel = f", {len(self.channel)} channel couplings of width {2 * self.mid_channels}"
+        return (
+            f"{self.shape}: {len(self.checkerboard)} checkerboard couplings of width "
+            f"{self.mid_channels}{'' if self.last else channel}"
+        )
+
 
 class RealNVP(nn.Module):
     """Normalizing flow on images: dequantised pixels `x` in [0, 256/255) to white noise `z`.
@@ -79,7 +99,7 @@ class RealNVP(nn.Module):
             `none`.
 
     Raises:
-        ApproxMassError: a shape that cannot be halved at every scale.
+        ApproxMassError: a shape that cannot be halved at every scale, or an unknown norm.
 
     Example:
         >>> flow = RealNVP((1, 28, 28), scales=2, blocks=4, mid_channels=64)  # of the paper
@@ -102,19 +122,26 @@ class RealNVP(nn.Module):
         if height % step or width % step:
             raise ApproxMassError(
                 f"a RealNVP of {scales} scales needs height and width divisible by {step}, "
-                f"not {height}x{width}: resize the images (size={-(-height // step) * step})"
+                f"not {height}x{width}: resize the images (size={-(-height // step) * step})",
+                code="wrong-shape",
             )
         if norm not in ("batch", "none"):
-            raise ApproxMassError(f"norm must be 'batch' or 'none', not {norm!r}")
-        self.shape = (channels, height, width)
+            raise ApproxMassError(
+                f"norm must be 'batch' or 'none', not {norm!r}", code="bad-option"
+            )
+        self.shape: Shape = (channels, height, width)
+        self.blocks = blocks
+        self.mid_channels = mid_channels
+        self.norm = norm
         self.dimension = channels * height * width
         self.logit = Logit()
         built = []
-        self.latent_shapes: list[tuple[int, int, int]] = []
+        self.latent_shapes: list[Shape] = []
         for index in range(scales):
             last = index == scales - 1
             here = (channels, height, width)
-            built.append(_Scale(here, mid_channels * 2**index, blocks, norm, last))
+            wide = mid_channels * 2**index
+            built.append(_Scale(here, mid_channels=wide, blocks=blocks, norm=norm, last=last))
             if not last:
                 channels, height, width = 2 * channels, height // 2, width // 2
             self.latent_shapes.append((channels, height, width))
@@ -139,15 +166,22 @@ class RealNVP(nn.Module):
         if name == "compact":
             return cls(shape, scales=2, blocks=2, mid_channels=16, norm=norm or "none")
         if name != "paper":
-            raise ApproxMassError(f"unknown preset {name!r} for pixels: use 'compact' or 'paper'")
+            raise ApproxMassError(
+                f"unknown preset {name!r} for pixels: use 'compact' or 'paper'", code="bad-option"
+            )
         scales, blocks = (2, 4) if shape[0] == 1 else (3, 6)
         return cls(shape, scales=scales, blocks=blocks, mid_channels=64, norm=norm or "batch")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `(N, C, H, W)` to latents `(N, C*H*W)` and logdet `(N,)` in nats."""
+        """Map `(N, C, H, W)` to latents `(N, C*H*W)` and logdet `(N,)` in nats.
+
+        Raises:
+            ApproxMassError: images of another shape than the flow was built for.
+        """
         if x.shape[1:] != self.shape:
             raise ApproxMassError(
-                f"this flow takes images of shape {self.shape}, not {tuple(x.shape[1:])}"
+                f"this flow takes images of shape {self.shape}, not {tuple(x.shape[1:])}",
+                code="wrong-shape",
             )
         y: Tensor | None
         y, logdet = self.logit(x)
@@ -193,7 +227,15 @@ class RealNVP(nn.Module):
         """Training noise: `dequantise`."""
         return dequantise(x, generator)
 
-    def extra_repr(self) -> str:
-        """Shape and weights, for `print`."""
+    def __repr__(self) -> str:
+        """A line of what it is and one a scale; `print(flow.scales)` shows all the layers."""
         weights = sum(p.numel() for p in self.parameters())
-        return f"shape={self.shape}, weights={weights:,}"
+        return "\n".join(
+            [
+                f"RealNVP(shape={self.shape}, dimension={self.dimension}, weights={weights:,}",
+                f"  scales={len(self.scales)}, blocks={self.blocks}, "
+                f"mid_channels={self.mid_channels}, norm={self.norm}",
+                *(f"  {scale.extra_repr()}" for scale in self.scales),
+                ")",
+            ]
+        )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from .layers import BatchNorm2d, conv2d
+from .batchnorm import BatchNorm2d
+from .layers import conv2d
 
 Norm = Literal["batch", "none"]
 
@@ -38,6 +39,7 @@ def _conv(
 class _Block(nn.Module):
     def __init__(self, channels: int, norm: Norm) -> None:
         super().__init__()
+        self.channels, self.norm = channels, norm
         self.norm1 = _norm(norm, channels)
         self.conv1 = _conv(channels, channels, 3, bias=False)
         self.norm2 = _norm(norm, channels)
@@ -47,6 +49,9 @@ class _Block(nn.Module):
         hidden = self.conv1(self.norm1(x))
         out: Tensor = self.conv2(self.norm2(hidden)).add_(x)
         return out
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, norm={self.norm}"
 
 
 class ResNet(nn.Module):
@@ -71,13 +76,17 @@ class ResNet(nn.Module):
         self,
         inputs: int,
         outputs: int,
+        *,
         mid_channels: int,
         blocks: int,
-        *,
         norm: Norm = "batch",
         half_empty: bool = False,
     ) -> None:
         super().__init__()
+        self.described = (
+            f"inputs={inputs}, outputs={outputs}, mid_channels={mid_channels}, blocks={blocks}, "
+            f"norm={norm}"
+        )
         self.gain = 2.0 if half_empty and norm == "batch" else 1.0
         self.norm_in = _norm(norm, inputs)
         self.stem = _conv(2 * inputs, mid_channels, 3)
@@ -103,3 +112,7 @@ class ResNet(nn.Module):
             total = skip(x).add_(total)
         out: Tensor = self.head(self.norm_out(total))
         return out
+
+    def extra_repr(self) -> str:
+        """Its arguments, for `print`."""
+        return self.described

@@ -3,6 +3,7 @@
 __all__ = ["VECTOR_FLOWS", "VectorFlow"]
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import zuko
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
-from .layers import perceptron, soft_clamp, take_rows
+from .fast_coupling import couple, coupling_masks, layout_known, row_orders
 
 # Those whose density can be differentiated twice without solving an equation.
 VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
@@ -23,9 +24,8 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "nsf": lambda d: zuko.flows.NSF(d, transforms=3, hidden_features=(256, 256)),
     "gf": lambda d: zuko.flows.GF(d, transforms=6, components=8),
 }
-# Those made of affine couplings, and the bound of the log-scale that zuko has there.
+# Those made of affine couplings.
 _AFFINE = ("realnvp", "nice")
-_LOG_SCALE = -math.log(1e-3)
 
 
 class VectorFlow(nn.Module):
@@ -37,6 +37,10 @@ class VectorFlow(nn.Module):
         dimension: D, at least 2.
         seed: Fixes the initial weights and the random masks.
         jitter: Standard deviation of the Gaussian noise added to training inputs.
+
+    Its `state_dict` holds all that `log_prob` depends on. Affine couplings are computed with fewer
+    operations than zuko's; where the installed zuko builds them in another way than is known here,
+    by zuko, with a RuntimeWarning.
 
     Raises:
         ApproxMassError: an unknown name, or fewer than two dimensions.
@@ -55,65 +59,42 @@ class VectorFlow(nn.Module):
         super().__init__()
         if name not in VECTOR_FLOWS:
             known = ", ".join(VECTOR_FLOWS)
-            raise ApproxMassError(f"unknown flow {name!r} for a whitened space: use one of {known}")
+            raise ApproxMassError(
+                f"unknown flow {name!r} for a whitened space: use one of {known}",
+                code="bad-option",
+            )
         if dimension < 2:
-            raise ApproxMassError(f"a flow on vectors needs at least 2 dimensions, not {dimension}")
+            raise ApproxMassError(
+                f"a flow on vectors needs at least 2 dimensions, not {dimension}",
+                code="bad-option",
+            )
+        self.name = name
         self.dimension = dimension
         self.jitter = jitter
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.flow = VECTOR_FLOWS[name](dimension)
-        self.affine = name in _AFFINE
-        if self.affine:
-            self._register_orders()
+        masks = coupling_masks(self.flow, dimension) if name in _AFFINE else None
+        if masks is not None:
+            # Part of the state, so that a saved flow depends on nothing that is made anew.
+            orders, inverses = row_orders(masks)
+            self.register_buffer("orders", orders)
+            self.register_buffer("inverses", inverses)
+        self.fast = name in _AFFINE and layout_known(self.flow, dimension)
+        if name in _AFFINE and not self.fast:
+            warnings.warn(
+                f"zuko {zuko.__version__} builds its couplings in a way unknown here: "
+                "they are computed by zuko, which takes longer",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, D)` to latents `(N, D)` and logdet `(N,)` in nats."""
-        if self.affine:
-            return self._couple(x)
+        if self.fast:
+            return couple(self.flow, x, self.orders, self.inverses)
         z, logdet = self.flow().transform.call_and_ladj(x)
         return z, logdet
-
-    def _register_orders(self) -> None:
-        """How to put what each coupling keeps before what it changes, and at last all in order."""
-        couplings = self.flow.transform.transforms
-        here = torch.arange(self.dimension)
-        orders = []
-        for mask in [coupling.mask for coupling in couplings] + [here == here]:
-            wanted = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
-            orders.append(torch.argsort(here)[wanted])
-            here = wanted
-        self.register_buffer("orders", torch.stack(orders), persistent=False)
-        self.register_buffer("inverses", torch.stack(orders).argsort(1), persistent=False)
-
-    def _couple(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What zuko's affine couplings compute, with fewer and contiguous operations.
-
-        They gather and scatter at every coupling, and interleave scale and shift. Here a sample is
-        a column, so that a part of the inputs is a block of rows.
-        """
-        y = x.T
-        logdet = x.new_zeros(len(x))
-        orders = zip(self.orders, self.inverses, strict=True)
-        for coupling, (order, inverse) in zip(self.flow.transform.transforms, orders, strict=False):
-            weights, biases = zip(
-                *[(m.weight, m.bias) for m in list(coupling.hyper)[::2]], strict=True
-            )
-            y = take_rows(y, order, inverse)
-            kept, change = torch.split(
-                y, [coupling.hyper.in_features, coupling.hyper.out_features // 2]
-            )
-            # Shift and scale of an input lie side by side: all shifts first, in blocks.
-            weight, bias = (
-                p.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
-                for p in (weights[-1], biases[-1])
-            )
-            answer = perceptron(kept, [*weights[:-1], weight], [*biases[:-1], bias])
-            shift, raw = answer.to(x.dtype).chunk(2)
-            log_scale = soft_clamp(raw, _LOG_SCALE)
-            y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
-            logdet = logdet + log_scale.sum(0)
-        return take_rows(y, self.orders[-1], self.inverses[-1]).T, logdet
 
     def inverse(self, z: Tensor) -> Tensor:
         """The inputs `(N, D)` of latents `(N, D)`."""
@@ -136,3 +117,11 @@ class VectorFlow(nn.Module):
         """Training noise: Gaussian jitter."""
         noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
         return x + self.jitter * noise
+
+    def __repr__(self) -> str:
+        """A line of what it is; `print(flow.flow)` shows all the layers."""
+        weights = sum(p.numel() for p in self.parameters())
+        return (
+            f"VectorFlow({self.name}, dimension={self.dimension}, jitter={self.jitter}, "
+            f"weights={weights:,})"
+        )

@@ -12,12 +12,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from ..arrays import Bools, Floats
 from .published import AVERAGES, MASS, TABLE2, TABLE3, TABLE4, Average, Row
-
-Floats = NDArray[np.float64]
 
 # The tables are printed to three decimals.
 ROUNDING = 0.0005
@@ -82,49 +80,94 @@ def _area(start: Floats, end: Floats, level: Floats | float, kappa: float) -> Fl
     return area
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Side:
+    """Part of the curve: recalls from `start` to `end`, at levels from `bottom` to `top`."""
+
+    start: float
+    end: float
+    bottom: float
+    top: float
+
+    @property
+    def recalls(self) -> Floats:
+        """Where a step may lie."""
+        return np.linspace(self.start, self.end, _MAX_STEPS)
+
+    def under(self, leave: Floats, arrive: Floats) -> Floats:
+        """Integral of the curve that is `bottom` up to `leave` and `top` from `arrive` on."""
+        return (leave - self.start) * self.bottom + (self.end - arrive) * self.top
+
+    def area(self, leave: Floats, arrive: Floats, level: Floats | float, kappa: float) -> Floats:
+        """Area under the precision over these recalls, with the curve at `level` in between."""
+        below = _area(np.full_like(leave, self.start), leave, self.bottom, kappa)
+        above = _area(arrive, np.full_like(arrive, self.end), self.top, kappa)
+        return below + _area(leave, arrive, level, kappa) + above
+
+
 def _largest(mean: float, at: float, low: float, high: float, kappa: float) -> float:
-    """Over step functions 0, high before `at` and low, 1 after it, one step split in two."""
-    best = -math.inf
-    before, after = (np.linspace(a, b, _MAX_STEPS) for a, b in ((0.0, at), (at, 1.0)))
-    for split_before in (True, False):
-        whole = after if split_before else before
-        parts = before if split_before else after
-        first, second, other = (
-            each.ravel() for each in np.meshgrid(parts, parts, whole, indexing="ij")
-        )
-        keep = first < second
-        first, second, other = first[keep], second[keep], other[keep]
-        # And the one place of a step not split at which the mean comes out.
-        whole_area = (whole - at) * low + (1 - whole) if split_before else (at - whole) * high
-        step = (high, 0.0, at) if split_before else (1.0, low, 1.0)
-        if step[0] > step[1]:
-            below = (step[2] - (at if not split_before else 0.0)) * step[1]
-            place = step[2] - (mean - whole_area - below) / (step[0] - step[1])
-            first, second = np.concatenate([first, place]), np.concatenate([second, place])
-            other = np.concatenate([other, whole])
-            keep = (first >= parts[0] - 1e-12) & (first <= parts[-1] + 1e-12)
-            first, second, other = first[keep], second[keep], other[keep]
-        a1, a2, b1, b2 = (
-            (first, second, other, other) if split_before else (other, other, first, second)
-        )
-        # Levels: 0 to a1, u to a2, high to `at`; low to b1, v to b2, 1 to the end.
-        fixed = (at - a2) * high + (b1 - at) * low + (1 - b2)
-        width = second - first
-        rest = mean - fixed
-        bottom, top = (0.0, high) if split_before else (low, 1.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            level = np.where(width > 1e-12, rest / width, bottom)
-        exact = np.where(width > 1e-12, True, np.abs(rest) < 1e-9)
-        keep = exact & (level >= bottom - 1e-9) & (level <= top + 1e-9)
-        if not keep.any():
-            continue
-        a1, a2, b1, b2, level = a1[keep], a2[keep], b1[keep], b2[keep], level[keep].clip(0, 1)
-        u, v = (level, low) if split_before else (0.0, level)
-        areas = a1 + _area(a1, a2, u, kappa) + _area(a2, np.full_like(a2, at), high, kappa)
-        areas = areas + _area(np.full_like(b1, at), b1, low, kappa)
-        areas = areas + _area(b1, b2, v, kappa) + _area(b2, np.ones_like(b2), 1.0, kappa)
-        best = max(best, float(areas.max()))
-    return best
+    """Over step functions x(t): one step before `at`, one after it, and one of the two in parts.
+
+    With the step before `at` in parts it looks like this, where `high` and `low` are the same
+    unless there is no such point and the curve ends at `at` = 1::
+
+        1                                  .--------
+                                           |
+        high, low            .-------------'
+                             |
+        level          .-----'
+                       |
+        0         -----'
+                  0  leave arrive   at   jump      1   recall t
+
+    With the step after `at` in parts, the one from 0 to `high` is a jump, and the level lies
+    between `low` and 1.
+    """
+    before = _Side(start=0.0, end=at, bottom=0.0, top=high)
+    after = _Side(start=at, end=1.0, bottom=low, top=1.0)
+    return max(
+        _largest_split(before, after, mean, kappa), _largest_split(after, before, mean, kappa)
+    )
+
+
+def _largest_split(split: _Side, whole: _Side, mean: float, kappa: float) -> float:
+    """As `_largest`, with the step of `split` in two; -inf where no level gives `mean`."""
+    leave, arrive, jump = _places(split, whole, mean)
+    rest = mean - split.under(leave, arrive) - whole.under(jump, jump)
+    width = arrive - leave
+    wide = width > 1e-12
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = np.where(wide, rest / width, split.bottom)
+    allowed = (level >= split.bottom - 1e-9) & (level <= split.top + 1e-9)
+    keep: Bools = allowed & (wide | (np.abs(rest) < 1e-9))
+    if not keep.any():
+        return -math.inf
+    leave, arrive, jump, level = leave[keep], arrive[keep], jump[keep], level[keep].clip(0, 1)
+    areas = split.area(leave, arrive, level, kappa) + whole.area(jump, jump, 0.0, kappa)
+    return float(areas.max())
+
+
+def _places(split: _Side, whole: _Side, mean: float) -> tuple[Floats, Floats, Floats]:
+    """Where to leave the bottom and to arrive at the top on one side, and to jump on the other."""
+    leave, arrive, jump = (
+        each.ravel()
+        for each in np.meshgrid(split.recalls, split.recalls, whole.recalls, indexing="ij")
+    )
+    keep = leave < arrive
+    leave, arrive, jump = leave[keep], arrive[keep], jump[keep]
+    if split.top <= split.bottom:
+        return leave, arrive, jump
+    # And, for each jump, the one place of a step in one piece at which the mean comes out.
+    jumps = whole.recalls
+    rest = mean - whole.under(jumps, jumps) - (split.end - split.start) * split.bottom
+    place = split.end - rest / (split.top - split.bottom)
+    inside = (place >= split.start - 1e-12) & (place <= split.end + 1e-12)
+    place, jumps = place[inside], jumps[inside]
+    return (
+        np.concatenate([leave, place]),
+        np.concatenate([arrive, place]),
+        np.concatenate([jump, jumps]),
+    )
 
 
 def _least(mean: float, at: float, low: float, high: float, kappa: float) -> float:

@@ -16,13 +16,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..baselines import make_baseline
-from ..data.catalog import CATALOG
+from ..arrays import Shape
+from ..baselines import BASELINES
 from ..flows.pixels import dequantise
-from ..machine import default_device, fast_bf16
 from ..mass import penalized_loss, training_terms
+from ..runtime.machine import fast_autocast, pick_device
 from . import one_class, pairs
+from .catalog import CATALOG
 from .figures import FIGURES
+from .methods import BareBaseline
 from .one_class import TABLES
 from .pixel_flow import TRAININGS, recipe
 from .table1 import PAIRS
@@ -34,7 +36,7 @@ _FEW = 4
 _SOME, _TRAINED = 569, 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """A training: floating-point operations (a multiply-add is two), and seconds at that rate."""
 
@@ -63,29 +65,9 @@ def full_costs(name: str, only: Collection[str] = ()) -> list[Cost]:
         return not only or any(row in only for row in rows)
 
     if name in TABLES:
-        shape, count = _images(TABLES[name].images)
-        found = []
-        if wanted("flow"):
-            found.append(_flow("RealNVP, ten classes", shape, count, "penalised"))
-        return found + [
-            _baseline(f"{kind}, ten classes", method.kind, method.options("full"), shape, count)
-            for kind, method in one_class.METHODS.items()
-            if "epochs" in method.options("full") and wanted(kind)
-        ]
+        return _one_class(name, wanted)
     if name == "table2":
-        found = []
-        for key in ("grey", "colour"):
-            block = pairs.BLOCKS[key]
-            shape, count = _images(block.id)
-            for row, training in (("pixels", "penalised"), ("pixels-vanilla", "vanilla")):
-                if wanted(row):
-                    found.append(_flow(f"RealNVP {key}, {training}", shape, count, training))
-            options = pairs.METHODS["energy"].options("full")
-            if wanted("energy", "mahalanobis", "mahalanobis-fgsm", "energy-tuned"):
-                found.append(_baseline(f"classifier {key}", "energy", options, shape, count))
-            if wanted("godin"):
-                found.append(_baseline(f"G-ODIN {key}", "godin", options, shape, count))
-        return found
+        return [cost for key in ("grey", "colour") for cost in _block(key, wanted)]
     keys = [FIGURES[name].pair] if name in FIGURES else list(PAIRS)
     return [
         _flow(f"RealNVP {key}, {training}", *_images(PAIRS[key].id), training)
@@ -95,40 +77,68 @@ def full_costs(name: str, only: Collection[str] = ()) -> list[Cost]:
     ]
 
 
-def _images(name: str) -> tuple[tuple[int, int, int], int]:
+def _one_class(name: str, wanted: Callable[..., bool]) -> list[Cost]:
+    shape, count = _images(TABLES[name].images)
+    found = []
+    if wanted("flow"):
+        found.append(_flow("RealNVP, ten classes", shape, count, "penalised"))
+    return found + [
+        _baseline(f"{row}, ten classes", method, shape, count)
+        for row, method in one_class.TRAINED.items()
+        if wanted(row)
+    ]
+
+
+def _block(key: str, wanted: Callable[..., bool]) -> list[Cost]:
+    """Of a block of Table 2."""
+    shape, count = _images(pairs.BLOCKS[key].id)
+    found = [
+        _flow(f"RealNVP {key}, {training}", shape, count, training)
+        for row, training in (("pixels", "penalised"), ("pixels-vanilla", "vanilla"))
+        if wanted(row)
+    ]
+    # These share their network.
+    if wanted("energy", "mahalanobis", "mahalanobis-fgsm", "energy-tuned"):
+        energy = pairs.CLASSIFIERS["energy"]
+        found.append(_baseline(f"classifier {key}", energy, shape, count))
+    if wanted("godin"):
+        found.append(_baseline(f"G-ODIN {key}", pairs.CLASSIFIERS["godin"], shape, count))
+    return found
+
+
+def _images(name: str) -> tuple[Shape, int]:
     shape = (3, 32, 32) if name.startswith("cifar") else (1, 28, 28)
     return shape, CATALOG[name].images["train"]
 
 
-def _flow(name: str, shape: tuple[int, int, int], count: int, training: str) -> Cost:
-    how, alpha = recipe("full", shape[0]), TRAININGS[training]
-    flow = how.build(shape).to(default_device()).train()
-    x = dequantise(torch.rand(_FEW, *shape)).to(default_device())
+def _flow(name: str, shape: Shape, count: int, training: str) -> Cost:
+    how, alpha, device = recipe("full", shape[0]), TRAININGS[training], pick_device()
+    flow = how.build(shape).to(device).train()
+    x = dequantise(torch.rand(_FEW, *shape)).to(device)
 
     def step() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=fast_bf16()):
+        with fast_autocast(device):
             log_p, mass = training_terms(flow.log_prob, x, alpha)
         penalized_loss(log_p, mass, alpha).backward()  # type: ignore[no-untyped-call]
 
     flops, seconds = _measure(step)
     times = count * how.epochs[-1] / _FEW
-    return Cost(name, flops * times, seconds * times)
+    return Cost(name=name, flops=flops * times, seconds=seconds * times)
 
 
-def _baseline(
-    name: str, kind: str, options: dict[str, int], shape: tuple[int, int, int], count: int
-) -> Cost:
+def _baseline(name: str, method: BareBaseline, shape: Shape, count: int) -> Cost:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (_SOME, *shape), dtype=np.uint8)
     labels = np.arange(_SOME) % 10
+    options = method.options("full")
 
     def epoch() -> None:
         with _empty_cache():
-            make_baseline(kind, {**options, "epochs": 1}).fit(images, labels)
+            BASELINES[method.baseline].make(0, {**options, "epochs": 1}).fit(images, labels)
 
     flops, seconds = _measure(epoch)
     times = count * options["epochs"] / _TRAINED
-    return Cost(name, flops * times, seconds * times)
+    return Cost(name=name, flops=flops * times, seconds=seconds * times)
 
 
 def _measure(work: Callable[[], object]) -> tuple[float, float]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from . import figures, one_class, pairs, table1
-from .protocols import PROTOCOLS
+from .protocols import PER_IMAGE_OR_GROUP, PROTOCOLS
 from .runs import Order
 
 Facts = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A table or a figure.
 
@@ -36,33 +36,27 @@ class Experiment:
 
 EXPERIMENTS = {
     "table1": Experiment(
-        table1.run,
-        table1.markdown,
-        tuple(PROTOCOLS),
-        32,
+        run=table1.run, markdown=table1.markdown, protocols=tuple(PROTOCOLS), minutes=32
     ),
     "table2": Experiment(
-        pairs.run,
-        pairs.markdown,
-        tuple(PROTOCOLS),
-        62,
+        run=pairs.run, markdown=pairs.markdown, protocols=tuple(PROTOCOLS), minutes=62
     ),
     **{
         name: Experiment(
-            partial(one_class.run, one_class.TABLES[name]),
-            partial(one_class.markdown, one_class.TABLES[name]),
-            ("balanced", "group"),
-            minutes,
+            run=partial(one_class.run, table),
+            markdown=partial(one_class.markdown, table),
+            protocols=PER_IMAGE_OR_GROUP,
+            minutes=46,
         )
-        for name, minutes in (("table3", 46), ("table4", 46))
+        for name, table in one_class.TABLES.items()
     },
     **{
         name: Experiment(
-            partial(figures.run, name),
-            partial(figures.markdown, name),
-            ("balanced", "group"),
-            1.5,
-            partial(figures.draw, name),
+            run=partial(figures.run, name),
+            markdown=partial(figures.markdown, name),
+            protocols=PER_IMAGE_OR_GROUP,
+            minutes=1.5,
+            draw=partial(figures.draw, name),
         )
         for name in figures.FIGURES
     },

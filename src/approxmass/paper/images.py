@@ -1,6 +1,6 @@
 """Image sets of the catalogue as arrays, alike in size and in compression."""
 
-__all__ = ["Loaded", "Pixels", "as_jpeg", "load", "load_all", "load_labels"]
+__all__ = ["Labelling", "Loaded", "as_jpeg", "load", "load_all", "load_labels"]
 
 import io
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..arrays import Pixels
 from ..data import open_images, open_labels
-from ..data.catalog import Found, find_set, has_split
 from ..errors import ApproxMassError
+from .catalog import Found, find_set, has_split
 
-Pixels = NDArray[np.uint8]
+# Labels as they are written, `(N,)`.
+Labelling = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Loaded:
     """Title, as a table prints it, and images `(N, C, H, W)`."""
 
@@ -38,13 +40,16 @@ def load(
         like: The in-distribution set: the images are resized to its size, and go through JPEG as
             its images did.
         most: Take the first so many.
+
+    Raises:
+        ApproxMassError: as `find_set`.
     """
     found = find_set(name, split, data)
     size = None if like is None else open_images(like.source).shape[-1]
     images = open_images(found.source, size=size).read()[:most]
     if like is not None and like.jpeg and not found.jpeg:
         images = as_jpeg(images)
-    return Loaded(found.title, images)
+    return Loaded(title=found.title, images=images)
 
 
 def load_all(name: str, data: Path | None, *, like: Found, most: int | None = None) -> Pixels:
@@ -54,8 +59,8 @@ def load_all(name: str, data: Path | None, *, like: Found, most: int | None = No
     return np.concatenate(parts)[:most]
 
 
-def load_labels(name: str, split: str, data: Path | None) -> NDArray[Any]:
-    """Labels of a split.
+def load_labels(name: str, split: str, data: Path | None) -> Labelling:
+    """Labels `(N,)` of a split.
 
     Raises:
         ApproxMassError: it has none.
@@ -63,7 +68,10 @@ def load_labels(name: str, split: str, data: Path | None) -> NDArray[Any]:
     source = find_set(name, split, data).source
     labels = open_labels(source)
     if labels is None:
-        raise ApproxMassError(f"{source}: has no column label, and this row needs labels")
+        raise ApproxMassError(
+            f"{source} has no column label, which this row needs: add it, or leave the row out",
+            code="bad-labels",
+        )
     return labels
 
 

@@ -1,47 +1,50 @@
 """The RealNVP of the paper on pixels, vanilla and penalised, with its weights after some epochs.
 
-Trained once: weights, history and scores lie in the cache folder of the baselines, by a digest of
-all that makes them. An unfinished training goes on where it stopped.
+Trained once: weights, history and scores lie in the cache folder, by a digest of all that makes
+them. An unfinished training goes on where it stopped.
 """
 
 __all__ = ["TRAININGS", "PixelFlow", "Recipe", "recipe"]
 
-import hashlib
-import json
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..artifact import write_atomic, write_json
-from ..baselines.base import Floats
-from ..baselines.training import cache_folder
+from ..arrays import Floats, Pixels, Shape
 from ..encoders import PixelEncoder
 from ..errors import ApproxMassError
 from ..flows import RealNVP
 from ..flows.resnet import Norm
-from ..machine import all_processes, default_device, fast_bf16, is_main_process, machine_facts
-from ..resumable import digest
-from ..scores import Scorer, capped
-from ..training import StepReport, TrainingSettings, train
+from ..models.scorer import FlowScorer
+from ..runtime.machine import (
+    all_processes,
+    fast_bf16,
+    is_main_process,
+    machine_facts,
+    pick_device,
+)
+from ..runtime.random import seeded_init
+from ..storage.atomic import write_atomic, write_json
+from ..storage.cache import cache_folder, cache_key, check_cache
+from ..storage.tensors import digest, load_exactly
+from ..training.flow import StepReport, TrainingSettings, train
+from ..training.recipes import PUBLISHED
 from .runs import read_facts
 
 # Weight of the mass: 2 for the gradient of the mean of 32 images, as published.
 TRAININGS = {"untrained": 0.0, "vanilla": 0.0, "penalised": 2 / 32}
 _SEED = 0
-# Images that are not trained on, to learn what is usual from.
+# Images that are not trained on, to learn what is in-distribution from.
 _REFERENCE = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A size of RealNVP and how to train it.
 
@@ -60,17 +63,16 @@ class Recipe:
     scales: int
     blocks: int
     mid_channels: int
-    norm: Norm
+    norm: Norm = "batch"
     images: int
     epochs: tuple[int, ...]
-    batch_size: int
+    batch_size: int = 32
     learning_rate: float
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def build(self, shape: tuple[int, ...]) -> RealNVP:
-        """The untrained flow."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
+    def build(self, shape: Shape) -> RealNVP:
+        """The untrained flow for images `(C, H, W)`."""
+        with seeded_init(_SEED):
             return RealNVP(
                 shape,
                 scales=self.scales,
@@ -80,35 +82,64 @@ class Recipe:
             )
 
     def training(self, alpha: float) -> TrainingSettings:
-        """Settings of `train`."""
+        """Settings of `train` on this machine."""
         return TrainingSettings(
             alpha=alpha,
             epochs=self.epochs[-1],
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            weight_decay=5e-5,
-            clip=100,
             seed=_SEED,
-            precision="bf16" if fast_bf16() else "no",
+            precision="bf16" if fast_bf16(pick_device()) else "no",
+            **PUBLISHED,
         )
 
 
-def _seconds(vanilla: float, penalised: float) -> dict[str, float]:
-    return {"vanilla": vanilla, "penalised": penalised}
+def _compact(images: int, *, vanilla: float, penalised: float) -> Recipe:
+    """The published flow made small, for so many images; and the seconds of each training."""
+    return Recipe(
+        scales=2,
+        blocks=2,
+        mid_channels=16,
+        images=images,
+        epochs=tuple(range(1, 9)),
+        learning_rate=2e-3,
+        seconds={"vanilla": vanilla, "penalised": penalised},
+    )
 
 
+def _published(*, scales: int, blocks: int, learning_rate: float) -> Recipe:
+    return Recipe(
+        scales=scales,
+        blocks=blocks,
+        mid_channels=64,
+        images=-_REFERENCE,
+        epochs=(1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200),
+        learning_rate=learning_rate,
+    )
+
+
+# By the number of channels.
 _COMPACT = {
-    1: Recipe(2, 2, 16, "batch", 5000, tuple(range(1, 9)), 32, 2e-3, _seconds(170, 480)),
-    3: Recipe(2, 2, 16, "batch", 3600, tuple(range(1, 9)), 32, 2e-3, _seconds(130, 640)),
+    1: _compact(5000, vanilla=170, penalised=480),
+    3: _compact(3600, vanilla=130, penalised=640),
 }
 # As a detector has it by default in colour: no norm, and longer.
 _DETECTOR = {
-    3: Recipe(2, 2, 16, "none", 3600, (7, 14, 21, 28), 16, 3e-3, _seconds(265, 800)),
+    3: Recipe(
+        scales=2,
+        blocks=2,
+        mid_channels=16,
+        norm="none",
+        images=3600,
+        epochs=(7, 14, 21, 28),
+        batch_size=16,
+        learning_rate=3e-3,
+        seconds={"vanilla": 265, "penalised": 800},
+    ),
 }
-_KEPT = (1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200)
 _PAPER = {
-    1: Recipe(2, 4, 64, "batch", -_REFERENCE, _KEPT, 32, 5e-5),
-    3: Recipe(3, 6, 64, "batch", -_REFERENCE, _KEPT, 32, 1e-4),
+    1: _published(scales=2, blocks=4, learning_rate=5e-5),
+    3: _published(scales=3, blocks=6, learning_rate=1e-4),
 }
 
 
@@ -133,97 +164,109 @@ class PixelFlow:
         images: Training images `(N, C, H, W)`, uint8.
         training: Of `TRAININGS`.
         how: Recipe.
+
+    Attributes:
+        images: Those trained on.
+        reference: Others, to learn what is in-distribution from.
+        settings: Of the training.
+        epochs: After which there are weights, 0 for the untrained flow.
+        facts: `seconds` that the training took, and its `history`.
+
+    Raises:
+        ApproxMassError: too few images, or a cache that is damaged or cannot be written.
     """
 
-    def __init__(self, images: NDArray[np.uint8], training: str, how: Recipe) -> None:
+    def __init__(self, images: Pixels, training: str, how: Recipe) -> None:
         self.how = how
         if not len(images[: how.images]) < len(images):
             raise ApproxMassError(
                 f"{len(images):,} images are too few: the flow trains on {how.images:,}, and what "
-                "is usual is learnt from others; give more"
+                "is in-distribution is learnt from others; give more",
+                code="too-few",
             )
         self.images = torch.from_numpy(images[: how.images])
         self.reference = torch.from_numpy(images[how.images :][:_REFERENCE])
-        self.training = training
-        self.shape = self.images.shape[1:]
-        flow = how.build(self.shape)
+        _, channels, height, width = images.shape
+        self.shape: Shape = (channels, height, width)
         self.settings = how.training(TRAININGS[training])
+        untrained = how.build(self.shape)
         data = digest(self.images)
-        identity = {
-            "flow": digest(*flow.state_dict().values()),
+        identity: dict[str, Any] = {
+            "flow": digest(*untrained.state_dict().values()),
             "settings": asdict(self.settings),
             "data": data,
-            "device": default_device().type,
+            "device": pick_device().type,
             "packages": machine_facts()["packages"],
         }
         processes = all_processes().num_processes
         if processes > 1:  # BatchNorm sees what each of them has of a batch
             identity["processes"] = processes
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
-        self.folder = cache_folder() / f"pixel-flow-{key}"
-        self.epochs = (0,) if training == "untrained" else (0, *how.epochs)
-        self.facts: dict[str, Any] = {"seconds": 0.0, "history": []}
-        self._train(flow, data)
+        self.folder = cache_folder() / f"pixel-flow-{cache_key(identity)}"
+        if training == "untrained":
+            self.epochs: tuple[int, ...] = (0,)
+            self.facts: dict[str, Any] = {"seconds": 0.0, "history": []}
+            self._once([self._weights(0)], lambda: self._keep(untrained, 0))
+        else:
+            self.epochs = (0, *how.epochs)
+            record = self.folder / "facts.json"
+            files = [record, *map(self._weights, self.epochs)]
+            self._once(files, lambda: self._train(untrained, data, record))
+            self.facts = read_facts(record, "seconds", "history")
+
+    def _once(self, files: Sequence[Path], make: Callable[[], None]) -> None:
+        """Make files of the cache unless they are there; then all processes have them."""
+        if not all(file.exists() for file in files):
+            check_cache(files[0])
+            make()
+        all_processes().wait_for_everyone()
 
     def _weights(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch}.safetensors"
 
-    def _keep(self, flow: RealNVP, epoch: int) -> None:
-        _write(self._weights(epoch), flow.state_dict())
+    def _keep(self, flow: RealNVP, epoch: int, seconds: float = 0.0) -> None:
+        _write(self._weights(epoch), flow.state_dict(), seconds)
 
-    def _train(self, flow: RealNVP, data: str) -> None:
-        record = self.folder / "facts.json"
-        if all(self._weights(epoch).exists() for epoch in self.epochs) and (
-            self.training == "untrained" or record.exists()
-        ):
-            if self.training != "untrained":
-                self.facts = read_facts(record, "seconds", "history")
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def _train(self, flow: RealNVP, data: str, record: Path) -> None:
         self._keep(flow, 0)
-        if self.training == "untrained":
-            all_processes().wait_for_everyone()
-            return
-        clock = self.folder / "seconds.json"
-        before = read_facts(clock, "seconds")["seconds"] if clock.exists() else 0.0
-        started = time.monotonic()
 
         def after(step: StepReport) -> None:
-            if step.step % (step.steps // self.settings.epochs):
-                return
-            if step.epoch in self.epochs:
-                self._keep(flow, step.epoch)
-            if is_main_process():
-                write_json(clock, {"seconds": before + time.monotonic() - started})
+            ended = step.step % (step.steps // self.settings.epochs) == 0
+            if ended and step.epoch in self.epochs:
+                self._keep(flow, step.epoch, step.seconds)
 
+        checkpoint = self.folder / "training"
         history = train(
             flow,
             self.images,
             self.settings,
-            checkpoint=self.folder / "training",
+            checkpoint=checkpoint,
             resume=True,
             fingerprint=data,
             on_step=after,
         )
-        seconds = before + time.monotonic() - started
-        self.facts = {"seconds": seconds, "history": [asdict(each) for each in history]}
         if is_main_process():
-            write_json(record, self.facts)
-            (self.folder / "training").unlink(missing_ok=True)
-        all_processes().wait_for_everyone()
+            # From the file: a run that was stopped in its last step has no step left to report.
+            _, seconds = _read(self._weights(self.epochs[-1]))
+            write_json(record, {"seconds": seconds, "history": [asdict(e) for e in history]})
+            checkpoint.unlink(missing_ok=True)
 
     def flow(self, epoch: int | None = None) -> RealNVP:
-        """The flow as it was after an epoch; None for the last."""
-        epoch = self.epochs[-1] if epoch is None else epoch
-        flow = self.how.build(self.shape)
-        flow.load_state_dict(_read(self._weights(epoch)))
-        return flow.to(default_device()).eval()
+        """The flow as it was after an epoch; None for the last.
 
-    def scorer(self, epoch: int | None = None) -> Scorer:
+        Raises:
+            ApproxMassError: its file is damaged.
+        """
+        place = self._weights(self.epochs[-1] if epoch is None else epoch)
+        flow, (tensors, _) = self.how.build(self.shape), _read(place)
+        try:
+            load_exactly(flow, tensors)
+        except ValueError as error:
+            raise _damaged(place) from error
+        return flow.to(pick_device()).eval()
+
+    def scorer(self, epoch: int | None = None) -> FlowScorer:
         """Its scorer, which has yet to be fitted for more than `raw`."""
-        channels, height, width = self.shape
-        shape = (channels, height, width)
-        return Scorer(PixelEncoder(shape), self.flow(epoch), shape, draws=1, seed=_SEED)
+        return FlowScorer(PixelEncoder(self.shape), self.flow(epoch), self.shape, seed=_SEED)
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts."""
@@ -234,35 +277,48 @@ class PixelFlow:
             **self.facts,
         }
 
-    def scores(self, images: Tensor, epoch: int | None = None) -> dict[str, Floats]:
-        """`nll` and `mass` of each image, eval mode; from the cache where they are there."""
+    def scores(self, images: Pixels, epoch: int | None = None) -> dict[str, Floats]:
+        """`nll` and `mass` `(N,)` of images `(N, C, H, W)`, uint8; in eval mode.
+
+        From the cache where they are there.
+        """
         epoch = self.epochs[-1] if epoch is None else epoch
         place = self.folder / f"scores-{epoch}-{digest(images)[:24]}.safetensors"
-        if not place.exists():
-            found = self.scorer(epoch).raw(images)
-            _write(place, {n: torch.from_numpy(capped(found[n])) for n in ("nll", "mass")})
-            all_processes().wait_for_everyone()
-        return {name: values.numpy() for name, values in _read(place).items()}
+
+        def score() -> None:
+            found = self.scorer(epoch).raw(torch.from_numpy(images))
+            _write(place, {name: found[name] for name in ("nll", "mass")})
+
+        self._once([place], score)
+        return {name: values.numpy() for name, values in _read(place)[0].items()}
 
 
-def _write(place: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write(place: Path, tensors: Mapping[str, Tensor], seconds: float = 0.0) -> None:
+    """Tensors by name, their digest, and the seconds that they took."""
     if is_main_process():
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        facts = {"digest": _digest(plain), "seconds": str(seconds)}
         with write_atomic(place) as beside:
-            beside.write_bytes(save(plain, {"digest": _digest(plain)}))
+            beside.write_bytes(save(plain, facts))
 
 
-def _read(place: Path) -> dict[str, Tensor]:
+def _read(place: Path) -> tuple[dict[str, Tensor], float]:
     try:
         with safe_open(place, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            whole = file.metadata()["digest"] == _digest(tensors)
-    except (SafetensorError, LookupError, TypeError):
-        whole = False
+            facts = file.metadata()
+        whole = facts["digest"] == _digest(tensors)
+        seconds = float(facts["seconds"])
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(place) from error
     if not whole:
-        raise ApproxMassError(f"{place} was cut short or edited: remove its folder")
-    return tensors
+        raise _damaged(place)
+    return tensors, seconds
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest(*(tensors[name] for name in sorted(tensors)))
+
+
+def _damaged(place: Path) -> ApproxMassError:
+    return ApproxMassError(f"{place} was cut short or edited: remove its folder", code="damaged")

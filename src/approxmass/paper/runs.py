@@ -1,11 +1,10 @@
 """Finished rows of an experiment in one JSON file: written as they come, skipped when there."""
 
-__all__ = ["Order", "Runs", "check_new", "read_facts"]
+__all__ = ["SCALES", "Order", "Runs", "check_new", "check_only", "other_run", "read_facts"]
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,15 +12,16 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from ..artifact import check_file, write_json
-from ..baselines.training import cache_folder
 from ..errors import ApproxMassError
-from ..machine import all_processes, is_main_process, machine_facts
+from ..runtime.machine import all_processes, is_main_process, machine_facts
+from ..storage.atomic import check_file, write_json
+from ..storage.cache import cache_folder, cache_key, check_cache
 
 Item = TypeVar("Item")
+SCALES = ("laptop", "full")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """What to make of a table or figure, and whom to tell how it goes.
 
@@ -34,6 +34,9 @@ class Order:
         resume: Go on with a target that is there.
         on_start: Told about how many seconds each row to come will take at laptop scale.
         on_row: Told what was done, and about how many seconds that was to take.
+
+    Raises:
+        ApproxMassError: an unknown scale.
     """
 
     data: Path | None
@@ -44,6 +47,12 @@ class Order:
     resume: bool = False
     on_start: Callable[[list[float]], None] | None = None
     on_row: Callable[[str, float], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ApproxMassError(
+                f"--scale is {' or '.join(SCALES)}, not {self.scale!r}", code="unknown-row"
+            )
 
     def wants(self, row: str) -> bool:
         """Whether a row is among those to make."""
@@ -102,10 +111,7 @@ class Runs:
             raise _damaged(self.target)
         for name, value in identity.items():
             if found.get(name) != value:
-                raise ApproxMassError(
-                    f"{self.target} was made with {name} {found.get(name)!r}, not {value!r}: "
-                    "choose another -o"
-                )
+                raise other_run(self.target, f"{name} {found.get(name)!r}", repr(value))
         self.facts |= {"machine": found["machine"], "rows": rows}
 
     def has(self, *values: Any) -> bool:
@@ -121,6 +127,19 @@ class Runs:
             write_json(self.target, self.facts)
 
 
+def check_only(only: Sequence[str], known: Collection[str], table: str) -> None:
+    """Every row in `only` is one of `known`.
+
+    Raises:
+        ApproxMassError: it is not.
+    """
+    for name in only:
+        if name not in known:
+            raise ApproxMassError(
+                f"no row {name!r} in {table}: it has {', '.join(known)}", code="unknown-row"
+            )
+
+
 def check_new(target: Path, *, resume: bool) -> None:
     """Nothing is there, or it is to be gone on with.
 
@@ -129,7 +148,8 @@ def check_new(target: Path, *, resume: bool) -> None:
     """
     if target.exists() and not resume:
         raise ApproxMassError(
-            f"{target} is there: add --resume to go on with it, or choose another -o"
+            f"{target} is there: add --resume to go on with it, or choose another -o",
+            code="would-overwrite",
         )
 
 
@@ -148,20 +168,28 @@ def read_facts(path: Path, *keys: str) -> dict[str, Any]:
     return found
 
 
+def other_run(target: Path, found: str, wanted: str) -> ApproxMassError:
+    """The mistake of going on with a file that was made with something else."""
+    return ApproxMassError(
+        f"{target} was made with {found}, not {wanted}: choose another -o", code="other-run"
+    )
+
+
 def _damaged(path: Path) -> ApproxMassError:
-    return ApproxMassError(f"{path} was cut short or edited: remove it")
+    return ApproxMassError(f"{path} was cut short or edited: remove it", code="damaged")
 
 
 def _locked(target: Path) -> FileLock:
     """A lock that lasts until this process ends, or what is returned is forgotten."""
-    name = hashlib.sha256(os.path.realpath(target).encode()).hexdigest()[:24]
+    name = cache_key({"target": os.path.realpath(target)})
     place = cache_folder() / "locks" / f"{name}.lock"
-    check_file(place)
+    check_cache(place)
     lock = FileLock(place, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise ApproxMassError(
-            f"another process is at work on {target}: wait for it, or choose another -o"
+            f"another process is at work on {target}: wait for it, or choose another -o",
+            code="in-use",
         ) from None
     return lock

@@ -1,5 +1,5 @@
 """One HTML page of all that is to be said about a detector on named sets of images."""
 
-__all__ = ["can_report", "check_page", "write_report"]
+__all__ = ["check_page", "write_report"]
 
-from .page import can_report, check_page, write_report
+from .page import check_page, write_report

@@ -3,14 +3,13 @@
 __all__ = ["Card", "Gallery", "galleries"]
 
 import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..assessment import Assessment, ScoredSet
-from ..data.decode import to_pillow
+from ..data.png import png_bytes
+from ..evaluation.assess import Assessment, ScoredSet
 
 _CARDS = 10
 
@@ -40,28 +39,26 @@ def galleries(assessment: Assessment) -> list[Gallery]:
     Of false alarms and misses a seeded sample, in order of their p-values.
     """
     rng = np.random.default_rng(assessment.seed)
-    statistic = assessment.detector.settings.statistic
+    statistic = assessment.detector.statistic
     found = []
     for place, (name, scored) in enumerate(assessment.sets.items()):
         order = np.argsort(scored.statistics[statistic], kind="stable")
         wrong = np.flatnonzero(scored.is_outlier if place == 0 else ~scored.is_outlier)
         sample = rng.permutation(wrong)[:_CARDS]
         sample = sample[np.argsort(scored.p_value[sample], kind="stable")]
-        typical, odd = order[:_CARDS], order[::-1][:_CARDS]
-        cards = _cards(scored, np.concatenate([typical, odd, sample]))
+        most, least = order[:_CARDS], order[::-1][:_CARDS]
+        cards = _cards(scored, np.concatenate([most, least, sample]))
         total = f"of {len(order):,}"
         mistake = "False alarms" if place == 0 else "Misses"
         cause = "called outliers at 5%" if place == 0 else "not called outliers at 5%"
         shown = f", {len(sample)} of them at random" if len(sample) < len(wrong) else ""
         found += [
-            Gallery(f"Most typical of {name}", total, cards[: len(typical)]),
-            Gallery(
-                f"Least typical of {name}", total, cards[len(typical) : len(typical) + len(odd)]
-            ),
+            Gallery(f"Most typical of {name}", total, cards[: len(most)]),
+            Gallery(f"Least typical of {name}", total, cards[len(most) : len(most) + len(least)]),
             Gallery(
                 f"{mistake} in {name}",
                 f"{len(wrong):,} {total} are {cause}{shown}",
-                cards[len(typical) + len(odd) :],
+                cards[len(most) + len(least) :],
             ),
         ]
     return found
@@ -90,6 +87,4 @@ def _pngs(scored: ScoredSet, places: set[int]) -> dict[int, str]:
 
 
 def _png(image: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    to_pillow(image).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64.b64encode(png_bytes(image)).decode()

@@ -1,11 +1,10 @@
 """From an assessment to the page: what is said, and where."""
 
-__all__ = ["can_report", "check_page", "write_report"]
+__all__ = ["check_page", "write_report"]
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,20 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..artifact import check_file, write_text
-from ..assessment import Assessment
+from ..arrays import Shape
 from ..calibration import FALSE_ALARM_RATE, called_ranks, threshold
-from ..charts import (
-    TITLES,
-    calibration_chart,
-    histogram,
-    operating_charts,
-    training_chart,
-    vega_script,
-)
-from ..data import describe_shape
+from ..data.source import describe_shape
 from ..errors import ApproxMassError
-from ..machine import machine_facts
-from ..metrics import group_means
-from ..tables import LEGEND, describe
+from ..evaluation.assess import Assessment
+from ..evaluation.metrics import group_means
+from ..runtime.extras import require_extra
+from ..runtime.machine import machine_facts
+from ..storage.atomic import check_file, write_text
+from .charts import calibration_chart, histogram, operating_charts, training_chart, vega_script
+from .describe import LEGEND, describe
 from .gallery import galleries
 
-# Fewer usual images say nothing about a rate of 5%.
+# Fewer in-distribution images say nothing about a rate of 5%.
 _FEW = 20
 _METRICS = {
     "auroc": "AUROC",
@@ -42,11 +36,6 @@ _METRICS = {
 }
 
 
-def can_report() -> bool:
-    """Whether the libraries of the extra `report` are there."""
-    return all(find_spec(name) for name in ("altair", "vl_convert", "jinja2"))
-
-
 def check_page(page: Path) -> None:
     """Before any work: the page can be made and written.
 
@@ -54,11 +43,10 @@ def check_page(page: Path) -> None:
         ApproxMassError: a name that is not .html, no place to write, or a missing library.
     """
     if page.suffix.lower() not in (".html", ".htm"):
-        raise ApproxMassError(f"{page}: a report is an HTML page: end its name in .html")
-    if not can_report():
         raise ApproxMassError(
-            "a report needs altair, vl-convert-python and jinja2: pip install 'approxmass[report]'"
+            f"{page}: a report is an HTML page: end its name in .html", code="bad-option"
         )
+    require_extra("report", "a report")
     check_file(page)
 
 
@@ -87,9 +75,9 @@ def write_report(assessment: Assessment, page: Path) -> None:
 def _content(assessment: Assessment) -> dict[str, Any]:
     detector = assessment.detector
     first, *others = assessment.sets
-    decides = detector.settings.statistic
+    decides = detector.statistic
     limit = threshold(detector.calibration[decides], FALSE_ALARM_RATE)
-    usual = assessment.sets[first]
+    inside = assessment.sets[first]
 
     def grouped(name: str) -> np.ndarray:
         scores = assessment.sets[name].statistics[decides]
@@ -111,10 +99,10 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         "tables": _tables(assessment),
         "metrics": list(_METRICS.values()),
         "legend": " ".join(LEGEND.split()),
-        "calibration": calibration_chart(usual.p_value, len(detector.calibration[decides])),
+        "calibration": calibration_chart(inside.p_value, len(detector.calibration[decides])),
         "training": _training(assessment),
         "galleries": galleries(assessment),
-        "pixel": _pixel(detector.facts["shape"]),
+        "pixel": _pixel(detector.shape),
         "facts": _facts(assessment),
         "sets": [
             {
@@ -132,7 +120,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
 def _verdict(assessment: Assessment) -> dict[str, Any]:
     """The sentence at the top, one on the false-alarm rate, and the figures beside them."""
     first, *others = assessment.sets
-    decides = assessment.detector.settings.statistic
+    decides = assessment.detector.statistic
     areas = {
         row.ood: row.metrics.auroc for row in assessment.evaluation.rows if row.score == decides
     }
@@ -188,17 +176,15 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
 
 def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
     detector = assessment.detector
-    decides = detector.settings.statistic
-    first = next(iter(assessment.sets.values()))
-    shown = ("mass", "nll", "fused", "latent_fit")
+    decides = detector.statistic
     found = []
-    for name in [name for name in shown if name in first.statistics] or [decides]:
-        # People read the log-likelihood itself; there a larger number is a more usual image.
-        sign = -1 if name == "nll" else 1
+    for name, statistic in detector.statistics.items():
+        # People read the log-likelihood itself; there a larger number is a more typical image.
+        sign = statistic.shown_sign
         values = {key: sign * scored.statistics[name] for key, scored in assessment.sets.items()}
         limit = sign * threshold(detector.calibration[name], FALSE_ALARM_RATE)
-        title = "log-likelihood, nats" if name == "nll" else TITLES.get(name, name)
-        found.append({"spec": histogram(values, title, limit), "decides": name == decides})
+        spec = histogram(values, statistic.shown_axis, limit)
+        found.append({"spec": spec, "decides": name == decides})
     return found
 
 
@@ -236,7 +222,7 @@ def _training(assessment: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def _pixel(shape: list[int]) -> int:
+def _pixel(shape: Shape) -> int:
     """Pixels of the screen for one of an image, so that small ones can be seen."""
     return max(1, round(84 / max(shape[1:])))
 
@@ -253,7 +239,7 @@ def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
     versions = {"Python": machine["python"], **machine["packages"]}
     return [
         ("Detector", list(described.items())),
-        ("Settings", [(name, str(v)) for name, v in asdict(detector.settings).items()]),
+        ("Settings", [(name, str(v)) for name, v in detector.settings.as_dict().items()]),
         (
             "Machine of this report",
             [
@@ -265,9 +251,9 @@ def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
         (
             "Data of the fit",
             [
-                ("source", detector.facts["images"]["source"]),
-                ("images", describe_shape(detector.facts["shape"])),
-                ("sha256", detector.facts["images"]["sha256"]),
+                ("source", detector.facts.source),
+                ("images", describe_shape(detector.shape)),
+                ("sha256", detector.facts.sha256),
             ],
         ),
     ]

@@ -3,4 +3,4 @@
 __all__ = ["Limits", "create_app"]
 
 from .app import create_app
-from .uploads import Limits
+from .limits import Limits

@@ -13,9 +13,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ..data.decode import Pixels
+from ..arrays import Pixels
 from ..detector import Detector
-from .uploads import Limits, Problem
+from .limits import Limits, RequestRefused
 
 T = TypeVar("T")
 
@@ -45,29 +45,29 @@ class Batcher:
     Arguments:
         detector: Used by one thread at a time.
         limits: How many images wait, and how many are scored together.
-        scored: Called with the rows of every batch, on the event loop.
+        on_batch: Called with the rows of every batch, on the event loop.
     """
 
     def __init__(
-        self, detector: Detector, limits: Limits, scored: Callable[[Sequence[Row]], None]
+        self, detector: Detector, limits: Limits, on_batch: Callable[[Sequence[Row]], None]
     ) -> None:
         self.detector = detector
         self.limits = limits
         self.waiting = 0
-        self._scored = scored
+        self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._thread = ThreadPoolExecutor(1, "score")
         self._worker: asyncio.Task[None] | None = None
 
     @contextmanager
-    def place(self, images: int) -> Iterator[None]:
-        """Room for so many images, from before they are decoded until they are answered.
+    def reserve(self, images: int) -> Iterator[None]:
+        """Keep room for so many images, from before they are decoded until they are answered.
 
         Raises:
-            Problem: 429, there is none.
+            RequestRefused: 429, there is none.
         """
         if self.waiting + images > self.limits.waiting:
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS, "too many images wait: try again in a second"
             )
         self.waiting += images
@@ -77,26 +77,26 @@ class Batcher:
             self.waiting -= images
 
     async def score(self, images: Pixels) -> list[Row]:
-        """Rows of images `(n, C, H, W)`, uint8, in their order.
+        """Rows of images `(n, C, H, W)`, uint8, of the detector's shape, in their order.
 
         Raises:
-            ApproxMassError: as `Detector.score`.
+            ApproxMassError: a score is NaN.
         """
         job = _Job(images, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            self._worker = asyncio.create_task(self._score_all())
         return await job.answer
 
-    async def alone(self, work: Callable[[], T]) -> T:
-        """The result of other work with the detector, between two batches."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def between_batches(self, function: Callable[[], T]) -> T:
+        """What a function of no arguments returns, which may use the detector meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    async def _work(self) -> None:
+    async def _score_all(self) -> None:
         while self._jobs:
-            jobs = self._take()
-            answers = await self.alone(lambda jobs=jobs: self._score(jobs))  # type: ignore[misc]
-            self._scored([row for rows in answers if isinstance(rows, list) for row in rows])
+            jobs = self._next_batch()
+            answers = await self.between_batches(lambda jobs=jobs: self._score(jobs))  # type: ignore[misc]
+            self._on_batch([row for rows in answers if isinstance(rows, list) for row in rows])
             for job, rows in zip(jobs, answers, strict=True):
                 if job.answer.done():  # nobody waits for it any more
                     continue
@@ -105,7 +105,7 @@ class Batcher:
                 else:
                     job.answer.set_exception(rows)
 
-    def _take(self) -> list[_Job]:
+    def _next_batch(self) -> list[_Job]:
         """The jobs that came first: one, and as many more as a batch holds."""
         jobs = [self._jobs.popleft()]
         count = len(jobs[0].images)
@@ -117,19 +117,13 @@ class Batcher:
     def _score(self, jobs: Sequence[_Job]) -> list[list[Row] | Exception]:
         """Rows of each job, or what went wrong with it."""
         try:
-            scores = self.detector.score(np.concatenate([job.images for job in jobs]))
+            scores = self.detector.score_pixels(np.concatenate([job.images for job in jobs]))
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
             # An image that cannot be scored is no reason to refuse the others.
             return [answer for job in jobs for answer in self._score([job])]
-        columns = (
-            scores.log_prob,
-            scores.mass,
-            scores.statistic,
-            scores.p_value,
-            scores.is_outlier,
-        )
-        rows = [Row(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
+        columns = [getattr(scores, name).tolist() for name in Row._fields]
+        rows = [Row(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum([len(job.images) for job in jobs]).tolist()
         return [rows[a:b] for a, b in zip([0, *ends], ends, strict=False)]

@@ -13,14 +13,14 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .limits import Limits
 from .monitoring import Metrics
-from .uploads import Limits
 
 # What a person's browser asks for before there is a token.
 _OPEN = ("/", "/page.css", "/page.js", "/vega.js", "/healthz")
 _API = ("/score", "/explain", "/drift", "/metrics", "/histogram.json", "/openapi.json")
 # Times the limit of a body that is read and thrown away, so that the client gets to the answer.
-_PATIENCE = 4
+_MOST_DISCARDED = 4
 _HEADERS = {
     # Nothing from elsewhere, and no code but that of the page's own files.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -48,42 +48,14 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        started, status, unread = time.perf_counter(), HTTPStatus.INTERNAL_SERVER_ERROR, True
-
-        async def hear() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = bool(message.get("more_body"))
-            return message
-
-        async def discard() -> None:
-            left = _PATIENCE * self.limits.body_bytes
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    while unread and left > 0:
-                        left -= len((await hear()).get("body", b""))
-            except TimeoutError:
-                return
-
-        async def say(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
-                # A connection closed on a client that still sends loses the answer on its way;
-                # one that waits for leave to send, or is too slow, is not waited for.
-                waits = status == HTTPStatus.REQUEST_TIMEOUT or "expect" in headers
-                if unread and status >= HTTPStatus.BAD_REQUEST and not waits:
-                    await discard()
-            await send(message)
-
-        path = scope["path"]
+        exchange = _Exchange(receive, send, self.limits, waits="expect" in headers)
+        started, path = time.perf_counter(), scope["path"]
         route = path if path in _OPEN + _API else "other"
         try:
             refusal = self._refusal(scope["method"], path, headers)
-            await (refusal or self.app)(scope, hear, say)
+            await (refusal or self.app)(scope, exchange.receive, exchange.send)
         finally:
-            self.metrics.requests.labels(route, int(status)).inc()
+            self.metrics.requests.labels(route, int(exchange.status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
     def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
@@ -106,6 +78,48 @@ class Gate:
         else:
             reason = "this request comes from another site: start the server with --token"
         return JSONResponse({"detail": reason}, HTTPStatus.FORBIDDEN)
+
+
+class _Exchange:
+    """A request and its answer, as they pass through the gate.
+
+    Attributes:
+        status: Of the answer, once it has begun.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limits: Limits, *, waits: bool) -> None:
+        self.status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+        self._receive, self._send = receive, send
+        self._limits = limits
+        self._waits = waits  # for leave to send its body
+        self._unread = True
+
+    async def receive(self) -> Message:
+        """The next piece of the request."""
+        message = await self._receive()
+        self._unread = bool(message.get("more_body"))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a piece of the answer."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] += [(k.encode(), v.encode()) for k, v in _HEADERS.items()]
+            # A connection closed on a client that still sends loses the answer on its way;
+            # one that waits for leave to send, or is too slow, is not waited for.
+            waits = self._waits or self.status == HTTPStatus.REQUEST_TIMEOUT
+            if self._unread and self.status >= HTTPStatus.BAD_REQUEST and not waits:
+                await self._discard_rest()
+        await self._send(message)
+
+    async def _discard_rest(self) -> None:
+        left = _MOST_DISCARDED * self._limits.body_bytes
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                while self._unread and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,8 +24,8 @@ class Metrics:
         self.batch = Histogram("batch_images", "Images scored together.", buckets=sizes, **names)
         self.waiting = Gauge("images_waiting", "Images received, not yet answered.", **names)
 
-    def scored(self, rows: Sequence[Row]) -> None:
-        """A batch has been scored."""
+    def count_batch(self, rows: Sequence[Row]) -> None:
+        """Count the images of a batch that has been scored."""
         self.batch.observe(len(rows))
         self.images.inc(len(rows))
         self.outliers.inc(sum(row.is_outlier for row in rows))

@@ -90,8 +90,8 @@ async function introduce() {
     ? `Images of any size are brought to ${size}.`
     : `It takes ${colour} images of ${size} pixels.`;
   $("lead").textContent =
-    `Each image is compared with the ${count.format(detector.training_images)} usual ones that ` +
-    `this detector learnt from. ${takes} They stay in memory and are never kept.`;
+    `Each image is compared with those of the fit, ${count.format(detector.training_images)} images ` +
+    `that this detector has learnt from. ${takes} They stay in memory and are never kept.`;
 }
 
 const introduced = introduce().catch(notice);
@@ -146,7 +146,8 @@ async function look(card, file) {
   await introduced;
   const { results } = await (await call("score", file)).json();
   const result = results[0];
-  become(card, result.is_outlier ? "odd" : "usual", result.is_outlier ? "Does not belong" : "Looks usual");
+  if (result.is_outlier) become(card, "outlier", "Does not belong");
+  else become(card, "belongs", "Seems to belong");
   explainInWords(card, result);
   summarize();
   histogram ??= call("histogram.json").then((answer) => answer.json());
@@ -156,7 +157,7 @@ async function look(card, file) {
 }
 
 function become(card, state, says) {
-  card.classList.remove("waiting", "odd", "usual", "failed");
+  card.classList.remove("waiting", "outlier", "belongs", "failed");
   card.classList.add(state);
   card.querySelector(".says").textContent = says;
 }
@@ -164,14 +165,14 @@ function become(card, state, says) {
 function explainInWords(card, { p_value: p, statistic, mass, log_prob: logProb }) {
   const all = detector.calibration_images;
   const above = Math.round(p * (all + 1)) - 1;
-  const of = `of the ${count.format(all)} usual images set aside for comparison`;
+  const of = `of the ${count.format(all)} images of the fit that were held out`;
   const compared =
-    above === 0 ? `None ${of} looks as odd.` :
-    above === 1 ? `One ${of} looks at least as odd.` :
-    `${count.format(above)} ${of} look at least as odd.`;
+    above === 0 ? `None ${of} has a score as high.` :
+    above === 1 ? `One ${of} has a score at least as high.` :
+    `${count.format(above)} ${of} have a score at least as high.`;
   card.querySelector(".why").textContent =
-    `${compared} If this were a usual image, the chance of looking at least this odd would be ` +
-    `${percent.format(p)}.`;
+    `${compared} If this image were like those of the fit, the chance of a score ` +
+    `at least this high would be ${percent.format(p)}.`;
   const facts = [["p-value", number.format(p)], ["score", number.format(statistic)]];
   if (mass !== null) facts.push(["mass", number.format(mass)]);
   if (logProb !== null) facts.push(["log-likelihood", number.format(logProb)]);
@@ -216,10 +217,10 @@ async function heat(card, file) {
 
 function summarize() {
   const has = (state) => cards.querySelectorAll(`.${state}`).length;
-  const [odd, usual, failed, waiting] = ["odd", "usual", "failed", "waiting"].map(has);
+  const [outliers, belong, failed, waiting] = ["outlier", "belongs", "failed", "waiting"].map(has);
   const parts = [];
-  if (odd) parts.push(`${count.format(odd)} ${odd === 1 ? "does" : "do"} not belong`);
-  if (usual) parts.push(`${count.format(usual)} ${usual === 1 ? "looks" : "look"} usual`);
+  if (outliers) parts.push(`${count.format(outliers)} ${outliers === 1 ? "does" : "do"} not belong`);
+  if (belong) parts.push(`${count.format(belong)} ${belong === 1 ? "seems" : "seem"} to belong`);
   if (failed) parts.push(`${count.format(failed)} not scored`);
   if (waiting) parts.push(`looking at ${count.format(waiting)}`);
   $("summary").textContent = parts.join(", ");
@@ -281,9 +282,9 @@ async function draw(card) {
   result.view = view;
   await view.signal("score", result.statistic).runAsync();
   const where = result.is_outlier ? "beyond" : "before";
-  chart.setAttribute("aria-label", `Histogram of the scores of usual images; this one lies ${where} the line of 5%.`);
+  chart.setAttribute("aria-label", `Histogram of the scores of images like those of the fit; this one lies ${where} the line of 5%.`);
   card.querySelector(".place figcaption").textContent =
-    "Bars: usual images. Dashed: 5% of them lie beyond. Solid: this image.";
+    "Bars: images like those of the fit. Dashed: 5% of them lie beyond. Solid: this image.";
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

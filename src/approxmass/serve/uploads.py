@@ -2,8 +2,6 @@
 
 __all__ = [
     "ImagesInJson",
-    "Limits",
-    "Problem",
     "Receiver",
     "Upload",
     "check_kind",
@@ -25,49 +23,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from ..data import ImageSource
-from ..data.decode import Pixels, pillow_guard
+from ..arrays import Pixels, Shape
+from ..data.guard import pillow_guard
+from ..data.source import ImageSource
+from .limits import Limits, RequestRefused
 
 # What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
 # writes to disk (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _JSON, _FORM = "application/json", "multipart/form-data"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request, and all of them together, may ask for.
-
-    Attributes:
-        body_bytes: Of one body.
-        held_bytes: Of the bodies held at once.
-        images: In one request.
-        pixels: Of one image.
-        request_pixels: Of the images of one request together.
-        seconds: To receive a body.
-        waiting: Images received and not yet answered.
-        batch: Images scored together; a request is never split.
-    """
-
-    body_bytes: int = 32 * 2**20
-    held_bytes: int = 256 * 2**20
-    images: int = 256
-    pixels: int = 40_000_000
-    request_pixels: int = 160_000_000
-    seconds: float = 30.0
-    waiting: int = 1024
-    batch: int = 256
-
-
-class Problem(HTTPException):
-    """A request that is refused: its status and one plain reason."""
-
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
-        busy = status == HTTPStatus.TOO_MANY_REQUESTS
-        super().__init__(status, reason, {"Retry-After": "1"} if busy else None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +56,7 @@ class Receiver:
         """The whole body, counted as it comes whatever its header says of it.
 
         Raises:
-            Problem: 408 too slow or broken off, 413 too large, 429 too much held already.
+            RequestRefused: 408 too slow or broken off, 413 too large, 429 too much held already.
         """
         body = bytearray()
         counted = 0
@@ -106,13 +72,13 @@ class Receiver:
                         self._check(counted)
                         body += chunk
             except TimeoutError:
-                raise Problem(
+                raise RequestRefused(
                     HTTPStatus.REQUEST_TIMEOUT,
                     f"the body did not arrive within {self.limits.seconds:g} seconds: send fewer "
                     "or smaller images",
                 ) from None
             except ClientDisconnect:
-                raise Problem(
+                raise RequestRefused(
                     HTTPStatus.REQUEST_TIMEOUT, "the body broke off: send it again"
                 ) from None
             yield body
@@ -121,13 +87,13 @@ class Receiver:
 
     def _check(self, counted: int) -> None:
         if counted > self.limits.body_bytes:
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the body is larger than {self.limits.body_bytes:,} bytes: send fewer or smaller "
                 "images",
             )
         if self.held > self.limits.held_bytes:
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too many large requests at once: try again in a second",
             )
@@ -145,15 +111,15 @@ def check_kind(headers: Headers) -> None:
     """Look at what a body claims to be, before it is read.
 
     Raises:
-        Problem: 415, neither of the two kinds, or compressed.
+        RequestRefused: 415, neither of the two kinds, or compressed.
     """
     if _kind(headers.get("content-type", "")) not in (_JSON, _FORM):
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f'send images as files in {_FORM}, or as {_JSON}: {{"images": ["<base64>"]}}',
         )
     if headers.get("content-encoding", "identity") != "identity":
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
+        raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
 
 
 def _kind(content_type: str) -> str:
@@ -164,14 +130,16 @@ def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     """The images in a body that passed `check_kind`, at least one.
 
     Raises:
-        Problem: 413 too many images, 422 not what its kind says.
+        RequestRefused: 413 too many images, 422 not what its kind says.
     """
     if _kind(content_type) == _JSON:
         uploads = _from_json(body, limits)
     else:
         uploads = _from_form(body, content_type, limits)
     if not uploads:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body holds no image: send at least one")
+        raise RequestRefused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "the body holds no image: send at least one"
+        )
     return uploads
 
 
@@ -182,11 +150,11 @@ def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"the JSON is not as it should be: {where + ': ' if where else ''}{first['msg']}"
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
+        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
     _check_count(len(given.images), limits)
     names = [str(i) for i in range(len(given.images))] if given.names is None else given.names
     if len(names) != len(given.images):
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"there are {len(names)} names for {len(given.images)} images: give one to each",
         )
@@ -195,7 +163,7 @@ def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
         try:
             uploads.append(Upload(name, base64.b64decode(text, validate=True)))
         except (binascii.Error, ValueError):
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} is not base64: encode its bytes"
             ) from None
     return uploads
@@ -203,7 +171,7 @@ def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
 
 def _check_count(count: int, limits: Limits) -> None:
     if count > limits.images:
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"more than {limits.images} images in one request: send them in several",
         )
@@ -244,7 +212,7 @@ class _Form:
         _, options = parse_options_header(self.disposition)
         name = options.get(b"name", b"").decode(errors="replace")
         if b"filename" not in options and not self.typed:
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
                 f"the field {name!r} is text, not a file: with curl, write -F {name}=@FILE",
             )
@@ -277,16 +245,14 @@ def _from_form(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     except FormParserError:
         form.ended = False
     if not form.ended or not options.get(b"boundary"):
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "the multipart body is damaged or breaks off: send it again",
         )
     return form.uploads
 
 
-def images_of(
-    uploads: Sequence[Upload], shape: tuple[int, int, int], size: int | None, limits: Limits
-) -> Pixels:
+def images_of(uploads: Sequence[Upload], shape: Shape, size: int | None, limits: Limits) -> Pixels:
     """Pixels uint8 `(n, C, H, W)` of every image, those that scoring a folder of them would find.
 
     Arguments:
@@ -296,19 +262,19 @@ def images_of(
         limits: How many pixels are too many; looked at before any is decoded.
 
     Raises:
-        Problem: 413 too many pixels, 422 an image that cannot be used, by its name.
+        RequestRefused: 413 too many pixels, 422 an image that cannot be used, by its name.
     """
     total = 0
     for upload in uploads:
         pixels = _pixels_of(upload, limits)
         total += pixels
         if pixels > limits.pixels:
-            raise Problem(
+            raise RequestRefused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"image {upload.name} has more than {limits.pixels:,} pixels: make it smaller",
             )
     if total > limits.request_pixels:
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the images have more than {limits.request_pixels:,} pixels together: send fewer at "
             "once",
@@ -321,7 +287,7 @@ def images_of(
     source = source if size is None else source.resized(size)
     (chunk,) = source.chunks(len(uploads), shape=shape)
     for name, error in chunk.unreadable:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
+        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
     return chunk.images
 
 
@@ -336,7 +302,7 @@ def _pixels_of(upload: Upload, limits: Limits) -> int:
         return 0
     if image.format not in _FORMATS:
         kinds = ", ".join(kind for kind in _FORMATS if kind != "MPO")
-        raise Problem(
+        raise RequestRefused(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"image {upload.name} is of the kind {image.format}: send one of {kinds}",
         )

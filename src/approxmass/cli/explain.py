@@ -1,0 +1,124 @@
+"""The command `explain`: explanations as pictures in a folder."""
+
+__all__ = ["explain", "explain_files"]
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ApproxMassError
+from .console import check_outputs, emit, out
+from .options import SOURCE, Device, Folder, Json, Skipped, Threads
+
+if TYPE_CHECKING:
+    from ..detector import Detector
+
+# Components named for an image.
+_NAMED = 3
+
+
+def explain(
+    folder: Folder,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help=SOURCE)],
+    output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the pictures.")],
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """Show where in an image, and in which components, its approximate mass comes from."""
+    from ..detector import Detector
+
+    _check_folder(output, images)
+    check_outputs(output / "001.png" if output.is_dir() else output, folder=folder)
+    check_outputs(json_file, inputs=images, folder=folder)
+    if json_file is not None and json_file.suffix == ".png":
+        raise ApproxMassError(
+            f"{json_file} could be one of the pictures: choose another name", code="would-overwrite"
+        )
+    detector = Detector.load(folder, device=device, threads=threads)
+    facts = explain_files(detector, images, output)
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        from .tables import explanations_table
+
+        out.print(explanations_table(facts))
+        out.print(f"Pictures are in {output}/", soft_wrap=True, markup=False)
+
+
+def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Explain every image of some sources and write a picture of each, numbered, to a folder.
+
+    Arguments:
+        detector: A fitted detector of the method `flow`.
+        sources: Whatever `open_images` takes.
+        folder: Made if absent; pictures of the same names are replaced.
+
+    Returns:
+        JSON-ready: for each image its name, picture, p-value, verdict, and the components with the
+        largest shares of the squared mass (of whitened codes); and why others were skipped, which
+        is also said on standard error.
+
+    Raises:
+        ApproxMassError: the method is not a flow, not one image can be read, or the folder cannot
+            be written or is one of the sources.
+    """
+    _check_folder(folder, sources)
+    from ..explain import picture
+    from ..storage.atomic import check_file, write_atomic
+
+    check_file(folder / "001.png")
+    rows: list[dict[str, Any]] = []
+    reasons: list[str] = []
+    skipped = Skipped()
+    for name in sources:
+        for chunk, scores in detector.score_chunks(name):
+            skipped.add(chunk.unreadable)
+            reasons += [f"image {label} {error}" for label, error in chunk.unreadable]
+            if not chunk.readable:
+                continue
+            explanation = detector.explain_pixels(chunk.images)
+            for i, label in enumerate(chunk.readable):
+                shares = explanation.components[i]
+                stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
+                stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
+                target = folder / f"{len(rows) + 1:03}-{stem}.png"
+                with write_atomic(target) as path:
+                    picture(chunk.images[i], explanation.maps[i]).save(path, "PNG")
+                rows.append(
+                    {
+                        "name": label,
+                        "picture": target.name,
+                        "p_value": float(scores.p_value[i]),
+                        "is_outlier": bool(scores.is_outlier[i]),
+                        "components": [
+                            {"component": explanation.names[k], "share": float(shares[k])}
+                            for k in shares.argsort()[::-1][:_NAMED].tolist()
+                        ],
+                    }
+                )
+    if not rows:
+        raise ApproxMassError(
+            f"no image can be explained; the first, {skipped.first}", code="bad-image"
+        )
+    skipped.close("--json has them all")
+    return {"images": rows, "skipped": reasons}
+
+
+def _check_folder(folder: Path, sources: Sequence[str]) -> None:
+    """The pictures take the place of no image that is explained."""
+    if folder.exists() and not folder.is_dir():
+        raise ApproxMassError(
+            f"{folder} is not a folder: choose another name", code="would-overwrite"
+        )
+    place = Path(os.path.realpath(folder))
+    for name in sources:
+        given = Path(os.path.realpath(name))
+        if given in (place, *place.parents) or given.parent == place:
+            raise ApproxMassError(
+                f"{folder} holds images of {name}, or lies in it: choose another folder",
+                code="would-overwrite",
+            )

@@ -1,0 +1,177 @@
+"""The commands `fit`, `inspect` and `methods`."""
+
+__all__ = ["fit", "inspect", "methods", "show_detector"]
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ApproxMassError
+from .console import check_outputs, emit, out, say
+from .options import SOURCE, Device, Folder, Json, Threads
+
+if TYPE_CHECKING:
+    from ..detector import Detector
+
+_FLOW = "Of the flow: "
+Text = str | None
+
+
+Output = Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the detector.")]
+Encoder = Annotated[Text, typer.Option(help=f"{_FLOW}what it models, pca or pixels.")]
+Alpha = Annotated[Text, typer.Option(help=f"{_FLOW}weight of the mass in the loss.")]
+Preset = Annotated[
+    Text,
+    typer.Option(help=f"{_FLOW}compact or paper (pixels); realnvp, nice, maf, nsf, gf (pca)."),
+]
+Components = Annotated[Text, typer.Option(help="Most principal components.")]
+Epochs = Annotated[Text, typer.Option(help="Passes over the images.")]
+Statistic = Annotated[
+    Text,
+    typer.Option(
+        help=f"{_FLOW}the score behind the p-values: nll, mass, latent_fit, typicality or fused."
+    ),
+]
+Draws = Annotated[Text, typer.Option(help=f"{_FLOW}dequantisation draws an image (pixels).")]
+Method = Annotated[
+    str, typer.Option(help="flow, or a baseline to compare with; see `approxmass methods`.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any option of the method; may be repeated."),
+]
+Size = Annotated[int | None, typer.Option(help="Resize every image to SIZE x SIZE.")]
+Labels = Annotated[
+    Text,
+    typer.Option(
+        metavar="SOURCE",
+        help="Classes, for a baseline that needs them; if not those that SOURCE carries.",
+    ),
+]
+Outliers = Annotated[
+    Text, typer.Option(metavar="SOURCE", help="Outliers, for a baseline that learns from some.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished fit.")]
+
+
+def fit(
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    output: Output,
+    encoder: Encoder = None,
+    alpha: Alpha = None,
+    preset: Preset = None,
+    components: Components = None,
+    epochs: Epochs = None,
+    statistic: Statistic = None,
+    draws: Draws = None,
+    method: Method = "flow",
+    option: Set = None,
+    size: Size = None,
+    seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
+    holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
+    labels: Labels = None,
+    outliers: Outliers = None,
+    device: Device = None,
+    threads: Threads = None,
+    resume: Resume = False,
+    json_file: Json = None,
+) -> None:
+    """Learn from in-distribution images and calibrate on a held-out tenth of them."""
+    from ..detector import Detector
+    from ..models.registry import parse_options
+    from ..runtime.machine import is_main_process
+
+    named = {
+        "encoder": encoder,
+        "alpha": alpha,
+        "preset": preset,
+        "components": components,
+        "epochs": epochs,
+        "statistic": statistic,
+        "draws": draws,
+    }
+    words = {name: text for name, text in named.items() if text is not None}
+    options = parse_options(method, words | _pairs(option or []))
+    checkpoint = _check_target(output, source, json_file, resume=resume)
+    detector = Detector(
+        method=method,
+        seed=seed,
+        size=size,
+        holdout=holdout,
+        device=device,
+        threads=threads,
+        **options,
+    )
+    try:
+        detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
+    except KeyboardInterrupt:
+        kept = "repeat the command to go on"
+        if checkpoint.exists():
+            kept = f"{checkpoint} holds the run: repeat the command with --resume"
+        say(f"stopped; {kept}")
+        raise typer.Exit(130) from None
+    if is_main_process():
+        detector.save(output)
+        checkpoint.unlink(missing_ok=True)
+        show_detector(output, detector, json_file)
+
+
+def methods(json_file: Json = None) -> None:
+    """List the methods that `fit --method` knows besides the flow, with their options."""
+    from ..baselines import BASELINES
+    from .tables import describe_methods, methods_table
+
+    facts = describe_methods(BASELINES)
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        out.print(methods_table(facts))
+
+
+def inspect(folder: Folder, json_file: Json = None) -> None:
+    """Show what a detector is, what it learnt from and how finely it decides."""
+    from ..detector import Detector
+
+    show_detector(folder, Detector.load(folder, device="cpu"), json_file)
+
+
+def show_detector(folder: Path, detector: "Detector", json_file: Path | None) -> None:
+    """Print what there is to know of a detector, as a table and as JSON."""
+    from ..report.describe import describe
+    from .tables import facts_table
+
+    facts = describe(detector)
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        out.print(facts_table(str(folder), facts))
+
+
+def _pairs(words: list[str]) -> dict[str, str]:
+    """Words `name=value` by their names."""
+    pairs = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not sign:
+            raise ApproxMassError(
+                f"--set takes NAME=VALUE, not {word!r}; see `approxmass methods`",
+                code="unknown-option",
+            )
+        pairs[name] = text
+    return pairs
+
+
+def _check_target(output: Path, source: str, json_file: Path | None, *, resume: bool) -> Path:
+    """Before any work: the detector can be written; returns where its checkpoint goes."""
+    from ..storage.artifact import check_target
+
+    check_target(output)
+    checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
+    check_outputs(checkpoint, json_file, inputs=[source])
+    if output.exists() and any(output.iterdir()):
+        say(f"{output} holds a detector: it is replaced when the new one is whole")
+    if checkpoint.exists() and not resume:
+        raise ApproxMassError(
+            f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew",
+            code="would-overwrite",
+        )
+    return checkpoint

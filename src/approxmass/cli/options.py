@@ -1,0 +1,54 @@
+"""Arguments and options that several commands share."""
+
+__all__ = ["SHOWN", "SOURCE", "Device", "Folder", "Json", "Seed", "Skipped", "Threads"]
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import say
+
+SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+# Unreadable images named on the terminal.
+SHOWN = 10
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the facts as JSON; - prints them."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Fixes balancing, groups and intervals.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...; a GPU where there is one."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute in.")]
+
+
+class Skipped:
+    """Says which images are skipped, as they come: the first few by name, then how many more.
+
+    Attributes:
+        count: How many there were.
+        first: The first, with its reason; empty while there is none.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+
+    def add(self, unreadable: Iterable[tuple[str, str]]) -> None:
+        """Say some more, each a name and a reason that follows it."""
+        for name, reason in unreadable:
+            line = f"image {name} {reason}"
+            self.first = self.first or line
+            self.count += 1
+            if self.count <= SHOWN:
+                say(f"skipped: {line}")
+
+    def close(self, where: str) -> None:
+        """Say how many were not named, and where they are."""
+        if self.count > SHOWN:
+            say(f"and {self.count - SHOWN:,} more, {where}")

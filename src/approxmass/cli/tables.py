@@ -1,0 +1,117 @@
+"""Terminal tables: the same facts as the JSON, for people."""
+
+__all__ = [
+    "describe_methods",
+    "evaluation_tables",
+    "explanations_table",
+    "facts_table",
+    "methods_table",
+]
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..baselines import Baseline
+    from ..evaluation.protocol import Evaluation
+
+
+def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
+    """A table for each set of outliers, a row for each score; every metric names its class."""
+    for ood, rows in groupby(evaluation.rows, key=lambda row: row.ood):
+        first, *others = rows
+        m = first.metrics
+        table = Table(
+            title=f"{escape(ood)} against {escape(evaluation.id)}\n"
+            f"{evaluation.protocol}, {m.n_id:,} + {m.n_ood:,}",
+            title_justify="left",
+            title_style="bold",
+        )
+        table.add_column("score")
+        for column in ("AUROC", "95% interval", "AUPR ID", "AUPR OOD", "TNR95 ID", "FPR95 OOD"):
+            table.add_column(column.replace(" ", "\n"), justify="right")
+        for row in (first, *others):
+            m = row.metrics
+            rest = (
+                m.aupr_id_positive,
+                m.aupr_ood_positive,
+                m.tnr95_id_positive,
+                m.fpr95_ood_positive,
+            )
+            table.add_row(
+                row.score,
+                f"{m.auroc.value:.4f}",
+                f"{m.auroc.low:.3f}-{m.auroc.high:.3f}",
+                *(f"{each.value:.3f}" for each in rest),
+            )
+        yield table
+
+
+def explanations_table(facts: Mapping[str, Any]) -> Table:
+    """A row for each image that was explained."""
+    table = Table(title="Images", title_justify="left", title_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("picture", overflow="fold")
+    table.add_column("p-value", justify="right")
+    table.add_column("verdict")
+    table.add_column("components, share of the squared mass", overflow="fold")
+    for row in facts["images"]:
+        parts = ", ".join(
+            f"{'#' * part['component'].isdigit()}{part['component']} {part['share']:.0%}"
+            for part in row["components"]
+        )
+        verdict = "outlier" if row["is_outlier"] else "in-distribution"
+        p = f"{row['p_value']:.3g}"
+        table.add_row(escape(row["name"]), escape(row["picture"]), p, verdict, parts or "-")
+    return table
+
+
+def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
+    """Two columns of names and values."""
+    table = Table(title=escape(title), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        if isinstance(value, float):
+            shown = f"{value:.4g}"
+        table.add_row(name.replace("_", " "), escape(shown))
+    return table
+
+
+def describe_methods(kinds: Mapping[str, "type[Baseline]"]) -> dict[str, Any]:
+    """What each method is, what it needs, and its options with their defaults."""
+    return {
+        name: {
+            "what": (kind.__doc__ or "").partition("\n")[0],
+            "labels": kind.needs_labels,
+            "outliers": "needed"
+            if kind.needs_outliers
+            else "possible"
+            if kind.takes_outliers
+            else "",
+            "options": kind().options(),
+        }
+        for name, kind in kinds.items()
+    }
+
+
+def methods_table(facts: Mapping[str, Any]) -> Table:
+    """Two columns: the name, and all there is to say."""
+    table = Table(title="Methods besides the flow", title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, method in facts.items():
+        needs = ["labels"] if method["labels"] else []
+        if method["outliers"]:
+            needs.append("outliers" if method["outliers"] == "needed" else "outliers if given")
+        lines = [escape(method["what"])]
+        if needs:
+            lines.append(f"besides images learns from {', '.join(needs)}")
+        options = " ".join(f"{option}={value}" for option, value in method["options"].items())
+        table.add_row(name, "\n".join([*lines, f"[dim]{escape(options)}[/dim]"]), end_section=True)
+    return table

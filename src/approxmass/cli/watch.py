@@ -1,0 +1,112 @@
+"""The command `watch`."""
+
+__all__ = ["watch"]
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import check_outputs, emit, out, remark, say
+from .options import SHOWN, Device, Folder, Json, Skipped, Threads
+
+if TYPE_CHECKING:
+    from ..watch.watch import Alarm, Totals
+
+
+def watch(
+    folder: Folder,
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images arrive.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", metavar="LOG", help="Log to write, or to go on with: .csv, or a folder .parquet."
+        ),
+    ],
+    false_alarm_every: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At least so many in-distribution images for one false drift alarm, on average.",
+        ),
+    ] = 100_000,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Time between two looks into the folder.")
+    ] = 1.0,
+    until_idle: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="End when no file has come for so long."),
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """Score images as they arrive in a folder, and raise an alarm when they drift."""
+    from rich.live import Live
+
+    from ..detector import Detector
+    from ..runtime.stop import stop_requests
+    from ..watch.watch import Watch, check_log
+
+    check_log(output, source)
+    is_folder = output.is_dir() and output.suffix.lower() == ".parquet"
+    log = output / "part-000000.parquet" if is_folder else output
+    check_outputs(log, json_file, inputs=[str(source)], folder=folder)
+    detector = Detector.load(folder, device=device, threads=threads)
+    status = Live(console=remark, auto_refresh=False, transient=True)
+    skipped = Skipped()
+    with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
+        totals = run.totals
+        if totals.scored + totals.unreadable:
+            say(f"{output} has {totals.scored + totals.unreadable:,} images: going on from there")
+        with status if remark.is_terminal else contextlib.nullcontext():
+            for batch in run.batches(interval=interval, until_idle=until_idle, stop=stop):
+                skipped.add(batch.unreadable)
+                _say_alarms(batch.alarms, totals, false_alarm_every, output)
+                if remark.is_terminal:
+                    status.update(_status(totals), refresh=True)
+    skipped.close(f"in the column error of {output}")
+    facts = {
+        "scored": totals.scored,
+        "skipped": totals.unreadable,
+        "outliers_at_5_percent": totals.outliers,
+        "drift": totals.drift,
+        "false_alarm_every": false_alarm_every,
+        "alarms": [{"image": alarm.image, "images": alarm.images} for alarm in totals.alarms],
+        "output": str(output),
+    }
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        _show(source, facts)
+    if stop:
+        say(f"stopped; all that was scored is in {output}: repeat the command to go on")
+        raise typer.Exit(128 + stop[0])  # as a shell counts: 130 for Ctrl-C
+
+
+def _say_alarms(alarms: "list[Alarm]", totals: "Totals", every: int, output: Path) -> None:
+    for alarm in alarms[:SHOWN]:
+        since = "start" if alarm is totals.alarms[0] else "last one"
+        say(
+            f"drift alarm at image {alarm.image}, {alarm.images:,} images since the {since}; "
+            f"in-distribution images raise one in {every:,} or more, on average",
+            style="red",
+        )
+    if len(alarms) > SHOWN:
+        say(f"and {len(alarms) - SHOWN:,} more alarms, in {output}")
+
+
+def _status(totals: "Totals") -> str:
+    return (
+        f"{totals.scored:,} images scored, {totals.unreadable:,} unreadable, "
+        f"{len(totals.alarms):,} alarms, drift {totals.drift:.3g} (1 raises an alarm)"
+    )
+
+
+def _show(source: Path, facts: dict[str, Any]) -> None:
+    from .tables import facts_table
+
+    alarms = facts["alarms"]
+    last = f", the last at {alarms[-1]['image']}" if alarms else ""
+    out.print(facts_table(f"{source}", facts | {"alarms": f"{len(alarms):,}{last}"}))

@@ -1,0 +1,84 @@
+"""Everything that holds images, opened by one function."""
+
+__all__ = ["open_images"]
+
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import ApproxMassError
+from .readers import reader_of
+from .readers.array import as_array, open_array
+from .readers.common import KINDS
+from .readers.hub import open_hub
+from .readers.listed import open_list
+from .readers.sample import open_sample
+from .source import ImageSource
+
+
+def open_images(source: object, *, size: int | None = None) -> ImageSource:
+    """Open anything that holds images.
+
+    Arguments:
+        source: One of
+
+            - an array (or anything that turns into one, such as a tensor) `(N, H, W)`,
+              `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with C = 1 or 3: uint8, bool, floats in
+              [0, 1] or integers in [0, 255]; a list of such images, or of Pillow images;
+            - the path of a folder (every image in it and below, sorted by path; hidden files and
+              links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet`
+              (column `image`) or IDX file;
+            - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
+              one;
+            - `sample:NAME`, images that come with the library;
+            - an `ImageSource`.
+        size: Resize every image to `size` x `size` pixels.
+
+    Raises:
+        ApproxMassError: There is no such thing, it holds no images, or images of a shape or dtype
+            that none can have. Values out of range show when the stream comes to them.
+
+    Example:
+        >>> images = open_images("sample:fashion_mnist/test", size=32)
+        >>> len(images), images.shape, images.native_shape
+        (2000, (1, 32, 32), (1, 28, 28))
+    """
+    opened = _open(source)
+    return opened if size is None else opened.resized(size)
+
+
+def _open(source: object) -> ImageSource:
+    if isinstance(source, ImageSource):
+        return source
+    if isinstance(source, str):
+        return _open_named(source)
+    if isinstance(source, os.PathLike):
+        return _open_path(os.fspath(source), Path(source))
+    if isinstance(source, Image.Image):
+        return open_list("array", [source])
+    if isinstance(source, list | tuple):
+        return open_list("array", source)
+    if hasattr(source, "__array__"):
+        return open_array("array", as_array("array", source))
+    raise ApproxMassError(
+        f"{type(source).__name__}: not a source of images; give {KINDS}", code="bad-source"
+    )
+
+
+def _open_named(name: str) -> ImageSource:
+    if not name:
+        raise ApproxMassError(f"the name of the source is empty: give {KINDS}", code="bad-source")
+    if name.startswith("sample:"):
+        return open_sample(name)
+    if name.startswith("hf:"):
+        return open_hub(name)
+    return _open_path(name, Path(name))
+
+
+def _open_path(name: str, path: Path) -> ImageSource:
+    if not os.path.lexists(path):
+        raise ApproxMassError(
+            f"{name}: there is no such file or folder; give {KINDS}", code="bad-source"
+        )
+    return reader_of(name, path).images(name, path)

@@ -1,0 +1,98 @@
+"""Image files: one, or all of a folder, whose subfolders may be classes."""
+
+__all__ = [
+    "folder_labels",
+    "image_files",
+    "open_file",
+    "open_files",
+    "open_folder",
+    "shown_name",
+]
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...arrays import Labels
+from ...errors import ApproxMassError
+from ..decode import Encoded
+from ..source import ImageSource
+from .common import KINDS, reading
+
+
+def open_folder(name: str, folder: Path) -> ImageSource:
+    """Every image of a folder and below, sorted by path."""
+    found = image_files(name, folder)
+    if not found:
+        raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}", code="bad-source")
+    return open_files(name, folder, found)
+
+
+def folder_labels(name: str, folder: Path) -> Labels | None:
+    """Number of each image's subfolder, by name; None where an image is in no subfolder."""
+    return _classes(image_files(name, folder))
+
+
+def open_file(name: str, path: Path) -> ImageSource:
+    """An image file, whatever it is called."""
+    source = open_files(name, path.parent, [path.name])
+    if path.suffix.lower() not in _image_suffixes():
+        try:
+            source.native_shape  # noqa: B018 - it decodes the image, and keeps it for the stream
+        except ApproxMassError:
+            raise ApproxMassError(
+                f"{name}: not a file of images; give {KINDS}", code="bad-source"
+            ) from None
+    return source
+
+
+def open_files(name: str, folder: Path, files: list[str]) -> ImageSource:
+    """Image files, as paths from `folder`, in this order; `name` is what an error calls them."""
+
+    def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
+        for i in range(0, len(files), n):
+            some = files[i : i + n]
+            yield [shown_name(file) for file in some], [folder / file for file in some]
+
+    return ImageSource(name, len(files), batches, labels=lambda: _classes(files))
+
+
+def image_files(name: str, folder: Path) -> list[str]:
+    """Images in a folder and below, as paths from there, in the order in which they are read."""
+    suffixes = _image_suffixes()
+    found = []
+    with reading(name, "a folder of images"):
+        for parent, folders, files in os.walk(folder, onerror=_raise):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            below = Path(parent).relative_to(folder).as_posix()
+            prefix = "" if below == "." else f"{below}/"  # a Path for each file takes far longer
+            found += [
+                prefix + each
+                for each in files
+                if not each.startswith(".") and os.path.splitext(each)[1].lower() in suffixes
+            ]
+    return sorted(found)
+
+
+def shown_name(file: str) -> str:
+    """A file name as text: it need not be, but whoever prints or stores it expects that."""
+    return os.fsencode(file).decode(errors="backslashreplace")
+
+
+def _classes(files: list[str]) -> Labels | None:
+    if not all("/" in file for file in files):
+        return None
+    return np.unique([file.split("/")[0] for file in files], return_inverse=True)[1]
+
+
+@functools.cache
+def _image_suffixes() -> frozenset[str]:
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -1,0 +1,111 @@
+"""What every encoder is, and how a data set goes through one: each image once, on the device."""
+
+__all__ = ["Encoder", "through"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Shape
+from ..data.pixels import unit_pixels
+from ..runtime.machine import all_processes
+
+
+class Encoder(nn.Module, ABC):
+    """From pixels `(N, C, H, W)` in [0, 1] to the flow's input; a gradient goes through.
+
+    What it has learnt is in its buffers.
+    """
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """Numbers of a code."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Of the numbers of a code, where each has a meaning of its own; else none."""
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether images `(C, H, W)` can go through, as far as it can tell without one."""
+        return True
+
+    @abstractmethod
+    def fit_transform(
+        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+    ) -> Tensor:
+        """Learn from images `(N, C, H, W)`, uint8 or in [0, 1], and give what a flow trains on.
+
+        Every image goes through the encoder once. Of several processes that train together each
+        encodes its share.
+
+        Arguments:
+            images: Of the training.
+            seed: Fixes what is drawn.
+            device: Where to compute; None for the CPU.
+
+        Raises:
+            ApproxMassError: images that cannot be learnt from.
+        """
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels to codes."""
+
+
+@torch.no_grad()
+def through(
+    function: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    device: torch.device | None = None,
+    size: int = 1024,
+) -> Tensor:
+    """What `function` makes of pixels in [0, 1], `(N, D)` float32 on the CPU.
+
+    Of several processes each computes a share, and all get the whole.
+
+    Arguments:
+        function: From pixels `(n, C, H, W)` on the device to `(n, ...)`.
+        images: `(N, C, H, W)`, uint8 or in [0, 1].
+        device: Where to compute; None for the CPU.
+        size: Images at a time.
+
+    Example:
+        >>> through(lambda x: x.mean((1, 2, 3)), torch.full((3, 1, 2, 2), 255, dtype=torch.uint8))
+        tensor([[1.],
+                [1.],
+                [1.]])
+    """
+    processes = torch.distributed.get_world_size() if _together() else 1
+    rank = torch.distributed.get_rank() if processes > 1 else 0
+    share = -(-len(images) // processes)
+    mine = images[rank * share : (rank + 1) * share]
+    found = torch.empty(0)
+    for start in range(0, len(mine), size):
+        batch = unit_pixels(mine[start : start + size].to(device or "cpu"))
+        rows = function(batch).flatten(1).float() if len(batch) else torch.empty(0)
+        rows = rows if rows.ndim == 2 else rows[:, None]
+        if start == 0:
+            found = torch.empty(len(mine), rows.shape[1])
+        found[start : start + size] = rows
+    return found if processes == 1 else _gathered(found, len(images), processes)
+
+
+def _together() -> bool:
+    """Whether several processes train together; Accelerate sets them up on first use."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        all_processes()
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _gathered(mine: Tensor, count: int, processes: int) -> Tensor:
+    """The shares of all processes, one after the other."""
+    shares: list[Tensor | None] = [None] * processes
+    torch.distributed.all_gather_object(shares, mine)
+    return torch.cat([s for s in shares if s is not None and len(s)])[:count]

@@ -1,0 +1,169 @@
+"""Whitened principal components of the pixels, or of the features of any module."""
+
+__all__ = ["WhitenedEncoder"]
+
+import copy
+import math
+
+import torch
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from ..arrays import Shape
+from ..data.pixels import unit_pixels
+from ..errors import ApproxMassError
+from .base import Encoder, through
+
+# PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
+_PCA_NUMBERS = 2**28
+# Keeps the logarithm of the residual energy finite for an image inside the fitted subspace.
+_ENERGY_FLOOR = 1e-6
+
+
+class WhitenedEncoder(Encoder):
+    """Whitened principal components, and the log energy of what they leave out.
+
+    In a whitened space every direction weighs the same, which is where the approximate mass is
+    a strong score. The components are those of the pixels, or of `features(x)` for any module.
+
+    Arguments:
+        components: Most components to keep. Fewer are kept when there are fewer than five images
+            for each, or when the data has no more variance to give.
+        features: Module from pixels `(N, C, H, W)` to features `(N, ...)`; None for the pixels.
+
+    Example:
+        >>> images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> code = WhitenedEncoder(components=10).fit_transform(images)
+        >>> code.shape  # 10 components and the residual
+        torch.Size([400, 11])
+        >>> bool((code.std(0) - 1).abs().max() < 0.01)
+        True
+    """
+
+    mean: Tensor
+    axes: Tensor
+    scale: Tensor
+    energy: Tensor
+
+    def __init__(self, components: int = 128, features: nn.Module | None = None) -> None:
+        super().__init__()
+        self.components = components
+        # A copy: the module of the caller stays as it is.
+        self.features = None
+        if features is not None:
+            self.features = copy.deepcopy(features).eval().requires_grad_(False)
+        for name in ("mean", "axes", "scale", "energy"):
+            self.register_buffer(name, torch.empty(0))
+
+    @property
+    def dimension(self) -> int:
+        """Length of the code: the components kept, and one for the residual if there is any."""
+        return len(self.scale) + (len(self.energy) > 0)
+
+    @property
+    def names(self) -> list[str]:
+        """`1` for the first component and so on; last, where there is one, `residual`."""
+        return [str(i + 1) for i in range(len(self.scale))] + ["residual"] * (len(self.energy) > 0)
+
+    def fits(self, shape: Shape) -> bool:
+        """Images of as many numbers as those of the fit do; of features only they can tell."""
+        return self.features is not None or math.prod(shape) == len(self.mean)
+
+    @torch.no_grad()
+    def fit_transform(
+        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+    ) -> Tensor:
+        """Fit the components on images `(N, C, H, W)`, uint8 or in [0, 1]; returns their codes.
+
+        Raises:
+            ApproxMassError: images that do not differ from each other, features that are not
+                finite, or fewer than ten images.
+        """
+        if len(images) < 10:
+            raise ApproxMassError(
+                f"whitening needs at least 10 images, not {len(images)}", code="too-few"
+            )
+        self.to(device or "cpu")
+        if self.features is not None:
+            features = through(self.features, images, device=device)
+            self._fit(features[_some(len(features), features.shape[1], seed)], seed)
+            parts = [self._code(part.to(device or "cpu")) for part in torch.split(features, 4096)]
+            return torch.cat(parts).cpu()
+        # Pixels cost nothing to make again: only those that PCA sees are held as floats.
+        self._fit(_rows(images[_some(len(images), images[0].numel(), seed)]), seed)
+        self.to(device or "cpu")
+        return through(self, images, device=device, size=4096)
+
+    def _fit(self, features: Tensor, seed: int) -> None:
+        """Fit the components on features `(N, D)`, on the CPU."""
+        if not features.isfinite().all():
+            raise ApproxMassError(
+                "the features are NaN or infinite for some images", code="bad-image"
+            )
+        if (features == features[0]).all():
+            raise ApproxMassError(
+                "all images are the same: there is nothing to learn from them", code="no-variation"
+            )
+        width = features.shape[1]
+        kept = max(1, min(self.components, width, len(features) // 5))
+        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
+            pca = PCA(kept, random_state=seed).fit(features.numpy())
+        variance = torch.from_numpy(pca.explained_variance_).double()
+        # Directions without variance would be blown up by the whitening.
+        kept = int((variance > 1e-7 * variance[0]).sum())
+        device = self.mean.device
+        self.mean = torch.from_numpy(pca.mean_).float()
+        self.axes = torch.from_numpy(pca.components_[:kept]).float().contiguous()
+        self.scale = variance[:kept].rsqrt().float()
+        self.energy = torch.empty(0)
+        if kept < width:
+            batches = [self._project(part)[1] for part in torch.split(features, 4096)]
+            log_energy = torch.cat(batches).double()
+            self.energy = torch.stack([log_energy.mean(), log_energy.std().clamp_min(1e-3)]).float()
+        self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, dimension)`."""
+        return self._code(x.flatten(1) if self.features is None else self.features(x).flatten(1))
+
+    def _code(self, features: Tensor) -> Tensor:
+        coefficients, log_energy = self._project(features)
+        code = coefficients * self.scale
+        if len(self.energy) == 0:
+            return code
+        center, spread = self.energy.unbind()
+        return torch.cat([code, ((log_energy - center) / spread)[:, None]], dim=1)
+
+    def _project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients `(N, kept)` on the axes, and the log energy `(N,)` of the rest."""
+        centered = features - self.mean
+        coefficients = centered @ self.axes.T
+        rest = torch.addmm(centered, coefficients, self.axes, alpha=-1)
+        energy = torch.linalg.vector_norm(rest, dim=1).square()
+        return coefficients, (energy + _ENERGY_FLOOR).log()
+
+    def extra_repr(self) -> str:
+        """For `print`."""
+        learnt = f"dimension={self.dimension}" if len(self.scale) else "not fitted"
+        of = "pixels" if self.features is None else type(self.features).__name__
+        return f"components of {of}, at most {self.components}; {learnt}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _some(count: int, width: int, seed: int) -> Tensor | slice:
+    """Places of the rows that PCA sees: all, unless they are too many."""
+    most = max(10, _PCA_NUMBERS // width)
+    if count <= most:
+        return slice(None)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most]
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Pixels in [0, 1], a row an image, without a second copy of them on the way."""
+    rows = torch.empty(len(images), images[0].numel())
+    for batch, row in zip(torch.split(images, 1024), torch.split(rows, 1024), strict=True):
+        row.copy_(unit_pixels(batch).flatten(1))
+    return rows

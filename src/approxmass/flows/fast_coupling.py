@@ -1,0 +1,148 @@
+"""zuko's affine couplings with fewer operations, where its modules are built as is known here.
+
+zuko gathers and scatters at every coupling, and interleaves scale and shift. Here a sample is a
+column, so that a part of the inputs is a block of rows.
+"""
+
+__all__ = ["couple", "coupling_masks", "layout_known", "row_orders"]
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import zuko
+from torch import Tensor, nn
+
+from .elementwise import soft_clamp, take_rows
+from .layers import perceptron
+
+# The bound of the log-scale: zuko's least scale is 1e-3.
+_LOG_SCALE = -math.log(1e-3)
+
+
+def _couplings(flow: nn.Module) -> list[Any]:
+    return list(getattr(getattr(flow, "transform", None), "transforms", ()))
+
+
+def coupling_masks(flow: nn.Module, dimension: int) -> list[Tensor] | None:
+    """The masks `(D,)` of a flow's couplings, True for what is kept.
+
+    Arguments:
+        flow: A flow of zuko's.
+        dimension: D.
+
+    Returns:
+        One a coupling; None if there are no couplings with such masks.
+    """
+    masks = [getattr(coupling, "mask", None) for coupling in _couplings(flow)]
+    known = [
+        m
+        for m in masks
+        if isinstance(m, Tensor) and m.dtype == torch.bool and m.shape == (dimension,)
+    ]
+    return known if known and len(known) == len(masks) else None
+
+
+def row_orders(masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """How to put what each coupling keeps before what it changes, and at last all in order.
+
+    Arguments:
+        masks: Of each of K couplings, `(D,)`, True for what is kept.
+
+    Returns:
+        Permutations `(K + 1, D)`, each of the rows as the one before leaves them, and their
+        inverses `(K + 1, D)`.
+
+    Example:
+        >>> row_orders([torch.tensor([False, True, True])])[0].tolist()
+        [[1, 2, 0], [2, 0, 1]]
+    """
+    here = torch.arange(len(masks[0]), device=masks[0].device)
+    orders = []
+    for mask in [*masks, here == here]:
+        wanted = torch.cat([mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]])
+        orders.append(torch.argsort(here)[wanted])
+        here = wanted
+    stacked = torch.stack(orders)
+    return stacked, stacked.argsort(1)
+
+
+def layout_known(flow: nn.Module, dimension: int) -> bool:
+    """Whether `couple` computes what the flow does.
+
+    It does where the couplings have masks, and perceptrons of linear layers with relu between
+    them that answer a shift and a scale for each changed input, and where both give the same for
+    a trial input.
+
+    Arguments:
+        flow: A flow of zuko's, as built.
+        dimension: D.
+    """
+    masks = coupling_masks(flow, dimension)
+    if masks is None:
+        return False
+    for coupling, mask in zip(_couplings(flow), masks, strict=True):
+        hyper, kept = getattr(coupling, "hyper", None), int(mask.sum())
+        if not (isinstance(hyper, nn.Sequential) and _is_perceptron(list(hyper))):
+            return False
+        sizes = (getattr(hyper, "in_features", None), getattr(hyper, "out_features", None))
+        if sizes != (kept, 2 * (dimension - kept)):
+            return False
+    return _agrees(flow, masks)
+
+
+def _is_perceptron(layers: Sequence[nn.Module]) -> bool:
+    linear = (nn.Linear, zuko.nn.Linear)
+    return (
+        len(layers) % 2 == 1
+        and all(
+            isinstance(m, linear) and m.weight.ndim == 2 and m.bias is not None for m in layers[::2]
+        )
+        and all(type(m) is nn.ReLU for m in layers[1::2])
+    )
+
+
+@torch.no_grad()
+def _agrees(flow: nn.Module, masks: Sequence[Tensor]) -> bool:
+    # What no attribute tells: the bound of the scale, and how scale and shift lie side by side.
+    flow = copy.deepcopy(flow).double()
+    x = torch.linspace(-2, 2, len(masks[0]), dtype=torch.float64, device=masks[0].device)[None]
+    z, logdet = couple(flow, x, *row_orders(masks))
+    expected, expected_logdet = flow().transform.call_and_ladj(x)
+    return torch.allclose(z, expected) and torch.allclose(logdet, expected_logdet)
+
+
+def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tuple[Tensor, Tensor]:
+    """Map `(N, D)` to latents `(N, D)` and logdet `(N,)` in nats.
+
+    Arguments:
+        flow: A flow of K couplings whose layout is known.
+        x: `(N, D)`.
+        orders: `(K + 1, D)`, of `row_orders`.
+        inverses: `(K + 1, D)`, of `row_orders`.
+    """
+    y = x.T
+    logdet = x.new_zeros(len(x))
+    for coupling, order, inverse in zip(_couplings(flow), orders, inverses, strict=False):
+        y = take_rows(y, order, inverse)
+        kept, change = torch.split(
+            y, [coupling.hyper.in_features, coupling.hyper.out_features // 2]
+        )
+        answer = perceptron(kept, *_layers(coupling.hyper))
+        shift, raw = answer.to(x.dtype).chunk(2)
+        log_scale = soft_clamp(raw, _LOG_SCALE)
+        y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
+        logdet = logdet + log_scale.sum(0)
+    return take_rows(y, orders[-1], inverses[-1]).T, logdet
+
+
+def _layers(hyper: Iterable[Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of the linear layers; of the last, all shifts before all scales."""
+    linear = list(hyper)[::2]
+    weights, biases = [m.weight for m in linear], [m.bias for m in linear]
+    # Shift and scale of an input lie side by side: all shifts first, in blocks.
+    for parameters in (weights, biases):
+        parameters[-1] = parameters[-1].unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+    return weights, biases

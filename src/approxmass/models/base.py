@@ -1,0 +1,168 @@
+"""What every model behind a detector is: the flow's, and each baseline."""
+
+__all__ = ["FitData", "FitRun", "Model", "Statistic"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Floats, Labels, Pixels, Shape
+from ..explain.attribution import Explanation
+from ..training.flow import EpochRecord
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A score of an image; larger = more out-of-distribution.
+
+    Attributes:
+        name: As in tables and files.
+        title: In words, for an axis.
+        unit: Of its values; empty for a pure number.
+        shown: Its name where it is shown with the other sign, as the log-likelihood is; or None.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    shown: str | None = None
+
+    @property
+    def axis(self) -> str:
+        """Title and unit.
+
+        Example:
+            >>> Statistic("typicality", "distance from the usual NLL", "nats").axis
+            'distance from the usual NLL, nats'
+        """
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def shown_sign(self) -> int:
+        """-1 where it is shown with the other sign, else 1."""
+        return 1 if self.shown is None else -1
+
+    @property
+    def shown_axis(self) -> str:
+        """As `axis`, of what is shown."""
+        if self.shown is None:
+            return self.axis
+        return f"{self.shown}, {self.unit}" if self.unit else self.shown
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitData:
+    """What a model learns from.
+
+    Attributes:
+        training: Images `(N, C, H, W)`, uint8.
+        reference: Others, for the in-distribution range of each statistic.
+        sha256: Of the pixels of all images of the fit, in their order.
+        labels: Classes of the training images, for models that need them.
+        outliers: Images `(M, C, H, W)`, for models that take some.
+    """
+
+    training: Tensor
+    reference: Tensor
+    sha256: str
+    labels: Labels | None = None
+    outliers: Pixels | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitRun:
+    """How a fit runs.
+
+    Attributes:
+        device: Where to compute.
+        notes: Remarks to show before the progress bar.
+        checkpoint: File for the state of a training that does not keep its own.
+        resume: Go on from `checkpoint`.
+        progress: Show remarks and a progress bar on standard error.
+    """
+
+    device: torch.device
+    notes: Sequence[str] = ()
+    checkpoint: Path | None = None
+    resume: bool = False
+    progress: bool = False
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a `Detector` fits, asks for statistics, saves and describes.
+
+    Attributes:
+        name: Of the method.
+        needs_labels: It learns from classes of the images.
+        takes_outliers: It can learn from some outliers.
+        statistics: Those that it has, in the order in which they are shown.
+        decides: Name of the one behind the p-values.
+        explains: `explain` works.
+        history: Of its training, an entry an epoch; empty where there is none to tell.
+    """
+
+    name: ClassVar[str]
+    needs_labels: ClassVar[bool]
+    takes_outliers: ClassVar[bool]
+    explains: ClassVar[bool]
+    history: Sequence[EpochRecord]
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """See above."""
+
+    @property
+    def decides(self) -> str:
+        """See above."""
+
+    @classmethod
+    def option_types(cls) -> dict[str, Any]:
+        """Its options and their types: int, float, str, a Literal, or one of these or a Literal."""
+
+    def options(self) -> dict[str, Any]:
+        """Its options, ready for JSON: what `from_saved` makes it of."""
+
+    def plan(self, shape: Shape) -> list[str]:
+        """Make the choices left to it for images `(C, H, W)`; a remark for each worth one."""
+
+    def learn(self, data: FitData, run: FitRun) -> None:
+        """Fit."""
+
+    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
+        """Statistics `(N,)` by name of images `(N, C, H, W)`, uint8."""
+
+    def explain(self, images: Tensor) -> Explanation:
+        """Where in images `(N, C, H, W)`, uint8, the score comes from."""
+
+    def to(self, device: torch.device) -> Any:
+        """Compute there from now on."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learnt, as named tensors."""
+
+    def facts(self) -> dict[str, Any]:
+        """What else there is to save of a fit, ready for JSON."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of it, by a few words each."""
+
+    @classmethod
+    def from_saved(
+        cls,
+        options: Mapping[str, Any],
+        seed: int,
+        shape: Shape,
+        state: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        encoder: nn.Module | None,
+    ) -> Self:
+        """The model whose options, state and facts these are.
+
+        Raises:
+            ValueError: they do not fit together.
+        """

@@ -1,0 +1,292 @@
+"""The flow's model: an encoder, a flow trained with the penalty, and the scores of both."""
+
+__all__ = ["FlowBar", "FlowModel"]
+
+import contextlib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Floats, Shape
+from ..encoders import Encoder, PixelEncoder, WhitenedEncoder
+from ..errors import ApproxMassError
+from ..explain.attribution import Explanation, explain
+from ..flows import Flow, RealNVP, VectorFlow
+from ..flows.pixels import bits_per_dim
+from ..runtime.progress import TrainingBar, short
+from ..runtime.random import seeded_init
+from ..storage.tensors import load_exactly, tensors_below
+from ..training import recipes
+from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
+from .base import FitData, FitRun, Statistic
+from .scorer import FlowScorer
+from .settings import MODULE, FlowOptions
+
+
+class FlowBar(TrainingBar):
+    """Shows the steps of `train`.
+
+    Arguments:
+        pixels: Number of pixels times channels, to show bits/dim; None shows nats.
+    """
+
+    def __init__(self, pixels: int | None = None) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+    def __call__(self, report: StepReport) -> None:
+        """Show a step."""
+        facts = f"epoch {report.epoch}  loss {short(report.loss)}"
+        if self.pixels is None:
+            facts += f"  NLL {short(report.nll)} nats"
+        else:
+            facts += f"  {bits_per_dim(-report.nll, self.pixels):.2f} bits/dim"
+        if report.mass is not None:
+            facts += f"  mass {short(report.mass)}"
+        self.show(report.step, report.steps, facts)
+
+
+class FlowModel:
+    """A normalizing flow behind an encoder, a `Model`.
+
+    Arguments:
+        seed: Fixes the initial weights, the training and the draws.
+        encoder: `auto`, `pca`, `pixels`, or a module from pixels to features.
+        options: Those of `FlowOptions` besides.
+
+    Attributes:
+        scorer: All that is learnt, one module; there after `learn`.
+        training: How the flow was trained; there after `learn`.
+        history: An entry an epoch.
+    """
+
+    name: ClassVar[str] = "flow"
+    needs_labels: ClassVar[bool] = False
+    takes_outliers: ClassVar[bool] = False
+    explains: ClassVar[bool] = True
+
+    def __init__(self, *, seed: int = 0, encoder: str | nn.Module = "auto", **options: Any) -> None:
+        self.module = encoder if isinstance(encoder, nn.Module) else None
+        if encoder == MODULE:
+            raise ApproxMassError("give the encoder as a module", code="bad-option")
+        kind = MODULE if isinstance(encoder, nn.Module) else encoder
+        self.seed = seed
+        self.asked = FlowOptions(encoder=kind, **options)
+        self.chosen = self.asked  # after `plan`: what `auto` has become
+        self.scorer: FlowScorer
+        self.training: TrainingSettings
+        self.history: Sequence[EpochRecord] = ()
+
+    def __repr__(self) -> str:
+        chosen = self.chosen
+        if not hasattr(self, "scorer"):
+            return f"FlowModel({chosen.encoder}, not fitted)"
+        return (
+            f"FlowModel({chosen.encoder}, {self.scorer.encoder.dimension} dimensions, "
+            f"{chosen.preset}, {_weights(self.scorer.flow):,} weights)"
+        )
+
+    @classmethod
+    def make(cls, seed: int, options: Mapping[str, Any]) -> Self:
+        """One that has learnt nothing.
+
+        Raises:
+            ApproxMassError: an option that it does not have, or a value out of range.
+        """
+        known = cls.option_types()
+        for name in options:
+            if name not in known:
+                raise ApproxMassError(
+                    f"flow has no option {name!r}: it has {', '.join(known)}",
+                    code="unknown-option",
+                )
+        return cls(seed=seed, **options)
+
+    @classmethod
+    def option_types(cls) -> dict[str, Any]:
+        """Its options and their types."""
+        return typing.get_type_hints(FlowOptions)
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Those that its flow has."""
+        return self.scorer.statistics
+
+    @property
+    def decides(self) -> str:
+        """Name of the statistic behind the p-values."""
+        return self.chosen.statistic
+
+    def options(self) -> dict[str, Any]:
+        """As chosen, ready for JSON."""
+        return asdict(self.chosen)
+
+    def plan(self, shape: Shape) -> list[str]:
+        """Replace what is `auto` for images of `shape`; a remark for each choice worth one."""
+        self.chosen, notes = self.asked.resolve(shape)
+        return notes
+
+    def learn(self, data: FitData, run: FitRun) -> None:
+        """Fit the encoder, train the flow and learn the usual range of each statistic.
+
+        Raises:
+            ApproxMassError: as `train`, and options that do not fit the images.
+        """
+        count, *sides = data.training.shape
+        channels, height, width = sides
+        shape = (channels, height, width)
+        encoder = self._encoder(shape)
+        codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
+        flow = self._flow(shape, encoder.dimension)
+        self.training = self._training(count, channels, encoder.dimension, run.device)
+        bar = None
+        if run.progress:
+            bar = FlowBar(flow.dimension if isinstance(flow, RealNVP) else None)
+        with bar or contextlib.nullcontext():
+            if bar is not None:
+                for note in run.notes:
+                    bar.remark(note)
+                bar.remark(
+                    f"flow: {_weights(flow):,} weights on {flow.dimension} dimensions; "
+                    f"alpha {self.training.alpha:.3g}, {self.training.epochs} epochs"
+                )
+            self.history = train(
+                flow,
+                codes,
+                self.training,
+                checkpoint=run.checkpoint,
+                resume=run.resume,
+                fingerprint=data.sha256,
+                on_step=bar,
+                device=run.device,
+            )
+        del codes
+        self.scorer = FlowScorer(encoder, flow, shape, draws=self.chosen.draws, seed=self.seed)
+        self.scorer.fit(data.training, data.reference)
+
+    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
+        """Statistics `(N,)` by name of images `(N, C, H, W)`, uint8."""
+        return self.scorer.statistics_of(images)
+
+    def explain(self, images: Tensor) -> Explanation:
+        """Where in images `(N, C, H, W)`, uint8, and in which components the mass comes from."""
+        scorer = self.scorer
+        return explain(
+            scorer.encoder,
+            scorer.log_prob,
+            images,
+            device=scorer.device,
+            batch_size=scorer.batch_size,
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Compute there from now on."""
+        self.scorer.to(device)
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """The `state_dict` of the scorer."""
+        return self.scorer.state_dict()
+
+    def facts(self) -> dict[str, Any]:
+        """Dimension, weights, and how the training went."""
+        return {
+            "dimension": self.scorer.encoder.dimension,
+            "weights": _weights(self.scorer.flow),
+            "training": asdict(self.training),
+            "history": [asdict(record) for record in self.history],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What a person wants to know of it."""
+        last = self.history[-1]
+        mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
+        return {
+            "encoder": self.chosen.encoder,
+            "flow": f"{self.chosen.preset}, {_weights(self.scorer.flow):,} weights",
+            "dimension": self.scorer.encoder.dimension,
+            "alpha": self.training.alpha,
+            "epochs": self.training.epochs,
+            "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
+        }
+
+    @classmethod
+    def from_saved(
+        cls,
+        options: Mapping[str, Any],
+        seed: int,
+        shape: Shape,
+        state: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        encoder: nn.Module | None,
+    ) -> Self:
+        """The model whose options, state and facts these are.
+
+        Raises:
+            ApproxMassError: fitted with a module as its encoder and now without one, or the
+                reverse.
+            ValueError: they do not fit together.
+        """
+        if (options["encoder"] == MODULE) != (encoder is not None):
+            raise ApproxMassError(
+                f"it was fitted with {'a' if encoder is None else 'no'} module as its encoder: "
+                f"load it with{'' if encoder is None else 'out'} encoder=...",
+                code="wrong-encoder",
+            )
+        if options.keys() != cls.option_types().keys() or "auto" in (
+            options["encoder"],
+            options["preset"],
+            options["statistic"],
+        ):
+            raise ValueError("a fitted model has made its choices")
+        made = cls(seed=seed, **{**options, "encoder": encoder or options["encoder"]})
+        made.training = TrainingSettings(**facts["training"])
+        made.history = [EpochRecord(**record) for record in facts["history"]]
+        code = made._encoder(shape)
+        load_exactly(code, tensors_below(state, "encoder"))
+        if not code.fits(shape):
+            raise ValueError(f"the encoder is not for images of shape {shape}")
+        flow = made._flow(shape, code.dimension)
+        made.scorer = FlowScorer(code, flow, shape, draws=made.chosen.draws, seed=seed)
+        load_exactly(made.scorer, state)
+        if made.decides not in [statistic.name for statistic in made.statistics]:
+            raise ValueError(f"it has no statistic {made.decides}")
+        if made.history[-1].epoch != made.training.epochs:
+            raise ValueError("the training has another number of epochs")
+        return made
+
+    def _encoder(self, shape: Shape) -> Encoder:
+        if self.chosen.encoder == "pixels":
+            return PixelEncoder(shape)
+        return WhitenedEncoder(self.chosen.components, self.module)
+
+    def _flow(self, shape: Shape, dimension: int) -> Flow:
+        if self.chosen.encoder != "pixels":
+            return VectorFlow(self.chosen.preset, dimension, seed=self.seed)
+        with seeded_init(self.seed):
+            return RealNVP.preset(self.chosen.preset, shape)
+
+    def _training(
+        self, count: int, channels: int, dimension: int, device: torch.device
+    ) -> TrainingSettings:
+        """How to train on `count` images whose code has `dimension` numbers."""
+        if self.chosen.preset == "paper":
+            training = recipes.published(channels)
+        elif self.chosen.encoder == "pixels":
+            training = recipes.for_pixels(count, device)
+        else:
+            training = recipes.for_codes(count, dimension, device)
+        given: dict[str, Any] = {
+            name: value
+            for name in ("alpha", "epochs")
+            if (value := getattr(self.chosen, name)) != "auto"
+        }
+        return replace(training, seed=self.seed, **given)
+
+
+def _weights(flow: nn.Module) -> int:
+    return sum(p.numel() for p in flow.parameters())

@@ -1,0 +1,103 @@
+"""The models by the names of their methods."""
+
+__all__ = ["METHODS", "make_model", "model_class", "parse_options"]
+
+import types
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Literal, cast
+
+from ..errors import ApproxMassError
+from .base import Model
+from .flow import FlowModel
+
+# Where each lives. By name: a detector of one method loads no other, and baselines, which stand
+# above this room, need not be known to it.
+METHODS = {
+    "flow": (FlowModel.__module__, "FlowModel"),
+    "godin": ("approxmass.baselines.godin", "GODIN"),
+    "mahalanobis": ("approxmass.baselines.mahalanobis", "Mahalanobis"),
+    "mahalanobis-sees-ood": ("approxmass.baselines.mahalanobis", "MahalanobisSeesOOD"),
+    "energy": ("approxmass.baselines.energy", "Energy"),
+    "gradcon": ("approxmass.baselines.gradcon", "GradCon"),
+    "ocgan": ("approxmass.baselines.ocgan", "OCGAN"),
+    "autoencoder": ("approxmass.baselines.ocgan", "Autoencoder"),
+    "nearest-neighbour": ("approxmass.baselines.plain", "NearestNeighbour"),
+    "pca-residual": ("approxmass.baselines.plain", "PCAResidual"),
+    "gaussian": ("approxmass.baselines.plain", "Gaussian"),
+    "untrained-flow": ("approxmass.baselines.plain", "UntrainedFlow"),
+    "png-size": ("approxmass.baselines.plain", "PNGSize"),
+}
+
+
+def model_class(method: str) -> type[Model]:
+    """The class of a method.
+
+    Raises:
+        ApproxMassError: there is no such method.
+
+    Example:
+        >>> model_class("gaussian").name
+        'gaussian'
+    """
+    if method not in METHODS:
+        raise ApproxMassError(
+            f"unknown method {method!r}: use one of {', '.join(METHODS)}", code="bad-option"
+        )
+    module, name = METHODS[method]
+    return cast(type[Model], getattr(import_module(module), name))
+
+
+def make_model(method: str, seed: int, options: Mapping[str, Any]) -> Model:
+    """A model that has learnt nothing yet.
+
+    Arguments:
+        method: One of `METHODS`.
+        seed: Fixes whatever is drawn.
+        options: What its class takes besides.
+
+    Raises:
+        ApproxMassError: an unknown method or option, or a value out of range.
+    """
+    kind: Any = model_class(method)
+    model: Model = kind.make(seed, options)
+    return model
+
+
+def parse_options(method: str, words: Mapping[str, str]) -> dict[str, Any]:
+    """Options written as text, each turned into what the method takes.
+
+    Raises:
+        ApproxMassError: an option that the method does not have, or text that is no number.
+
+    Example:
+        >>> parse_options("pca-residual", {"components": "8"})
+        {'components': 8}
+        >>> parse_options("flow", {"alpha": "auto", "epochs": "3"})
+        {'alpha': 'auto', 'epochs': 3}
+    """
+    kinds = model_class(method).option_types()
+    options: dict[str, Any] = {}
+    for name, text in words.items():
+        if name not in kinds:
+            raise ApproxMassError(
+                f"{method} has no option {name!r}: it has {', '.join(kinds) or 'none'}",
+                code="unknown-option",
+            )
+        options[name] = _value(name, kinds[name], text)
+    return options
+
+
+def _value(name: str, kind: Any, text: str) -> Any:
+    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
+    for of in typing.get_args(kind) if union else (kind,):
+        if typing.get_origin(of) is Literal:
+            if text in typing.get_args(of) or not union:  # its class says what it may be
+                return text
+            continue
+        try:
+            return of(text)
+        except ValueError:
+            continue
+    raise ApproxMassError(f"{name} takes a number, not {text!r}", code="bad-option")

@@ -1,0 +1,171 @@
+"""Encoder, flow and what is usual of their statistics, as one module."""
+
+__all__ = ["FlowScorer"]
+
+import torch
+from torch import Tensor, nn
+
+from ..arrays import Floats, Shape
+from ..data.pixels import unit_pixels
+from ..encoders import Encoder
+from ..errors import ApproxMassError
+from ..flows import Flow, RealNVP
+from ..mass import log_prob_and_mass
+from .base import Statistic
+from .latent import LatentFit, latent_features
+from .statistics import OVERFLOW, STATISTICS, capped, fused
+
+# The latent fit learns from at most this many training images.
+_LATENT_IMAGES = 5000
+
+
+class FlowScorer(nn.Module):
+    """From pixels to every statistic of a flow; its buffers hold all that a score depends on.
+
+    Scores are deterministic: the flow is in eval mode, and in pixel space every image gets the
+    same dequantisation noise, drawn once from `seed`, so that a score depends on its image alone.
+    With several draws, the log-likelihood is the mean over them and the mass is that of the mean.
+
+    Arguments:
+        encoder: From pixels to the flow's input.
+        flow: The trained flow.
+        shape: `(C, H, W)` of the images.
+        draws: Dequantisation draws an image (image flows only).
+        seed: Fixes the draws.
+    """
+
+    moments: Tensor
+    noise: Tensor
+
+    def __init__(
+        self, encoder: Encoder, flow: Flow, shape: Shape, *, draws: int = 1, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.flow = flow.eval().requires_grad_(False)
+        self.shape = shape
+        self.latent = None
+        noise = torch.empty(0)
+        if isinstance(flow, RealNVP):
+            self.latent = LatentFit()
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.rand((draws, *shape), generator=generator) / 255
+        self.register_buffer("noise", noise)
+        # Mean and standard deviation of each of `names` on in-distribution images.
+        moments = torch.full((len(self.names), 2), torch.nan, dtype=torch.float64)
+        self.register_buffer("moments", moments)
+        self.to(next(flow.parameters()).device)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The statistics that need no other statistic."""
+        return ("nll", "mass") if self.latent is None else ("nll", "mass", "latent_fit")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """All statistics, in the order in which they are given."""
+        return tuple(STATISTICS[name] for name in (*self.names, "typicality", "fused"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.moments.device
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time."""
+        return 2048 if self.latent is None else 64
+
+    def fit(self, training: Tensor, held_out: Tensor) -> "FlowScorer":
+        """Learn what is usual: the latent fit on training images, the rest on held-out ones.
+
+        Arguments:
+            training: Images `(N, C, H, W)`, uint8, that the flow was trained on.
+            held_out: Images that it was not trained on, used for nothing else.
+
+        Raises:
+            ApproxMassError: a score of theirs overflows.
+        """
+        if self.latent is not None:
+            self.latent.fit(self._latent_features(training[:_LATENT_IMAGES]))
+        for place, (name, values) in enumerate(self.raw(held_out).items()):
+            if values.max() >= OVERFLOW:
+                raise ApproxMassError(
+                    f"the {name} of in-distribution images overflows: the flow did not learn; fit "
+                    "again with a smaller alpha or more images",
+                    code="diverged",
+                )
+            center, spread = values.mean(), values.std(correction=0).clamp_min(1e-12)
+            self.moments[place] = torch.stack([center, spread])
+        return self
+
+    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
+        """Statistics of images `(N, C, H, W)`, uint8: one `(N,)` float64 array each.
+
+        A score that overflows, as for an image that is nothing like the training images, is 1e30.
+        """
+        parts = self._in_batches(images)
+        return {s.name: parts[s.name].numpy() for s in self.statistics}
+
+    def raw(self, images: Tensor) -> dict[str, Tensor]:
+        """The statistics of `names`, `(N,)` float64 on the CPU, of images as for `statistics_of`.
+
+        None of what is usual is needed, but for the latent fit.
+        """
+        parts = self._in_batches(images)
+        return {name: parts[name] for name in self.names if name in parts}
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Every statistic `(N,)`, float64, of pixels `(N, C, H, W)`, uint8 or in [0, 1]."""
+        x = unit_pixels(pixels)
+        with torch.no_grad():
+            code = self.encoder(x)
+        seen: list[Tensor] = []
+
+        def density(at: Tensor) -> Tensor:
+            log_p, features = self._through(at)
+            seen.extend(features)
+            return log_p
+
+        log_p, mass = log_prob_and_mass(density, code)
+        scores = {"nll": capped(-log_p.double()), "mass": capped(mass.double())}
+        if self.latent is not None and len(self.latent.center):
+            scores["latent_fit"] = capped(self.latent(seen[0].double()))
+        moments = dict(zip(self.names, self.moments, strict=True))
+        scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
+        scores["fused"] = fused(scores, moments)
+        return scores
+
+    def log_prob(self, code: Tensor) -> Tensor:
+        """Log-density in nats `(N,)` of codes; differentiable."""
+        return self._through(code)[0]
+
+    def _through(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Log-density `(N,)`, and of an image flow latent features `(N, F)`: means over draws."""
+        if not isinstance(self.flow, RealNVP):
+            return self.flow.log_prob(x), []
+        log_p, latent = [], []
+        for noise in self.noise:
+            z, logdet = self.flow(x + noise)
+            log_p.append(self.flow.latent_log_prob(z) + logdet)
+            latent.append(latent_features(self.flow.latent_maps(z.detach())))
+        return torch.stack(log_p).mean(0), [torch.stack(latent).mean(0)]
+
+    @torch.no_grad()
+    def _latent_features(self, images: Tensor) -> Tensor:
+        """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
+        parts = [
+            self._through(self.encoder(unit_pixels(batch.to(self.device))))[1][0].cpu()
+            for batch in torch.split(images, self.batch_size)
+        ]
+        return torch.cat(parts)
+
+    def _in_batches(self, images: Tensor) -> dict[str, Tensor]:
+        if len(images) == 0:  # of which zuko's transforms make nothing
+            return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
+        parts = [self(batch.to(self.device)) for batch in torch.split(images, self.batch_size)]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+
+    def extra_repr(self) -> str:
+        """For `print`."""
+        return f"shape={self.shape}, statistics={', '.join(s.name for s in self.statistics)}"

@@ -1,0 +1,127 @@
+"""The options of the flow's model, and the checks that all options share."""
+
+__all__ = ["MODULE", "FlowOptions", "check_number", "check_whole"]
+
+import math
+import operator
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal
+
+from ..arrays import Shape
+from ..encoders import ENCODERS
+from ..errors import ApproxMassError
+from .statistics import STATISTICS
+
+# Stands in a saved detector for the module that was its encoder.
+MODULE = "module"
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number from `low` to `high` as a plain int.
+
+    Raises:
+        ApproxMassError: it is none.
+
+    Example:
+        >>> check_whole("seed", 3, 0, 9)
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = low - 1
+    if not low <= number <= high:
+        raise ApproxMassError(
+            f"{name} must be between {low} and {high}, not {value!r}", code="bad-option"
+        )
+    return number
+
+
+def check_number(name: str, value: Any, wanted: str, low: float, high: float) -> float:
+    """A number of at least `low` and below `high` as a plain float; `wanted` says which.
+
+    Raises:
+        ApproxMassError: it is none.
+    """
+    if not (isinstance(value, Real) and low <= float(value) < high):
+        raise ApproxMassError(f"{name} must be {wanted}, not {value!r}", code="bad-option")
+    return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """Options of the flow's model, described at `Detector`.
+
+    Raises:
+        ApproxMassError: a value out of range.
+
+    Example:
+        >>> FlowOptions().resolve((1, 28, 28))[0].encoder
+        'pca'
+    """
+
+    encoder: str = "auto"  # auto, a name of ENCODERS, or MODULE
+    alpha: float | Literal["auto"] = "auto"
+    preset: str = "auto"
+    components: int = 128
+    epochs: int | Literal["auto"] = "auto"
+    statistic: str = "auto"
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("components", "draws", "epochs"):
+            value = getattr(self, name)
+            if not (name == "epochs" and value == "auto"):
+                object.__setattr__(self, name, check_whole(name, value, 1, 2**31))
+        if self.alpha != "auto":
+            wanted = "'auto' or a number of at least 0"
+            alpha = check_number("alpha", self.alpha, wanted, 0, math.inf)
+            object.__setattr__(self, "alpha", alpha)
+        for name, known in (
+            ("encoder", ("auto", *ENCODERS, MODULE)),
+            ("statistic", ("auto", *STATISTICS)),
+        ):
+            if getattr(self, name) not in known:
+                shown = ", ".join(k for k in known if k != MODULE)
+                raise ApproxMassError(
+                    f"unknown {name} {getattr(self, name)!r}: use one of {shown}",
+                    code="bad-option",
+                )
+
+    def resolve(self, shape: Shape) -> tuple["FlowOptions", list[str]]:
+        """Replace the `auto` of encoder, preset and statistic for images of `shape` (C, H, W).
+
+        Returns:
+            The options, and a remark for each choice that a person may want to know of.
+
+        Raises:
+            ApproxMassError: choices that do not go together.
+        """
+        notes = []
+        grey = shape[0] == 1
+        encoder = self.encoder
+        if encoder == "auto":
+            encoder = "pca" if grey else "pixels"
+            notes.append(
+                "encoder: pca, because the images are grey: the mass is strongest there"
+                if grey
+                else "encoder: pixels, because the images are in colour: the latent fit is "
+                "strongest there"
+            )
+        pixels = encoder == "pixels"
+        if self.statistic == "latent_fit" and not pixels:
+            raise ApproxMassError(
+                "the statistic latent_fit belongs to the encoder pixels: choose that, or another "
+                "statistic",
+                code="bad-option",
+            )
+        chosen = {
+            "encoder": encoder,
+            "preset": "compact" if pixels else "realnvp",
+            "statistic": "latent_fit" if pixels and not grey else "fused",
+        }
+        autos: dict[str, Any] = {
+            name: value for name, value in chosen.items() if getattr(self, name) == "auto"
+        }
+        return replace(self, **autos), notes

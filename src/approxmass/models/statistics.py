@@ -1,0 +1,55 @@
+"""The statistics of a trained flow: how far out an image is, in several senses."""
+
+__all__ = ["FUSED", "STATISTICS", "capped", "fused"]
+
+import torch
+from torch import Tensor
+
+from .base import Statistic
+
+# Stands for a score that overflows: larger than any other, and still a number.
+OVERFLOW = 1e30
+
+# Larger = more out-of-distribution, all of them.
+STATISTICS = {
+    statistic.name: statistic
+    for statistic in (
+        Statistic("nll", "negative log-likelihood", "nats", "log-likelihood"),
+        # The norm of the gradient of the log-likelihood.
+        Statistic("mass", "approximate mass"),
+        # Of image flows.
+        Statistic("latent_fit", "latent fit: departure of the latents from white noise"),
+        # Distance of the NLL from its in-distribution mean (Nalisnick et al., 2019).
+        Statistic("typicality", "typicality", "nats"),
+        # The largest of these three that there are, each in standard deviations of
+        # in-distribution images.
+        Statistic("fused", "fused score", "standard deviations"),
+    )
+}
+FUSED = ("nll", "mass", "latent_fit")
+
+
+def capped(scores: Tensor) -> Tensor:
+    """Scores with 1e30 for those that overflowed or are no number.
+
+    Example:
+        >>> capped(torch.tensor([1.0, torch.nan, torch.inf]))
+        tensor([1.0000e+00, 1.0000e+30, 1.0000e+30])
+    """
+    return scores.nan_to_num(nan=OVERFLOW, posinf=OVERFLOW, neginf=OVERFLOW).clamp_max(OVERFLOW)
+
+
+def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:
+    """The largest of the statistics in `FUSED`, each in standard deviations; `(N,)`.
+
+    Arguments:
+        scores: Statistics `(N,)` by name.
+        moments: Of each, mean and standard deviation on in-distribution images, `(2,)`.
+
+    Example:
+        >>> scores = {"nll": torch.tensor([3.0]), "mass": torch.tensor([5.0])}
+        >>> fused(scores, {"nll": torch.tensor([1.0, 1.0]), "mass": torch.tensor([1.0, 4.0])})
+        tensor([2.])
+    """
+    standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in FUSED if n in scores]
+    return torch.stack(standard).amax(0)

@@ -1,0 +1,36 @@
+"""What there is to say of a fitted detector and of a table of metrics, in words."""
+
+__all__ = ["LEGEND", "describe"]
+
+from typing import Any
+
+from ..calibration import FALSE_ALARM_RATE, smallest_p_value, threshold
+from ..data import describe_shape
+from ..detector import Detector
+
+LEGEND = (
+    "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
+    "class. TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID\n"
+    "flagged where 95% of OOD are caught. Intervals by bootstrap."
+)
+
+
+def describe(detector: Detector) -> dict[str, Any]:
+    """What a person wants to know of a fitted detector, as plain types."""
+    facts, scores = detector.facts, detector.calibration_scores
+    learnt = detector.model.describe()
+    if facts.outliers:
+        learnt["has seen outliers"] = facts.outliers
+    return {
+        **learnt,
+        "images": describe_shape(facts.shape),
+        "seed": detector.settings.seed,
+        "fitted on": f"{facts.training:,} images of {facts.source}",
+        "fingerprint": facts.sha256[:16],
+        "calibrated on": f"{facts.calibration:,} held-out images",
+        "statistic": detector.statistic,
+        "threshold at 5%": threshold(scores, FALSE_ALARM_RATE),
+        "smallest p-value": smallest_p_value(scores),
+        "fit seconds": facts.fit_seconds,
+        "notes": "; ".join(facts.notes) or "none",
+    }

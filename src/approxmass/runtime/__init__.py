@@ -1,0 +1,1 @@
+"""This machine and this process: devices, threads, random numbers, stops, progress bars."""

@@ -1,0 +1,148 @@
+"""This machine: where to compute, with how many threads, and the facts kept beside every result."""
+
+__all__ = [
+    "all_processes",
+    "cores",
+    "fast_autocast",
+    "fast_bf16",
+    "is_main_process",
+    "limited_threads",
+    "machine_facts",
+    "pick_device",
+]
+
+import functools
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ApproxMassError
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions, processor and accelerator.
+
+    Example:
+        >>> sorted(machine_facts())
+        ['accelerator', 'cores', 'packages', 'processor', 'python']
+    """
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in ("approxmass", "torch", "zuko", "numpy")},
+        "processor": _processor(),
+        "cores": cores(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
+    """Where to compute: the device asked for, else a GPU where there is one, else the CPU.
+
+    Of several processes that train together each has a GPU of its own; `ACCELERATE_USE_CPU` keeps
+    them all on the CPU.
+
+    Raises:
+        ApproxMassError: this machine has no such device.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    if asked is None:
+        flag = os.environ.get("ACCELERATE_USE_CPU", "").lower()
+        if flag in ("1", "true", "yes", "y", "on", "t") or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+        there = "cpu"
+        if torch.cuda.is_available():
+            there += "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))
+        raise ApproxMassError(
+            f"there is no device {str(asked)!r} here: use one of {there}", code="no-device"
+        ) from None
+    return device
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Let libraries compute in at most `count` threads within; None leaves them as they are."""
+    if count is None:
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    with threadpool_limits(count):
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one or the first of several that train together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def all_processes() -> "PartialState":
+    """Accelerate's view of the processes that train together, as its `Accelerator` would see it."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def fast_autocast(device: "torch.device") -> "torch.autocast":
+    """Autocast to bfloat16 where this device multiplies faster in it; no change elsewhere."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
+
+
+@functools.cache
+def fast_bf16(device: "torch.device") -> bool:
+    """Whether a device multiplies faster in bfloat16."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        with open("/proc/cpuinfo") as file:
+            processor = file.read()
+    except OSError:
+        return False
+    return "avx512_bf16" in processor or "amx_bf16" in processor

@@ -1,0 +1,70 @@
+"""What the server answers, as it stands in its description."""
+
+__all__ = ["Description", "Drift", "Health", "Refusal", "Result", "Results"]
+
+import math
+
+from pydantic import BaseModel, Field
+
+from .batching import Row
+
+
+class Result(BaseModel):
+    """Scores of one image; `log_prob` and `mass` are null for methods other than the flow."""
+
+    name: str
+    log_prob: float | None
+    mass: float | None
+    statistic: float
+    p_value: float = Field(gt=0, le=1)
+    is_outlier: bool
+
+    @classmethod
+    def of(cls, name: str, row: Row) -> "Result":
+        """The scores of an image under its name."""
+        scores = row._asdict()
+        for density in ("log_prob", "mass"):
+            if math.isnan(scores[density]):
+                scores[density] = None
+        return cls(name=name, **scores)
+
+
+class Results(BaseModel):
+    """Scores of the images of a request, in their order."""
+
+    results: list[Result]
+
+
+class Drift(BaseModel):
+    """One p-value for all the images together; small = they have shifted."""
+
+    images: int
+    group_p_value: float = Field(ge=0, le=1)
+
+
+class Description(BaseModel):
+    """What the detector is."""
+
+    method: str
+    statistic: str
+    channels: int
+    height: int
+    width: int
+    resizes: bool
+    explains: bool
+    training_images: int
+    calibration_images: int
+
+
+class Health(BaseModel):
+    """That the server answers, and with what."""
+
+    status: str
+    version: str
+    detector: Description
+
+
+class Refusal(BaseModel):
+    """Why a request is refused, in one line."""
+
+    detail: str

@@ -1,0 +1,41 @@
+"""What is too much for the server, and how it says so."""
+
+__all__ = ["Limits", "RequestRefused"]
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may ask for.
+
+    Attributes:
+        body_bytes: Of one body.
+        held_bytes: Of the bodies held at once.
+        images: In one request.
+        pixels: Of one image.
+        request_pixels: Of the images of one request together.
+        seconds: To receive a body.
+        waiting: Images received and not yet answered.
+        batch: Images scored together; a request is never split.
+    """
+
+    body_bytes: int = 32 * 2**20
+    held_bytes: int = 256 * 2**20
+    images: int = 256
+    pixels: int = 40_000_000
+    request_pixels: int = 160_000_000
+    seconds: float = 30.0
+    waiting: int = 1024
+    batch: int = 256
+
+
+class RequestRefused(HTTPException):
+    """A request that is refused: its status and one plain reason."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        busy = status == HTTPStatus.TOO_MANY_REQUESTS
+        super().__init__(status, reason, {"Retry-After": "1"} if busy else None)

@@ -1,0 +1,137 @@
+"""What the routes do, with one detector."""
+
+__all__ = ["Service"]
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from ..arrays import Pixels
+from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
+from ..data.png import png_bytes
+from ..detector import Detector
+from ..explain.picture import picture
+from ..report import charts
+from ..runtime.machine import cores
+from .answers import Description, Drift, Health, Result, Results
+from .batching import Batcher
+from .limits import Limits, RequestRefused
+from .monitoring import Metrics
+from .uploads import Receiver, check_kind, images_of, uploads_of
+
+T = TypeVar("T")
+
+_MOST_DECODERS = 4
+
+
+class Service:
+    """Answers requests with one detector.
+
+    Every public method but `in_thread` is a route, and its docstring what the server's description
+    says of it.
+
+    Arguments:
+        detector: A fitted one; nothing else may use it meanwhile.
+        limits: What is too much.
+
+    Attributes:
+        metrics: What is counted.
+    """
+
+    def __init__(self, detector: Detector, limits: Limits) -> None:
+        self.detector = detector
+        self.limits = limits
+        self.metrics = Metrics()
+        self._receiver = Receiver(limits)
+        self._batcher = Batcher(detector, limits, self.metrics.count_batch)
+        self.metrics.waiting.set_function(lambda: self._batcher.waiting)
+        self._pool = ThreadPoolExecutor(min(cores(), _MOST_DECODERS), "decode")
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a slow function returns, called while the event loop goes on."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, function, *arguments)
+
+    @asynccontextmanager
+    async def _images_in(self, request: Request) -> AsyncIterator[tuple[list[str], Pixels]]:
+        """Names and pixels of the images of a request, which keep their place meanwhile."""
+        check_kind(request.headers)
+        kind = request.headers["content-type"]
+        async with self._receiver.body(request) as body:
+            uploads = await self.in_thread(uploads_of, body, kind, self.limits)
+            body.clear()  # the uploads hold the same again
+            with self._batcher.reserve(len(uploads)):
+                shape, size = self.detector.shape, self.detector.settings.size
+                images = await self.in_thread(images_of, uploads, shape, size, self.limits)
+                yield [upload.name for upload in uploads], images
+
+    async def score(self, request: Request) -> Results:
+        """Score images: p-value and verdict of each."""
+        async with self._images_in(request) as (names, images):
+            rows = await self._batcher.score(images)
+        pairs = zip(names, rows, strict=True)
+        return Results(results=[Result.of(name, row) for name, row in pairs])
+
+    async def drift(self, request: Request) -> Drift:
+        """Test whether the images together have shifted away from in-distribution images."""
+        async with self._images_in(request) as (names, images):
+            rows = await self._batcher.score(images)
+        scores = np.array([row.statistic for row in rows])
+        p = await self.in_thread(group_p_value, self.detector.calibration_scores, scores)
+        return Drift(images=len(names), group_p_value=p)
+
+    async def explain(self, request: Request) -> Response:
+        """Draw one image, beside itself with the map of where its mass comes from."""
+        async with self._images_in(request) as (names, images):
+            if len(names) != 1:
+                raise RequestRefused(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    f"there are {len(names)} images: send one at a time",
+                )
+            drawing = await self._batcher.between_batches(lambda: self._draw(images))
+        return Response(drawing, media_type="image/png")
+
+    def _draw(self, images: Pixels) -> bytes:
+        return png_bytes(picture(images[0], self.detector.explain(images).maps[0]))
+
+    async def histogram(self) -> dict[str, Any]:
+        """Histogram of the scores of in-distribution images, as a Vega-Lite specification.
+
+        Its parameter `score` is where the mark stands.
+        """
+        scores = self.detector.calibration_scores
+        title = self.detector.statistics[self.detector.statistic].axis
+        limit = threshold(scores, FALSE_ALARM_RATE)
+        return await self.in_thread(charts.usual_histogram, scores, title, limit)
+
+    async def metrics_text(self) -> Response:
+        """Metrics for Prometheus."""
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def health(self) -> Health:
+        """Whether the server answers, and what its detector is."""
+        detector = self.detector
+        channels, height, width = detector.shape
+        return Health(
+            status="ok",
+            version=version("approxmass"),
+            detector=Description(
+                method=detector.settings.method,
+                statistic=detector.statistic,
+                channels=channels,
+                height=height,
+                width=width,
+                resizes=detector.settings.size is not None,
+                explains=detector.model.explains,
+                training_images=detector.facts.training,
+                calibration_images=detector.facts.calibration,
+            ),
+        )

@@ -1,0 +1,86 @@
+"""Scores as a table on disk: one row an image, Parquet or CSV, written as they come."""
+
+__all__ = ["ScoreFile", "check_suffix", "score_table"]
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from ..data.source import Chunk
+from ..errors import ApproxMassError
+from ..scores import Scores
+
+_WRITERS = {".parquet": pyarrow.parquet.ParquetWriter, ".csv": pyarrow.csv.CSVWriter}
+
+
+def check_suffix(target: Path) -> None:
+    """Raise `ApproxMassError` unless `target` ends in .parquet or .csv."""
+    if target.suffix.lower() not in _WRITERS:
+        raise ApproxMassError(
+            f"{target}: scores are written as .parquet or .csv: end it in one", code="bad-option"
+        )
+
+
+def score_table(
+    chunk: Chunk, scores: Scores, more: Mapping[str, NDArray[Any]] | None = None
+) -> Any:
+    """The scores of a chunk as an Arrow table, one row an image.
+
+    Columns: `name`, `log_prob` (nats, of a flow), every statistic but the NLL, `statistic`,
+    `p_value`, `is_outlier`, `error`. An unreadable image has its reason in `error` and no more.
+
+    Arguments:
+        chunk: Images, of which k can be read.
+        scores: Of these.
+        more: Further columns, `(k,)` each, to stand before `error`.
+    """
+    values: dict[str, NDArray[Any]] = {}
+    if "nll" in scores.statistics:
+        values["log_prob"] = scores.log_prob
+    values |= {name: each for name, each in scores.statistics.items() if name != "nll"}
+    values |= {"statistic": scores.statistic, "p_value": scores.p_value}
+    values |= {"is_outlier": scores.is_outlier, **(more or {})}
+    readable = np.array([error is None for error in chunk.errors])
+    # Row of each image among the readable ones; null for the others.
+    place = pa.array(np.cumsum(readable) - 1, mask=~readable)
+    columns = {"name": pa.array(chunk.names, pa.string())}
+    columns |= {name: pa.array(each).take(place) for name, each in values.items()}
+    columns["error"] = pa.array(chunk.errors, pa.string())
+    return pa.table(columns)
+
+
+class ScoreFile:
+    """Writes scores to `path` in the format that `target` names, with the columns of `score_table`.
+
+    Arguments:
+        path: The file to write.
+        target: The name that it will have in the end.
+    """
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self._path = path
+        self._make = _WRITERS[target.suffix.lower()]
+        self._writer: Any = None
+
+    def __enter__(self) -> "ScoreFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._file.close()
+
+    def write(self, chunk: Chunk, scores: Scores) -> None:
+        """Append the rows of a chunk."""
+        table = score_table(chunk, scores)
+        if self._writer is None:
+            # An open file, since Arrow takes no name that is not valid text.
+            self._file = self._path.open("wb")
+            self._writer = self._make(self._file, table.schema)
+        self._writer.write_table(table)

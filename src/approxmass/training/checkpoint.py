@@ -1,0 +1,110 @@
+"""Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
+
+__all__ = ["pack", "unpack"]
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from ..errors import ApproxMassError
+from ..storage.tensors import digest, load_exactly, tensors_below
+
+State = TypeVar("State")
+
+
+def pack(
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> bytes:
+    """A checkpoint as the bytes of a safetensors file.
+
+    Arguments:
+        modules: Modules by name (no dots), whose tensors are kept.
+        optimizers: Optimisers by name (no dots).
+        identity: JSON-ready facts that a run must share to go on from here.
+        state: JSON-ready facts that the run needs to go on.
+    """
+    tensors = {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    for name, optimizer in optimizers.items():
+        for index, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{k}": v for k, v in slots.items() if v is not None}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    facts = {
+        "identity": json.dumps(identity),
+        "state": json.dumps(state),
+        "digest": digest(*(tensors[name] for name in sorted(tensors))),
+    }
+    return safetensors.torch.save(tensors, facts)
+
+
+def unpack(
+    packed: bytes,
+    name: str,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    revive: Callable[[dict[str, Any]], State],
+) -> State:
+    """Put a packed run back into `modules` and `optimizers`; returns its state.
+
+    Arguments:
+        name: What to call the checkpoint in an error.
+        revive: Makes the state out of the facts that `pack` was given.
+
+    Raises:
+        ApproxMassError: a checkpoint of another run, or none at all.
+    """
+    try:
+        tensors = safetensors.torch.load(packed)
+        # `load` leaves the header out: eight bytes of its length, then JSON.
+        header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
+        saved = json.loads(header["__metadata__"]["identity"])
+        facts = json.loads(header["__metadata__"]["state"])
+        if header["__metadata__"]["digest"] != digest(*(tensors[name] for name in sorted(tensors))):
+            raise ValueError("the tensors are not those that were written")
+        state = revive(facts)
+        for key, value in identity.items():
+            if saved.get(key) != value:
+                raise ApproxMassError(
+                    f"{name} belongs to a run with {key} {saved.get(key)}, not {value}: "
+                    "give the same settings and images, or remove it to start anew",
+                    code="other-run",
+                )
+        restored = {}
+        for part, optimizer in optimizers.items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors_below(tensors, part).items():
+                index, slot = key.split(".")
+                slots.setdefault(int(index), {})[slot] = tensor
+            groups = optimizer.state_dict()["param_groups"]
+            if facts["step"] and len(slots) != sum(len(group["params"]) for group in groups):
+                raise ValueError("a weight has no state of the optimiser")
+            restored[part] = {"state": slots, "param_groups": groups}
+        for part, module in modules.items():
+            load_exactly(module, tensors_below(tensors, part))
+        for part, optimizer in optimizers.items():
+            optimizer.load_state_dict(restored[part])
+    except ApproxMassError:
+        raise
+    # No RuntimeError: a GPU that is full is no fault of the checkpoint.
+    except (
+        safetensors.SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise ApproxMassError(
+            f"{name} is not a checkpoint or was cut short: remove it to start anew", code="damaged"
+        ) from error
+    return state
