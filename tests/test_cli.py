@@ -380,7 +380,7 @@ def simple(*words: object) -> Bad:
         (simple("score", "TMP", "NEW", "-o", "TMP/s.csv"), "not-a-detector", "approxmass fit"),
         (
             simple("score", "DETECTOR", "sample:mnist", "-o", "TMP/s.csv"),
-            "bad-image",
+            "wrong-shape",
             "28x28",
         ),
         (
@@ -401,7 +401,7 @@ def simple(*words: object) -> Bad:
         ),
         (
             simple("explain", "DETECTOR", "sample:mnist", "-o", "TMP/out"),
-            "bad-image",
+            "wrong-shape",
             "28x28",
         ),
         (simple("explain", "DETECTOR", "NEW", "-o", "NEW"), "would-overwrite", "new.npy"),

@@ -137,7 +137,7 @@ def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) 
     detector = Detector(epochs=1, draws=2).fit(colour(200))
     assert detector.settings.options["encoder"] == "pixels"
     assert detector.settings.options["preset"] == "compact"
-    assert any("pixels" in note and "colour" in note for note in detector.notes)
+    assert any("pixels" in note and "colour" in note for note in detector.facts.notes)
     assert training(detector).alpha == 2 / 32
     x = colour(30, seed=4)
     assert "latent_fit" in detector.score(x).statistics
@@ -152,7 +152,7 @@ def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) 
 def test_grey_goes_to_pca_and_alpha_follows_the_dimension() -> None:
     detector = Detector(epochs=1, components=20).fit(textures(300))
     assert detector.settings.options["encoder"] == "pca"
-    assert any("grey" in note for note in detector.notes)
+    assert any("grey" in note for note in detector.facts.notes)
     assert detector.model.facts()["dimension"] == 21
     assert training(detector).alpha == pytest.approx(0.35 * np.sqrt(21))
 
@@ -168,12 +168,12 @@ def test_large_images_are_resized_and_it_is_said() -> None:
     large = textures(120, side=80)
     detector = Detector(epochs=1).fit(large)
     assert detector.shape == (1, 64, 64)
-    assert any("80x80" in note and "64x64" in note for note in detector.notes)
+    assert any("80x80" in note and "64x64" in note for note in detector.facts.notes)
     small = open_images(large, size=64).read()
     np.testing.assert_array_equal(detector.score(large[:9]).mass, detector.score(small[:9]).mass)
     chosen = Detector(epochs=1, size=16).fit(large)
     assert chosen.shape == (1, 16, 16)
-    assert not any("resized" in note for note in chosen.notes)
+    assert not any("resized" in note for note in chosen.facts.notes)
 
 
 def test_any_module_can_be_the_encoder(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_size_of_an_opened_source_is_kept() -> None:
     detector = Detector(epochs=1).fit(open_images(textures(120, side=80), size=32))
     assert detector.shape == (1, 32, 32)
     assert detector.settings.size == 32
-    assert not any("resized" in note for note in detector.notes)
+    assert not any("resized" in note for note in detector.facts.notes)
 
 
 def test_an_image_unlike_any_other_spoils_no_batch() -> None:

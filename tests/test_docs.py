@@ -38,7 +38,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "fashion-detector" / "detector.json").exists()
 
 
-def test_the_python_of_the_rivals_runs() -> None:
+def test_the_python_of_the_baselines_runs() -> None:
     code = re.search(
         r"```python\n(.*?)```", (ROOT / "docs" / "baselines.md").read_text(), re.DOTALL
     )

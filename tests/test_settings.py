@@ -11,7 +11,7 @@ from approxmass import Detector
 from approxmass.models.flow import FlowModel
 from approxmass.models.registry import METHODS, parse_options
 from approxmass.models.settings import FlowOptions
-from approxmass.record import Settings
+from approxmass.fitted import Settings
 from approxmass.training import recipes
 from conftest import mistake, textures
 
@@ -41,7 +41,7 @@ def test_large_images_are_made_smaller(side: int, size: int | None) -> None:
     images = textures(120, side)[:, :20]
     detector = Detector(method="pca-residual").fit(images)
     assert detector.settings.size == size
-    assert len(detector.notes) == (size is not None)
+    assert len(detector.facts.notes) == (size is not None)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert drift["group_p_value"] < 0.05
     assert health["status"] == "ok"
 
-    usual, odd = (
+    inside, outside = (
         list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("watch", "watch-odd")
     )
-    assert (len(usual), len(odd)) == (500, 300)
-    assert not any(row["alarm"] == "true" for row in usual)
-    assert any(row["alarm"] == "true" for row in odd)
+    assert (len(inside), len(outside)) == (500, 300)
+    assert not any(row["alarm"] == "true" for row in inside)
+    assert any(row["alarm"] == "true" for row in outside)

@@ -4,11 +4,14 @@ __all__ = [
     "FALSE_ALARM_RATE",
     "benjamini_hochberg",
     "called_ranks",
+    "check_rate",
     "group_p_value",
     "p_values",
     "smallest_p_value",
     "threshold",
 ]
+
+import math
 
 import numpy as np
 from scipy import stats
@@ -72,6 +75,25 @@ def called_ranks(count: int, false_alarm_rate: float) -> int:
         5
     """
     return int(np.sum(np.arange(1, count + 1) / (count + 1) <= false_alarm_rate))
+
+
+def check_rate(false_alarm_rate: float, count: int) -> None:
+    """Refuse a false-alarm rate that so many calibration scores cannot resolve.
+
+    Raises:
+        ApproxMassError: outside (0, 1), or below `1 / (count + 1)`.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise ApproxMassError(
+            f"false_alarm_rate must be in (0, 1), not {false_alarm_rate}", code="rate"
+        )
+    if false_alarm_rate < 1 / (count + 1):
+        raise ApproxMassError(
+            f"a false-alarm rate of {false_alarm_rate:g} needs at least "
+            f"{math.ceil(1 / false_alarm_rate) - 1} calibration images: fit on more images "
+            f"or ask for at least {1 / (count + 1):.2g}",
+            code="rate",
+        )
 
 
 def threshold(calibration: Floats, false_alarm_rate: float) -> float:

@@ -3,46 +3,32 @@
 __all__ = ["Detector"]
 
 import hashlib
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .arrays import Bools, Floats, Labels, Pixels, Shape
-from .calibration import (
-    FALSE_ALARM_RATE,
-    benjamini_hochberg,
-    group_p_value,
-    p_values,
-    smallest_p_value,
-)
-from .data import Chunk, ImageSource, check_labels, open_images, open_labels
+from .arrays import Bools, Floats, Pixels, Shape
+from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
+from .data import Chunk, ImageSource, open_images
+from .data.frame import framed
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
+from .fitted import FitFacts, Fitted, Settings
 from .models.base import FitData, FitRun, Model, Statistic
-from .models.registry import make_model, model_class
+from .models.given import classes_for, outliers_for
+from .models.registry import make_model
 from .models.settings import check_whole
-from .record import FitFacts, Settings
 from .runtime.machine import limited_threads, pick_device
 from .scores import Scores
-from .storage import artifact
-from .storage.tensors import tensors_below
 from .training.flow import EpochRecord
-from .training.holdout import hold_out
+from .training.holdout import three_shares
 
-# Images larger than this a side are resized to it unless a size is given.
-_LARGEST_SIDE = 64
-# Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
-_FEWEST_IMAGES = 100
-_FEWEST_HELD_OUT = 40
-# Twice what a method needs of each class, since some are held out.
-_FEWEST_OF_A_CLASS = 10
 # Images scored at a time.
 _CHUNK = 2048
 
@@ -134,63 +120,63 @@ class Detector:
     ) -> None:
         given = options if encoder == "auto" else {"encoder": encoder, **options}
         self._given = given
-        self.settings = Settings(method=method, seed=seed, size=size, holdout=holdout)
+        self._asked = Settings(method=method, seed=seed, size=size, holdout=holdout)
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
-        self.calibration: dict[str, Floats] = {}
-        self._size = size
-        self._facts: FitFacts | None = None
-        # Only for its checks: a fit makes its own.
-        self._model: Model = make_model(method, self.settings.seed, given)
+        self._fitted: Fitted | None = None
+        make_model(method, self._asked.seed, given)  # for its checks: a fit makes its own
 
     def __repr__(self) -> str:
-        settings, plain = self.settings, Settings()
-        asked = {"method": settings.method, "seed": settings.seed, "size": settings.size}
-        said = [
-            f"{name}={value!r}" for name, value in asked.items() if value != getattr(plain, name)
-        ]
-        said += [f"{name}={_short(value)}" for name, value in self._given.items()]
-        line = f"Detector({', '.join(said)})"
-        if self._facts is None:
+        asked, plain = self._asked, Settings()
+        names = ("method", "seed", "size", "holdout")
+        said = {n: v for n in names if (v := getattr(asked, n)) != getattr(plain, n)}
+        said |= {n: type(v) if isinstance(v, nn.Module) else v for n, v in self._given.items()}
+        line = f"Detector({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+        if self._fitted is None:
             return f"{line}, not fitted"
-        facts = self._facts
+        facts = self.facts
         return (
             f"{line}, fitted on {facts.images:,} images of {facts.source}\n"
             f"  {self.model!r}, decides by {self.statistic}, p >= 1/{facts.calibration + 1:,}"
         )
 
     @property
-    def facts(self) -> FitFacts:
-        """What is known of the fit.
+    def fitted(self) -> Fitted:
+        """Model, calibration and facts together.
 
         Raises:
-            ApproxMassError: there was none.
+            ApproxMassError: nothing has been learnt yet; so do all properties that need it.
         """
-        if self._facts is None:
+        if self._fitted is None:
             raise ApproxMassError(
                 "this detector has learnt nothing yet: call fit first", code="not-fitted"
             )
-        return self._facts
+        return self._fitted
+
+    @property
+    def settings(self) -> Settings:
+        """As asked; after a fit with what `auto` has become."""
+        return self._asked if self._fitted is None else self._fitted.settings
+
+    @property
+    def facts(self) -> FitFacts:
+        """What is known of the fit."""
+        return self.fitted.facts
 
     @property
     def model(self) -> Model:
-        """What was learnt.
+        """What was learnt."""
+        return self.fitted.model
 
-        Raises:
-            ApproxMassError: nothing was.
-        """
-        self.facts  # noqa: B018 - raises
-        return self._model
+    @property
+    def calibration(self) -> Mapping[str, Floats]:
+        """Scores `(n,)` of the images held out for the p-values, by statistic."""
+        return self.fitted.calibration
 
     @property
     def shape(self) -> Shape:
         """`(C, H, W)` of the images as the model sees them."""
         return self.facts.shape
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """A remark for each choice of the fit that a person may want to know of."""
-        return self.facts.notes
 
     @property
     def history(self) -> Sequence[EpochRecord]:
@@ -242,81 +228,62 @@ class Detector:
                 not go together.
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
-        started = time.monotonic()
         with limited_threads(self.threads):
-            source, notes = _framed(open_images(images, size=self._size))
-            model = make_model(self.settings.method, self.settings.seed, self._given)
-            notes += model.plan(source.native_shape)
-            order, training, reference = _split(len(source), self.settings, source.name)
-            classes = self._classes(model, source, labels, order[training])
-            others, learnt_from = self._outliers(model, source, outliers)
-            sha256 = hashlib.sha256()
-            # Each image goes to its place at once: the three parts are views of one array.
-            data = torch.from_numpy(source.read(order=order, digest=sha256, threads=self.threads))
-            given = FitData(
-                training=data[training],
-                reference=data[reference],
-                sha256=sha256.hexdigest(),
-                labels=classes,
-                outliers=others,
+            # A fit that fails leaves an earlier one as it was.
+            self._fitted = self._learn(
+                open_images(images, size=self._asked.size),
+                labels,
+                outliers,
+                FitRun(
+                    device=self.device,
+                    checkpoint=None if checkpoint is None else Path(checkpoint),
+                    resume=resume,
+                    progress=progress,
+                ),
             )
-            run = FitRun(
-                device=self.device,
-                notes=notes,
-                checkpoint=None if checkpoint is None else Path(checkpoint),
-                resume=resume,
-                progress=progress,
-            )
-            model.learn(given, run)
-            calibration = data[reference.stop : training.start]
-            scores = model.statistics_of(calibration)
+        return self
+
+    def _learn(self, source: ImageSource, labels: Any, outliers: Any, run: FitRun) -> Fitted:
+        started, asked = time.monotonic(), self._asked
+        source, notes = framed(source)
+        model = make_model(asked.method, asked.seed, self._given)
+        notes += model.plan(source.native_shape)
+        shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
+        classes = classes_for(model, source, labels)
+        others, learnt_from = outliers_for(model, source, outliers, threads=self.threads)
+        sha256 = hashlib.sha256()
+        # Each image goes to its place at once: the three shares are views of one array.
+        data = torch.from_numpy(
+            source.read(order=shares.order, digest=sha256, threads=self.threads)
+        )
+        given = FitData(
+            training=data[shares.training],
+            reference=data[shares.reference],
+            sha256=sha256.hexdigest(),
+            labels=None if classes is None else classes[shares.order[shares.training]],
+            outliers=others,
+        )
+        model.learn(given, replace(run, notes=notes))
+        scores = model.statistics_of(data[shares.calibration])
         if not all(np.isfinite(values).all() for values in scores.values()):
             raise ApproxMassError(
                 "the scores of in-distribution images are not finite: the method did not learn "
                 "from them",
                 code="diverged",
             )
-        # Only now: a fit that fails leaves an earlier one as it was.
-        self._model, self.calibration = model, scores
-        self.settings = replace(self.settings, size=source.size, options=model.options())
-        self._facts = FitFacts(
+        facts = FitFacts(
             shape=source.shape,
             source=source.name,
             sha256=given.sha256,
             training=len(given.training),
             reference=len(given.reference),
-            calibration=len(calibration),
+            calibration=len(scores[model.decides]),
             outliers=learnt_from,
             notes=tuple(notes),
             fit_seconds=round(time.monotonic() - started, 2),
         )
-        return self
-
-    def _classes(
-        self, model: Model, source: ImageSource, labels: Any, training: Pixels
-    ) -> Labels | None:
-        """The classes of the training images, if the model needs them."""
-        if not model.needs_labels:
-            if labels is not None:
-                raise ApproxMassError(
-                    f"{model.name} learns from no labels: give none", code="bad-labels"
-                )
-            return None
-        found = source.labels() if labels is None else open_labels(labels)
-        return check_labels(found, len(source), model.name, each=_FEWEST_OF_A_CLASS)[training]
-
-    def _outliers(
-        self, model: Model, source: ImageSource, outliers: Any
-    ) -> tuple[Pixels | None, str | None]:
-        """Outliers to learn from, and what they are."""
-        if outliers is None:
-            return None, None
-        if not model.takes_outliers:
-            raise ApproxMassError(
-                f"{model.name} learns from no outliers: give none", code="bad-outliers"
-            )
-        opened = open_images(outliers, size=source.size)
-        return opened.read(threads=self.threads), opened.name
+        settings = replace(asked, size=source.size, options=model.options())
+        return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
 
     def score(self, images: Any) -> Scores:
         """Score images: arrays of one row an image; see `Scores`.
@@ -343,22 +310,11 @@ class Detector:
     def score_pixels(self, images: Pixels) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already."""
         with limited_threads(self.threads):
-            statistics = self.model.statistics_of(torch.from_numpy(images))
-        statistic = statistics[self.statistic]
-        p = p_values(self.calibration_scores, statistic)
-        none = np.full(len(p), np.nan)
-        return Scores(
-            log_prob=-statistics.get("nll", none),
-            mass=statistics.get("mass", none),
-            statistic=statistic,
-            p_value=p,
-            is_outlier=p <= FALSE_ALARM_RATE,
-            statistics=statistics,
-        )
+            return self.fitted.score(images)
 
     def _open(self, images: Any) -> ImageSource:
-        self.facts  # noqa: B018 - before the images are looked at
-        return open_images(images, size=self.settings.size)
+        size = self.fitted.settings.size  # what is not fitted is refused before anything is opened
+        return open_images(images, size=size)
 
     def _score_chunks(self, source: ImageSource) -> Iterator[tuple[Chunk, Scores]]:
         for chunk in source.chunks(_CHUNK, shape=self.shape, threads=self.threads):
@@ -383,21 +339,10 @@ class Detector:
         Raises:
             ApproxMassError: a rate outside (0, 1), or below what the calibration images resolve.
         """
-        if not 0 < false_alarm_rate < 1:
-            raise ApproxMassError(
-                f"false_alarm_rate must be in (0, 1), not {false_alarm_rate}", code="rate"
-            )
+        check_rate(false_alarm_rate, self.facts.calibration)
         if control not in ("image", "discoveries"):
             raise ApproxMassError(
                 f"control must be 'image' or 'discoveries', not {control!r}", code="bad-option"
-            )
-        smallest = smallest_p_value(self.calibration_scores)
-        if false_alarm_rate < smallest:
-            raise ApproxMassError(
-                f"a false-alarm rate of {false_alarm_rate:g} needs at least "
-                f"{math.ceil(1 / false_alarm_rate) - 1} calibration images: fit on more images "
-                f"or ask for at least {smallest:.2g}",
-                code="rate",
             )
         p = self.score(images).p_value
         if control == "discoveries":
@@ -432,14 +377,7 @@ class Detector:
         Raises:
             ApproxMassError: the folder holds something else, or cannot be written.
         """
-        manifest = {
-            "settings": self.settings.as_dict(),
-            "facts": self.facts.as_dict(),
-            "model": self.model.facts(),
-        }
-        scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
-        tensors = {"weights": self.model.state(), "calibration": scores}
-        artifact.save_folder(Path(folder), manifest, tensors)
+        self.fitted.save(Path(folder))
 
     @classmethod
     def load(
@@ -463,83 +401,10 @@ class Detector:
             ApproxMassError: no detector there, or one that is incomplete, altered or of another
                 version; or a device that is not there.
         """
-        manifest, tensors = artifact.load_folder(Path(folder))
         detector = cls(device=device, threads=threads)
-        try:
-            detector._restore(manifest, tensors, encoder)
-        except ApproxMassError as error:
-            raise ApproxMassError(f"{folder}: {error}", code=error.code) from error
-        # No RuntimeError: a GPU that is full is no fault of the folder.
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ApproxMassError(
-                f"{folder} was not written by this version of approxmass, or was edited: fit again",
-                code="damaged",
-            ) from error
-        return detector
-
-    def _restore(
-        self,
-        manifest: dict[str, Any],
-        tensors: dict[str, dict[str, Tensor]],
-        encoder: nn.Module | None,
-    ) -> None:
-        self.settings = settings = Settings(**manifest["settings"])
-        self._size, self._given = settings.size, dict(settings.options)
+        fitted = Fitted.load(Path(folder), encoder, detector.device)
+        detector._fitted, detector._asked = fitted, fitted.settings
+        detector._given = dict(fitted.settings.options)
         if encoder is not None:
-            self._given["encoder"] = encoder
-        facts = FitFacts.of(manifest["facts"])
-        self._model = model_class(settings.method).from_saved(
-            settings.options,
-            settings.seed,
-            facts.shape,
-            tensors["weights"],
-            manifest["model"],
-            encoder,
-        )
-        self._model.to(self.device)
-        scores = tensors_below(tensors["calibration"], "scores")
-        self.calibration = {name: value.numpy() for name, value in scores.items()}
-        self._facts = facts
-        if len(self.calibration_scores) != facts.calibration:
-            raise ValueError("another number of calibration scores")
-        self.score_pixels(np.zeros((1, *facts.shape), np.uint8))  # what scoring will ask for
-
-
-def _short(value: Any) -> str:
-    return type(value).__name__ if isinstance(value, nn.Module) else repr(value)
-
-
-def _framed(source: ImageSource) -> tuple[ImageSource, list[str]]:
-    """The images at the size that a model sees, and a remark where they are resized unasked."""
-    if source.size is not None:
-        return source, []
-    _, height, width = source.native_shape
-    if max(height, width) <= _LARGEST_SIDE:
-        return source, []
-    return source.resized(_LARGEST_SIDE), [
-        f"size: images are resized to {_LARGEST_SIDE}x{_LARGEST_SIDE} (the first is "
-        f"{width}x{height}), as are all over {_LARGEST_SIDE} pixels a side; give a size to choose "
-        "another"
-    ]
-
-
-def _split(count: int, settings: Settings, name: str) -> tuple[Any, slice, slice]:
-    """An order of the images, and where in it are those to train on and those for reference.
-
-    The rest, between the two, is for calibration.
-    """
-    if count < _FEWEST_IMAGES:
-        raise ApproxMassError(
-            f"{name} has {count} images: give at least {_FEWEST_IMAGES}, so that some can be "
-            "held out to calibrate",
-            code="too-few",
-        )
-    held = max(_FEWEST_HELD_OUT, round(settings.holdout * count))
-    if held > 0.75 * count:
-        raise ApproxMassError(
-            f"holdout {settings.holdout} leaves too few images: use about 0.1", code="too-few"
-        )
-    generator = torch.Generator().manual_seed(settings.seed)
-    training, rest = hold_out(count, held, generator)
-    order = torch.cat([rest, training]).numpy()
-    return order, slice(held, count), slice(0, held // 4)
+            detector._given["encoder"] = encoder
+        return detector

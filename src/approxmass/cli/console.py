@@ -48,11 +48,17 @@ def check_outputs(
     from ..storage.atomic import check_file
 
     taken = [os.path.realpath(name) for name in inputs]
+    detector = None
+    if folder is not None:
+        from ..storage.artifact import is_detector
+
+        # Only a detector's folder is spared: that another is none, its loading says.
+        detector = os.path.realpath(folder) if is_detector(folder) else None
     for output in outputs:
         if output is None or output == Path("-"):
             continue
         place = os.path.realpath(output)
-        if place in taken or (folder and os.path.dirname(place) == os.path.realpath(folder)):
+        if place in taken or os.path.dirname(place) == detector:
             raise ApproxMassError(
                 f"{output} is needed for something else: choose another name",
                 code="would-overwrite",

@@ -15,30 +15,37 @@ if TYPE_CHECKING:
     from ..watch.watch import Alarm, Totals
 
 
+Source = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images arrive.")]
+Log = Annotated[
+    Path,
+    typer.Option(
+        "-o", metavar="LOG", help="Log to write, or to go on with: .csv, or a folder .parquet."
+    ),
+]
+FalseAlarmEvery = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="At least so many in-distribution images for one false drift alarm, on average.",
+    ),
+]
+Interval = Annotated[
+    float, typer.Option(metavar="SECONDS", help="Time between two looks into the folder.")
+]
+UntilIdle = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="End when no file has come for so long."),
+]
+
+
 def watch(
     folder: Folder,
-    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images arrive.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", metavar="LOG", help="Log to write, or to go on with: .csv, or a folder .parquet."
-        ),
-    ],
-    false_alarm_every: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="At least so many in-distribution images for one false drift alarm, on average.",
-        ),
-    ] = 100_000,
-    interval: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Time between two looks into the folder.")
-    ] = 1.0,
-    until_idle: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="End when no file has come for so long."),
-    ] = None,
+    source: Source,
+    output: Log,
+    false_alarm_every: FalseAlarmEvery = 100_000,
+    interval: Interval = 1.0,
+    until_idle: UntilIdle = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,

@@ -5,7 +5,7 @@ It holds `detector.json` (versioned, readable), `weights.safetensors` and
 pickled.
 """
 
-__all__ = ["FORMAT_VERSION", "check_target", "load_folder", "save_folder"]
+__all__ = ["FORMAT_VERSION", "check_target", "is_detector", "load_folder", "save_folder"]
 
 import hashlib
 import json
@@ -33,6 +33,11 @@ def _digest(data: bytes) -> str:
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
     body = {key: value for key, value in manifest.items() if key != "digest"}
     return _digest(json.dumps(body, sort_keys=True).encode())
+
+
+def is_detector(folder: Path) -> bool:
+    """Whether a folder holds a saved detector, whole or damaged."""
+    return (folder / _MANIFEST).exists()
 
 
 def check_target(folder: Path) -> None:

@@ -117,7 +117,19 @@ def train_once(
         checkpoint_seconds=_CHECKPOINT_SECONDS,
     )
     loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
-    bar = TrainingBar(name) if progress else None
+    stopped = _run(loop, step, progress)
+    with write_atomic(finished) as beside:
+        beside.write_bytes(pack(modules, {}, identity, asdict(loop.state)))
+    unfinished.unlink(missing_ok=True)
+    if stopped:
+        raise KeyboardInterrupt
+    return loop.state
+
+
+def _run(loop: Loop, step: Callable[[Step], Mapping[str, Tensor]], progress: bool) -> bool:
+    """Run a loop to its end; whether it was asked to stop in the last step."""
+    plan = loop.plan
+    bar = TrainingBar(plan.name) if progress else None
 
     def show(state: State) -> None:
         assert bar is not None
@@ -125,23 +137,18 @@ def train_once(
         epoch = (state.step - 1) // plan.steps_per_epoch + 1
         bar.show(state.step, plan.steps, f"epoch {epoch}  {facts}")
 
-    stopped = False
     with bar or contextlib.nullcontext():
         try:
             loop.run(step, resume=True, on_step=None if bar is None else show)
         except TrainingDivergedError:
-            unfinished.unlink(missing_ok=True)
+            assert loop.checkpoint is not None
+            loop.checkpoint.unlink(missing_ok=True)
             raise
         except KeyboardInterrupt:
             if loop.state.step < plan.steps:
                 raise
-            stopped = True
-    with write_atomic(finished) as beside:
-        beside.write_bytes(pack(modules, {}, identity, asdict(loop.state)))
-    unfinished.unlink(missing_ok=True)
-    if stopped:
-        raise KeyboardInterrupt
-    return loop.state
+            return True
+    return False
 
 
 _CHECKPOINT_SECONDS = 30.0

@@ -1,17 +1,22 @@
 """Images held out from training, at random under a seed."""
 
-__all__ = ["hold_out", "hold_out_tenth"]
+__all__ = ["Shares", "hold_out", "hold_out_tenth", "three_shares"]
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 
 Places = NDArray[np.int64]
 
 _MOST = 1000
+# Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
+_FEWEST_IMAGES, _FEWEST_HELD_OUT = 100, 40
 
 
 def hold_out(count: int, held: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -42,3 +47,53 @@ def hold_out_tenth(count: int, seed: int) -> tuple[Places, Places]:
     held = max(1, min(_MOST, round(0.1 * count)))
     training, rest = hold_out(count, held, seeded_generator(seed, "held out", 0))
     return training.sort().values.numpy(), rest.sort().values.numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """The images of a fit in the order in which they are kept, and where in it each share lies.
+
+    Attributes:
+        order: Places of the images in their source, `(N,)`.
+        reference: For the in-distribution range of each statistic.
+        calibration: For the p-values.
+        training: To train on.
+    """
+
+    order: Places
+    reference: slice
+    calibration: slice
+    training: slice
+
+
+def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
+    """Who trains, who is for reference, who calibrates.
+
+    Arguments:
+        count: Images.
+        holdout: Share held out, of which a quarter is for reference; at least 40 images.
+        seed: Draws them.
+        name: What errors call the images.
+
+    Raises:
+        ApproxMassError: too few images.
+
+    Example:
+        >>> shares = three_shares(1000, 0.1, 0, "array")
+        >>> shares.reference, shares.calibration, shares.training
+        (slice(0, 25, None), slice(25, 100, None), slice(100, 1000, None))
+    """
+    if count < _FEWEST_IMAGES:
+        raise ApproxMassError(
+            f"{name} has {count} images: give at least {_FEWEST_IMAGES}, so that some can be "
+            "held out to calibrate",
+            code="too-few",
+        )
+    held = max(_FEWEST_HELD_OUT, round(holdout * count))
+    if held > 0.75 * count:
+        raise ApproxMassError(
+            f"holdout {holdout} leaves too few images: use about 0.1", code="too-few"
+        )
+    training, rest = hold_out(count, held, torch.Generator().manual_seed(seed))
+    order = torch.cat([rest, training]).numpy()
+    return Shares(order, slice(0, held // 4), slice(held // 4, held), slice(held, count))

@@ -1,0 +1,208 @@
+"""What a detector is once it is fitted: model, calibration and facts, and how they are kept."""
+
+__all__ = ["FitFacts", "Fitted", "Settings"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .arrays import Floats, Pixels, Shape
+from .calibration import FALSE_ALARM_RATE, p_values
+from .errors import ApproxMassError
+from .models.base import Model
+from .models.registry import model_class
+from .models.settings import check_number, check_whole
+from .scores import Scores
+from .storage import artifact
+from .storage.tensors import tensors_below
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of a `Detector`, described there.
+
+    Attributes:
+        method: One of `METHODS`.
+        seed: Fixes split, training and scores.
+        size: Side that every image is resized to; None for as they are.
+        holdout: Share held out to calibrate.
+        options: Of the model, as it chose them.
+
+    Raises:
+        ApproxMassError: a value out of range.
+    """
+
+    method: str = "flow"
+    seed: int = 0
+    size: int | None = None
+    holdout: float = 0.1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Plain numbers, also where NumPy's were given.
+        object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, 2**32 - 1))
+        if self.size is not None:
+            object.__setattr__(self, "size", check_whole("size", self.size, 1, 4096))
+        smallest = 2.0**-53
+        holdout = check_number("holdout", self.holdout, "between 0 and 1", smallest, 1)
+        object.__setattr__(self, "holdout", holdout)
+        object.__setattr__(self, "options", dict(self.options))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitFacts:
+    """What is known of a fit.
+
+    Attributes:
+        shape: `(C, H, W)` of the images as the model sees them.
+        source: What they were read from.
+        sha256: Of the pixels of all of them.
+        training: Number of images that were trained on.
+        reference: Number that the usual range of the statistics was learnt from.
+        calibration: Number that give the p-values.
+        outliers: What outliers were learnt from; None for none.
+        notes: A remark for each choice that a person may want to know of.
+        fit_seconds: What it took.
+    """
+
+    shape: Shape
+    source: str
+    sha256: str
+    training: int
+    reference: int
+    calibration: int
+    outliers: str | None
+    notes: tuple[str, ...]
+    fit_seconds: float
+
+    @property
+    def images(self) -> int:
+        """All of the fit."""
+        return self.training + self.reference + self.calibration
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "FitFacts":
+        """From what `as_dict` gave, through JSON.
+
+        Raises:
+            ValueError: a fact is missing, unknown or of another type.
+        """
+        if set(facts) != {f.name for f in fields(cls)}:
+            raise ValueError(f"other facts: {sorted(set(facts) ^ {f.name for f in fields(cls)})}")
+        channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
+        numbers = {
+            name: check_whole(name, facts[name], 0, 2**53)
+            for name in ("training", "reference", "calibration")
+        }
+        texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name or note is no text")
+        seconds = check_number("fit_seconds", facts["fit_seconds"], "a time", 0, 1e12)
+        return cls(
+            **{
+                **facts,
+                **numbers,
+                "shape": (channels, height, width),
+                "notes": tuple(facts["notes"]),
+                "fit_seconds": seconds,
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A model with its calibration.
+
+    Attributes:
+        settings: As asked, with what `auto` has become.
+        facts: Of the fit.
+        model: What was learnt.
+        calibration: Scores `(n,)` of the images held out for the p-values, by statistic.
+    """
+
+    settings: Settings
+    facts: FitFacts
+    model: Model
+    calibration: Mapping[str, Floats]
+
+    def score(self, images: Pixels) -> Scores:
+        """Scores of pixels `(N, C, H, W)`, uint8, of the shape of the fit."""
+        statistics = self.model.statistics_of(torch.from_numpy(images))
+        statistic = statistics[self.model.decides]
+        p = p_values(self.calibration[self.model.decides], statistic)
+        none = np.full(len(p), np.nan)
+        return Scores(
+            log_prob=-statistics.get("nll", none),
+            mass=statistics.get("mass", none),
+            statistic=statistic,
+            p_value=p,
+            is_outlier=p <= FALSE_ALARM_RATE,
+            statistics=statistics,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write it to a folder; see `Detector.save`."""
+        manifest = {
+            "settings": self.settings.as_dict(),
+            "facts": self.facts.as_dict(),
+            "model": self.model.facts(),
+        }
+        scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
+        artifact.save_folder(
+            folder, manifest, {"weights": self.model.state(), "calibration": scores}
+        )
+
+    @classmethod
+    def load(cls, folder: Path, encoder: nn.Module | None, device: torch.device) -> "Fitted":
+        """Read it back; see `Detector.load`."""
+        manifest, tensors = artifact.load_folder(folder)
+        try:
+            return cls._of(manifest, tensors, encoder, device)
+        except ApproxMassError as error:
+            raise ApproxMassError(f"{folder}: {error}", code=error.code) from error
+        # No RuntimeError: a GPU that is full is no fault of the folder.
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ApproxMassError(
+                f"{folder} was not written by this version of approxmass, or was edited: fit again",
+                code="damaged",
+            ) from error
+
+    @classmethod
+    def _of(
+        cls,
+        manifest: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        encoder: nn.Module | None,
+        device: torch.device,
+    ) -> "Fitted":
+        settings = Settings(**manifest["settings"])
+        facts = FitFacts.of(manifest["facts"])
+        model = model_class(settings.method).from_saved(
+            settings.options,
+            settings.seed,
+            facts.shape,
+            tensors["weights"],
+            manifest["model"],
+            encoder,
+        )
+        model.to(device)
+        scores = tensors_below(tensors["calibration"], "scores")
+        calibration = {name: value.numpy() for name, value in scores.items()}
+        if len(calibration[model.decides]) != facts.calibration:
+            raise ValueError("another number of calibration scores")
+        made = cls(settings=settings, facts=facts, model=model, calibration=calibration)
+        made.score(np.zeros((1, *facts.shape), np.uint8))  # what scoring will ask for
+        return made
