@@ -1,9 +1,9 @@
-# make install | demo | test | bench      Everything happens in .venv; nothing else is needed.
+# make install | demo | test | test-all | bench     Everything happens in .venv; nothing else is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test bench clean
+.PHONY: install demo lint test test-all pin bench clean
 
 install: $(INSTALLED)
 
@@ -16,11 +16,24 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/approxmass demo
 
-test: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/lint-imports --no-cache
+
+# What every change must pass: within 8 minutes on two cores.
+test: lint
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow"
+
+# Everything, the slow tests too; its summary is kept in results/tests.txt.
+test-all: lint
+	$(BIN)/pytest -n auto --dist loadfile --durations 15 | tee .pytest-all.log
+	tail -n 40 .pytest-all.log > results/tests.txt
+
+# After a change that means to change a score: say why in the commit.
+pin: $(INSTALLED)
+	$(BIN)/python tests/pinned/make.py tests/pinned/scores.json
 
 # A quarter of an hour; DATA=folder of image sets times the fit on FashionMNIST.
 RESULTS := benchmarks/results
@@ -33,4 +46,4 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/table.py $(RESULTS)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest-all.log .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

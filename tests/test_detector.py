@@ -112,7 +112,7 @@ def test_saving_and_loading_changes_no_bit(fitted: Detector, tmp_path: Path) -> 
     np.testing.assert_array_equal(before.p_value, after.p_value)
     assert loaded.settings == fitted.settings
     assert loaded.facts == fitted.facts
-    assert loaded.history == fitted.history
+    assert loaded.model.history == fitted.model.history
     loaded.save(tmp_path / "again")
     for name in ("detector.json", "weights.safetensors", "calibration.safetensors"):
         assert (tmp_path / "d" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
@@ -160,7 +160,7 @@ def test_grey_goes_to_pca_and_alpha_follows_the_dimension() -> None:
 def test_grey_images_in_pixels_with_the_flow_named() -> None:
     detector = Detector("pixels", alpha=0.0, epochs=1, preset="compact").fit(textures(150))
     assert training(detector).alpha == 0
-    assert detector.history[-1].mass is None
+    assert detector.model.history[-1].mass is None
     assert np.isfinite(detector.score(textures(5, seed=3)).mass).all()
 
 

@@ -183,7 +183,7 @@ def test_the_calibration_chart_counts_p_values(page: Page, assessment: Assessmen
 def test_training_curves_are_the_history(page: Page, assessment: Assessment) -> None:
     for i, name in enumerate(("nll", "mass", "learning_rate"), start=1):
         drawn = [row["value"] for row in layers(page.json[f"training-{i}"])[0]]
-        assert drawn == [getattr(record, name) for record in assessment.detector.history]
+        assert drawn == [getattr(record, name) for record in assessment.detector.model.history]
 
 
 def test_the_gallery_shows_the_right_images(page: Page, assessment: Assessment) -> None:

@@ -66,7 +66,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert health["status"] == "ok"
 
     inside, outside = (
-        list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("watch", "watch-odd")
+        list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("watch", "watch-out")
     )
     assert (len(inside), len(outside)) == (500, 300)
     assert not any(row["alarm"] == "true" for row in inside)

@@ -4,7 +4,7 @@ __all__ = ["Detector"]
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -26,7 +26,6 @@ from .models.registry import make_model
 from .models.settings import check_whole
 from .runtime.machine import limited_threads, pick_device
 from .scores import Scores
-from .training.flow import EpochRecord
 from .training.holdout import three_shares
 
 # Images scored at a time.
@@ -36,8 +35,7 @@ _CHUNK = 2048
 class Detector:
     """Learns from in-distribution images alone, and then tells which images do not belong.
 
-    Images are anything that `open_images` takes: an array `(N, H, W)`, `(N, C, H, W)` or
-    `(N, H, W, C)`, uint8 or float in [0, 1]; a folder; a file; a named source.
+    Images are anything that `open_images` takes: arrays, folders, files, named sources.
 
     Arguments:
         encoder: What the flow models: `pca` (whitened principal components), `pixels`, `auto` (pca
@@ -179,11 +177,6 @@ class Detector:
         return self.facts.shape
 
     @property
-    def history(self) -> Sequence[EpochRecord]:
-        """Of the training, an entry an epoch; empty for methods that have none to tell."""
-        return self.model.history
-
-    @property
     def statistic(self) -> str:
         """Name of the statistic behind the p-values."""
         return self.model.decides
@@ -195,7 +188,7 @@ class Detector:
 
     @property
     def calibration_scores(self) -> Floats:
-        """Scores `(n,)` of the images held out, by the statistic behind the p-values."""
+        """Of `calibration`, the scores `(n,)` behind the p-values."""
         return self.calibration[self.statistic]
 
     def fit(
@@ -210,16 +203,15 @@ class Detector:
     ) -> "Detector":
         """Learn from in-distribution images, all read into memory as uint8.
 
-        Nine tenths train the flow. Of the held-out tenth, a quarter learns the usual range of each
-        statistic and the rest gives the p-values, so that these keep their guarantee.
+        Nine tenths train the flow. Of the rest, a quarter gives the in-distribution range of each
+        statistic and the others the p-values, which keep their guarantee.
 
         Arguments:
             images: In-distribution images, at least 100, all of one size.
             labels: Their classes, for methods that learn a classifier: whatever `open_labels`
                 takes; None for those that come with the images. The flow needs none.
             outliers: Images for methods that learn from some outliers (`energy`).
-            checkpoint: File for the state of the training of a flow, so that it can be resumed;
-                the other methods always go on where they stopped.
+            checkpoint: File for the state of the training of a flow; other methods keep their own.
             resume: Go on from `checkpoint` if it is there.
             progress: Show remarks and a progress bar on standard error.
 
@@ -302,8 +294,7 @@ class Detector:
         """Score images piece by piece, in order and in flat memory.
 
         Yields:
-            Each chunk, with the scores of its readable images. An image of another size or colour
-            than the detector's is unreadable.
+            Each chunk, with the scores of its readable images; those of another shape are not.
         """
         return self._score_chunks(self._open(images))
 
@@ -337,7 +328,7 @@ class Detector:
             control: What `false_alarm_rate` bounds.
 
         Raises:
-            ApproxMassError: a rate outside (0, 1), or below what the calibration images resolve.
+            ApproxMassError: a rate that the calibration images do not resolve.
         """
         check_rate(false_alarm_rate, self.facts.calibration)
         if control not in ("image", "discoveries"):
@@ -361,7 +352,7 @@ class Detector:
             images: As for `score`; all read into memory.
 
         Raises:
-            ApproxMassError: as `score`; or the method has no density.
+            ApproxMassError: as `score`, or a method without a density.
         """
         source = self._open(images)
         return self.explain_pixels(source.read(shape=self.shape, threads=self.threads))
@@ -392,8 +383,7 @@ class Detector:
 
         Arguments:
             folder: Where it was saved.
-            encoder: For a detector that was fitted with a module as its encoder: that module,
-                whose code is not saved (its weights are).
+            encoder: The module that was its encoder, if it was one; only its weights are saved.
             device: As for a new detector; it need not be that of the fit.
             threads: As for a new detector.
 

@@ -67,7 +67,7 @@ class FitFacts:
         source: What they were read from.
         sha256: Of the pixels of all of them.
         training: Number of images that were trained on.
-        reference: Number that the usual range of the statistics was learnt from.
+        reference: Number that the in-distribution range of each statistic is from.
         calibration: Number that give the p-values.
         outliers: What outliers were learnt from; None for none.
         notes: A remark for each choice that a person may want to know of.

@@ -56,7 +56,7 @@ def test_the_perturbation_moves_towards_the_nearest_mean() -> None:
 def test_adversaries_raise_the_loss_of_the_classifier() -> None:
     model = Mahalanobis(depth=10, width=1, epochs=4, layers="ensemble").fit(IMAGES, LABELS)
     some, classes = IMAGES[:100, None], LABELS[:100]
-    adversaries = model._unusual(some, classes, None)
+    adversaries = model._negatives(some, classes, None)
     assert isinstance(adversaries, torch.Tensor)
     assert (adversaries - torch.from_numpy(some) / 255).abs().max() <= model.fgsm + 1e-6
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_adversaries_raise_the_loss_of_the_classifier() -> None:
 def test_the_ensemble_weighs_the_layers_by_what_tells_adversaries_apart() -> None:
     model = Mahalanobis(depth=10, width=1, epochs=4, layers="ensemble").fit(IMAGES, LABELS)
     images, labels = two_classes(200, seed=70)
-    adversaries = model._unusual(images[:, None], labels, None)
+    adversaries = model._negatives(images[:, None], labels, None)
     weighed = [
         model._distances(x) @ model.state()["weigher"].numpy()
         for x in (images[:, None], adversaries)
@@ -90,7 +90,7 @@ def test_the_one_that_sees_the_outliers_profits_from_them() -> None:
     areas = [auroc(m.score(usual), m.score(new)) for m in (blind, seeing)]
     assert areas[1] > max(areas[0], 0.8)
     # What it learns to tell from the images are the outliers it was given.
-    shown = seeing._unusual(IMAGES[:60, None], LABELS[:60], outliers[:, None])
+    shown = seeing._negatives(IMAGES[:60, None], LABELS[:60], outliers[:, None])
     assert len(shown) == 60
     known = {image.tobytes() for image in outliers}
     assert {np.asarray(image).tobytes() for image in shown} <= known

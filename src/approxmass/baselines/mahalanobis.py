@@ -77,9 +77,9 @@ class Mahalanobis(ClassifierBaseline):
                 }
         self._take_gaussians(state)
         if self.layers == "ensemble":
-            unusual = self._unusual(images[held], labels[held], outliers)
-            x = np.concatenate([self._distances(images[held]), self._distances(unusual)])
-            y = np.repeat([0, 1], [len(held), len(unusual)])
+            others = self._negatives(images[held], labels[held], outliers)
+            x = np.concatenate([self._distances(images[held]), self._distances(others)])
+            y = np.repeat([0, 1], [len(held), len(others)])
             scale = x.std(0) + 1e-12
             weigher = LogisticRegressionCV(Cs=10, scoring="neg_log_loss", **_RIDGE)
             weigher.fit(x / scale, y)
@@ -97,7 +97,9 @@ class Mahalanobis(ClassifierBaseline):
             for k in self._used()
         }
 
-    def _unusual(self, images: Pixels, labels: Labels, outliers: Pixels | None) -> Pixels | Tensor:
+    def _negatives(
+        self, images: Pixels, labels: Labels, outliers: Pixels | None
+    ) -> Pixels | Tensor:
         """What the logistic regression learns to tell from `images`."""
         x = torch.from_numpy(images).float() / 255
         parts = []
@@ -178,7 +180,9 @@ class MahalanobisSeesOOD(Mahalanobis):
                 "only the layer ensemble can be fitted on outliers", code="bad-option"
             )
 
-    def _unusual(self, images: Pixels, labels: Labels, outliers: Pixels | None) -> Pixels | Tensor:
+    def _negatives(
+        self, images: Pixels, labels: Labels, outliers: Pixels | None
+    ) -> Pixels | Tensor:
         assert outliers is not None
         order = torch.randperm(len(outliers), generator=seeded_generator(self.seed, "outliers", 0))
         some: Pixels = outliers[order[: len(images)].numpy()]

@@ -36,8 +36,8 @@ class Statistic:
         """Title and unit.
 
         Example:
-            >>> Statistic("typicality", "distance from the usual NLL", "nats").axis
-            'distance from the usual NLL, nats'
+            >>> Statistic("typicality", "distance from the mean NLL", "nats").axis
+            'distance from the mean NLL, nats'
         """
         return f"{self.title}, {self.unit}" if self.unit else self.title
 

@@ -131,7 +131,7 @@ class FlowModel:
         return notes
 
     def learn(self, data: FitData, run: FitRun) -> None:
-        """Fit the encoder, train the flow and learn the usual range of each statistic.
+        """Fit the encoder, train the flow and learn the in-distribution range of each statistic.
 
         Raises:
             ApproxMassError: as `train`, and options that do not fit the images.

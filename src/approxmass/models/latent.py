@@ -49,7 +49,7 @@ def latent_features(maps: list[Tensor]) -> Tensor:
 class LatentFit(nn.Module):
     """Mahalanobis distance of latent features from those of in-distribution images.
 
-    What is usual is in its buffers, in float64.
+    What it has learnt is in its buffers, in float64.
     """
 
     center: Tensor

@@ -1,4 +1,4 @@
-"""Encoder, flow and what is usual of their statistics, as one module."""
+"""Encoder, flow and the in-distribution range of their statistics, as one module."""
 
 __all__ = ["FlowScorer"]
 
@@ -77,7 +77,8 @@ class FlowScorer(nn.Module):
         return 2048 if self.latent is None else 64
 
     def fit(self, training: Tensor, held_out: Tensor) -> "FlowScorer":
-        """Learn what is usual: the latent fit on training images, the rest on held-out ones.
+        """Learn the in-distribution range: of the latent fit on training images, of the rest on
+        held-out ones.
 
         Arguments:
             training: Images `(N, C, H, W)`, uint8, that the flow was trained on.
@@ -110,7 +111,7 @@ class FlowScorer(nn.Module):
     def raw(self, images: Tensor) -> dict[str, Tensor]:
         """The statistics of `names`, `(N,)` float64 on the CPU, of images as for `statistics_of`.
 
-        None of what is usual is needed, but for the latent fit.
+        The in-distribution range is not needed, but for the latent fit.
         """
         parts = self._in_batches(images)
         return {name: parts[name] for name in self.names if name in parts}

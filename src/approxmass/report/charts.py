@@ -5,10 +5,10 @@ Colours of text and lines are left to the page, which has a light and a dark sid
 
 __all__ = [
     "calibration_chart",
+    "calibration_histogram",
     "histogram",
     "operating_charts",
     "training_chart",
-    "usual_histogram",
     "vega_script",
 ]
 
@@ -146,7 +146,7 @@ def _line(alt: Any, at: float) -> Any:
     )
 
 
-def usual_histogram(calibration: Floats, title: str, limit: float) -> Spec:
+def calibration_histogram(calibration: Floats, title: str, limit: float) -> Spec:
     """Histogram of the scores of held-out in-distribution images, with a mark that a page can move.
 
     The mark is the parameter `score`; it begins far to the left, out of sight.

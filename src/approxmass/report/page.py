@@ -213,7 +213,7 @@ def _cells(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _training(assessment: Assessment) -> list[dict[str, Any]]:
-    history = assessment.detector.history
+    history = assessment.detector.model.history
     columns = {"nll": "NLL, nats", "mass": "approximate mass", "learning_rate": "learning rate"}
     return [
         training_chart(history, name, title)

@@ -110,7 +110,7 @@ class Service:
         scores = self.detector.calibration_scores
         title = self.detector.statistics[self.detector.statistic].axis
         limit = threshold(scores, FALSE_ALARM_RATE)
-        return await self.in_thread(charts.usual_histogram, scores, title, limit)
+        return await self.in_thread(charts.calibration_histogram, scores, title, limit)
 
     async def metrics_text(self) -> Response:
         """Metrics for Prometheus."""
