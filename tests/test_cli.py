@@ -537,6 +537,7 @@ def test_help_does_not_wait_for_torch() -> None:
         assert word in helped.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data")
 def test_parquet_files_of_real_sets(tmp_path: Path) -> None:
     inside, other = SHARED / "mnist" / "test.parquet", SHARED / "kmnist" / "test.parquet"
@@ -623,6 +624,7 @@ def test_methods_lists_all_of_them() -> None:
     assert "nearest-neighbour" in run("methods").output
 
 
+@pytest.mark.slow
 def test_a_baseline_stopped_by_ctrl_c_goes_on(tmp_path: Path) -> None:
     images = open_images("sample:fashion_mnist/train").read()[:2000]
     np.save(tmp_path / "inside.npy", images)

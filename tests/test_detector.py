@@ -370,6 +370,24 @@ def test_images_are_converted_once_in_a_fit_and_once_in_a_score(
     assert sum(rows) == 1100
 
 
+class Counting(nn.Module):
+    """Features that count the images they are made of, copies of it too."""
+
+    rows = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Counting.rows += len(x)
+        return x.flatten(1)[:, ::3]
+
+
+def test_every_image_goes_through_the_encoder_once_in_a_fit_and_once_in_a_score() -> None:
+    Counting.rows = 0
+    detector = Detector(Counting(), epochs=2).fit(textures(1500))
+    assert Counting.rows == 1500
+    detector.score(textures(2100))
+    assert Counting.rows == 1500 + 2100
+
+
 def test_threads_are_those_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     monkeypatch.setattr(
@@ -447,6 +465,7 @@ print(count, int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].sp
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_a_long_stream_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -90,6 +90,7 @@ def test_an_explanation_depends_on_its_image_alone(fitted: Detector) -> None:
         np.testing.assert_allclose(alone.components[0], together.components[i], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_foreign_patch_is_found() -> None:
     """200 clothes with 8x8 pixels of a digit: the map's share there is twice that of the area."""
     detector = Detector().fit("sample:fashion_mnist/train")

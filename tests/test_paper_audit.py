@@ -92,6 +92,7 @@ EARLIER = {
 }
 
 
+@pytest.mark.slow
 def test_the_ranges_are_those_of_an_independent_search(facts: dict[str, Any]) -> None:
     rows = {(each["row"]["method"], each["row"]["ood"]): each for each in facts["rows"]}
     for key, expected in EARLIER.items():

@@ -142,6 +142,7 @@ def work(cache: Path, pause: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_flow(tmp_path: Path) -> None:
     whole = work(tmp_path / "whole", 0)
     expected = whole.communicate(timeout=100)[0].splitlines()[-1]
@@ -618,6 +619,7 @@ for training in ("untrained", "vanilla"):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_flow(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))

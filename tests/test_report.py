@@ -262,6 +262,7 @@ def test_a_baseline_has_a_report_too(tmp_path: Path) -> None:
     assert "AUROC of nearest-neighbour" in page.text
 
 
+@pytest.mark.slow
 def test_size_for_four_sets_of_two_thousand(assessment: Assessment, tmp_path: Path) -> None:
     sets = [np.random.default_rng(i).integers(0, 256, (2000, 12, 12), np.uint8) for i in range(4)]
     write_report(assess(assessment.detector, sets[0], sets[1:]), tmp_path / "r.html")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from approxmass.flows import RealNVP, VectorFlow
 from approxmass.mass import approximate_mass
+from approxmass.training import checkpoint as checkpoint_module
 from approxmass.training.cuda_graph import GraphedObjective
 from approxmass.training.flow import (
     Objective,
@@ -114,6 +115,7 @@ def test_a_lazy_penalty_is_the_same_objective_in_the_mean(monkeypatch: pytest.Mo
     assert record.loss == pytest.approx(record.nll + 0.5 * (record.mass or 0), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_lazy_penalty_lowers_the_mass_nearly_as_much() -> None:
     x = data(2000)
     mass = {}
@@ -317,6 +319,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
         train(flow(), data(), SETTINGS, checkpoint=checkpoint, resume=True)
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_nearly_the_same() -> None:
     x = data(1000)
     losses = {}
@@ -424,3 +427,25 @@ def test_a_cuda_graph_takes_the_steps_of_the_objective() -> None:
             optimizer.step()
         flows.append({k: v.cpu() for k, v in flow.state_dict().items()})
     torch.testing.assert_close(flows[0], flows[1])  # weights and running means
+
+
+def test_a_full_gpu_is_no_fault_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+    train(flow(), data(), SETTINGS, checkpoint=path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(checkpoint_module, "load_exactly", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(flow(), data(), SETTINGS, checkpoint=path, resume=True)
+
+
+def test_the_device_of_a_training_is_the_one_asked_for() -> None:
+    trained = flow()
+    train(trained, data(), SETTINGS, device="cpu")
+    assert {p.device.type for p in trained.parameters()} == {"cpu"}
+    with mistake("no-device"):
+        train(flow(), data(), SETTINGS, device="abacus")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .errors import ApproxMassError
-from .models.base import Model
+from .models.base import Model, Saved
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
 from .scores import Scores
@@ -190,14 +190,14 @@ class Fitted:
     ) -> "Fitted":
         settings = Settings(**manifest["settings"])
         facts = FitFacts.of(manifest["facts"])
-        model = model_class(settings.method).from_saved(
-            settings.options,
-            settings.seed,
-            facts.shape,
-            tensors["weights"],
-            manifest["model"],
-            encoder,
+        saved = Saved(
+            options=settings.options,
+            seed=settings.seed,
+            shape=facts.shape,
+            state=tensors["weights"],
+            facts=manifest["model"],
         )
+        model = model_class(settings.method).from_saved(saved, encoder)
         model.to(device)
         scores = tensors_below(tensors["calibration"], "scores")
         calibration = {name: value.numpy() for name, value in scores.items()}

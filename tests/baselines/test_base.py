@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from approxmass.data import source as stream
 from approxmass.data.decode import Encoded, decode
 from approxmass.data.readers import array
 from approxmass.errors import Code
-from approxmass.models.base import FitData, FitRun, Model
+from approxmass.models.base import FitData, FitRun, Model, Saved
 from approxmass.models.registry import METHODS, make_model, model_class, parse_options
 from approxmass.training.loop import TrainingDivergedError
 from conftest import mistake, textures, two_classes, write_images
@@ -107,16 +108,17 @@ def test_each_is_made_again_of_its_options_state_and_facts(name: str) -> None:
     assert model.shape is not None
     options, facts = json.loads(json.dumps([model.options(), model.facts()]))
     kept = {key: value.clone() for key, value in model.state().items()}
-    again = BASELINES[name].from_saved(options, 0, model.shape, kept, facts, None)
+    saved = Saved(options=options, seed=0, shape=model.shape, state=kept, facts=facts)
+    again = BASELINES[name].from_saved(saved, None)
     assert again == model
     np.testing.assert_array_equal(statistic_of(again), statistic_of(model))
     assert again.describe() == model.describe()
     with mistake("wrong-encoder"):
-        BASELINES[name].from_saved(options, 0, model.shape, kept, facts, nn.Flatten())
-    with mistake("unknown-option"):
-        BASELINES[name].from_saved({"encoder": "pca"}, 0, model.shape, kept, facts, None)
+        BASELINES[name].from_saved(saved, nn.Flatten())
+    with pytest.raises(ValueError, match="options"):
+        BASELINES[name].from_saved(replace(saved, options={**options, "encoder": "pca"}), None)
     with pytest.raises(ValueError, match="weights"):
-        BASELINES[name].from_saved(options, 0, model.shape, kept, {"weights": -1}, None)
+        BASELINES[name].from_saved(replace(saved, facts={"weights": -1}), None)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -129,8 +131,14 @@ def test_each_computes_where_the_run_says(name: str, monkeypatch: pytest.MonkeyP
     assert {value.device for value in model.state().values()} == {torch.device("cpu")}
     # A saved one starts on the CPU, before the default device is touched.
     assert model.shape is not None
-    saved = (model.options(), 0, model.shape, model.state(), model.facts(), None)
-    assert BASELINES[name].from_saved(*saved).device == torch.device("cpu")
+    saved = Saved(
+        options=model.options(),
+        seed=0,
+        shape=model.shape,
+        state=model.state(),
+        facts=model.facts(),
+    )
+    assert BASELINES[name].from_saved(saved, None).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", BASELINES)

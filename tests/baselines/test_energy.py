@@ -32,6 +32,7 @@ def test_the_score_is_the_energy_of_the_logits() -> None:
     )
 
 
+@pytest.mark.slow
 def test_tuning_pushes_the_energies_to_their_margins_and_leaves_the_cached_network_alone() -> None:
     images, labels = two_classes(600)
     outliers, new = textures(300, shift=0.8, seed=20), textures(300, shift=0.8, seed=30)

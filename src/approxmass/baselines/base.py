@@ -19,7 +19,7 @@ from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from ..models.base import FitData, FitRun, Statistic
+from ..models.base import FitData, FitRun, Saved, Statistic
 from ..runtime.machine import pick_device
 from ..training.flow import EpochRecord
 from ..training.loop import State
@@ -223,26 +223,23 @@ class Baseline(ABC):
         return {"method": self.name, "options": options or "none", "numbers learnt": self.weights}
 
     @classmethod
-    def from_saved(
-        cls,
-        options: Mapping[str, Any],
-        seed: int,
-        shape: Shape,
-        state: Mapping[str, Tensor],
-        facts: Mapping[str, Any],
-        encoder: nn.Module | None,
-    ) -> Self:
-        """The model whose options and state these are, on the CPU; see `Model`.
+    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+        """The model that was saved; see `Model`.
 
         Raises:
             ApproxMassError: it is given an encoder.
+            ValueError: options, state and facts do not fit together.
         """
         if encoder is not None:
             raise ApproxMassError(
                 f"{cls.name} has no encoder: load it without encoder=...", code="wrong-encoder"
             )
-        made = cls.make(seed, options).to(torch.device("cpu")).restore(state, shape)
-        if made.weights != facts["weights"]:
+        if saved.options.keys() != cls.option_types().keys():
+            raise ValueError("other options")
+        made = cls.make(saved.seed, saved.options)
+        made.device = torch.device("cpu")
+        made.restore(saved.state, saved.shape)
+        if made.weights != saved.facts["weights"]:
             raise ValueError("another number of weights")
         return made
 

@@ -134,7 +134,7 @@ def _run(
     from ..storage.atomic import write_text
 
     if scale not in ("laptop", "full"):
-        raise ApproxMassError(f"--scale is laptop or full, not {scale!r}", code="unknown-row")
+        raise ApproxMassError(f"--scale is laptop or full, not {scale!r}", code="bad-option")
     experiment = EXPERIMENTS[name]
     if protocol is not None:
         check_protocol(protocol, name, experiment.protocols)

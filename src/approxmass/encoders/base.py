@@ -2,6 +2,7 @@
 
 __all__ = ["Encoder", "through"]
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -86,9 +87,8 @@ def through(
     mine = images[rank * share : (rank + 1) * share]
     found = torch.empty(0)
     for start in range(0, len(mine), size):
-        batch = unit_pixels(mine[start : start + size].to(device or "cpu"))
-        rows = function(batch).flatten(1).float() if len(batch) else torch.empty(0)
-        rows = rows if rows.ndim == 2 else rows[:, None]
+        rows = function(unit_pixels(mine[start : start + size].to(device or "cpu"))).float()
+        rows = rows.reshape(len(rows), -1)
         if start == 0:
             found = torch.empty(len(mine), rows.shape[1])
         found[start : start + size] = rows
@@ -97,8 +97,6 @@ def through(
 
 def _together() -> bool:
     """Whether several processes train together; Accelerate sets them up on first use."""
-    import os
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         all_processes()
     return torch.distributed.is_available() and torch.distributed.is_initialized()

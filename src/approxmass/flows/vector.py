@@ -12,6 +12,7 @@ import zuko
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
+from ..runtime.random import seeded_init
 from .fast_coupling import couple, coupling_masks, layout_known, row_orders
 
 # Those whose density can be differentiated twice without solving an equation.
@@ -71,8 +72,7 @@ class VectorFlow(nn.Module):
         self.name = name
         self.dimension = dimension
         self.jitter = jitter
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_init(seed):
             self.flow = VECTOR_FLOWS[name](dimension)
         masks = coupling_masks(self.flow, dimension) if name in _AFFINE else None
         if masks is not None:

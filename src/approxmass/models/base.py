@@ -1,6 +1,6 @@
 """What every model behind a detector is: the flow's, and each baseline."""
 
-__all__ = ["FitData", "FitRun", "Model", "Statistic"]
+__all__ = ["FitData", "FitRun", "Model", "Saved", "Statistic"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +92,25 @@ class FitRun:
     progress: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Saved:
+    """What is on disk of a model.
+
+    Attributes:
+        options: As `Model.options` gave them.
+        seed: Of the fit.
+        shape: `(C, H, W)` of the images.
+        state: As `Model.state` gave it.
+        facts: As `Model.facts` gave them, through JSON.
+    """
+
+    options: Mapping[str, Any]
+    seed: int
+    shape: Shape
+    state: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
 @runtime_checkable
 class Model(Protocol):
     """What a `Detector` fits, asks for statistics, saves and describes.
@@ -152,17 +171,14 @@ class Model(Protocol):
         """What a person wants to know of it, by a few words each."""
 
     @classmethod
-    def from_saved(
-        cls,
-        options: Mapping[str, Any],
-        seed: int,
-        shape: Shape,
-        state: Mapping[str, Tensor],
-        facts: Mapping[str, Any],
-        encoder: nn.Module | None,
-    ) -> Self:
-        """The model whose options, state and facts these are.
+    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+        """The model that was saved.
+
+        Arguments:
+            saved: What is on disk of it.
+            encoder: The module that was its encoder, if it was one.
 
         Raises:
-            ValueError: they do not fit together.
+            ApproxMassError: a module where there was none, or the reverse.
+            ValueError: options, state and facts do not fit together.
         """

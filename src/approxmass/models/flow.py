@@ -22,7 +22,7 @@ from ..runtime.random import seeded_init
 from ..storage.tensors import load_exactly, tensors_below
 from ..training import recipes
 from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
-from .base import FitData, FitRun, Statistic
+from .base import FitData, FitRun, Saved, Statistic
 from .scorer import FlowScorer
 from .settings import MODULE, FlowOptions
 
@@ -215,22 +215,15 @@ class FlowModel:
         }
 
     @classmethod
-    def from_saved(
-        cls,
-        options: Mapping[str, Any],
-        seed: int,
-        shape: Shape,
-        state: Mapping[str, Tensor],
-        facts: Mapping[str, Any],
-        encoder: nn.Module | None,
-    ) -> Self:
-        """The model whose options, state and facts these are.
+    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+        """The model that was saved; see `Model`.
 
         Raises:
             ApproxMassError: fitted with a module as its encoder and now without one, or the
                 reverse.
-            ValueError: they do not fit together.
+            ValueError: options, state and facts do not fit together.
         """
+        options, state, shape = saved.options, saved.state, saved.shape
         if (options["encoder"] == MODULE) != (encoder is not None):
             raise ApproxMassError(
                 f"it was fitted with {'a' if encoder is None else 'no'} module as its encoder: "
@@ -243,15 +236,15 @@ class FlowModel:
             options["statistic"],
         ):
             raise ValueError("a fitted model has made its choices")
-        made = cls(seed=seed, **{**options, "encoder": encoder or options["encoder"]})
-        made.training = TrainingSettings(**facts["training"])
-        made.history = [EpochRecord(**record) for record in facts["history"]]
+        made = cls(seed=saved.seed, **{**options, "encoder": encoder or options["encoder"]})
+        made.training = TrainingSettings(**saved.facts["training"])
+        made.history = [EpochRecord(**record) for record in saved.facts["history"]]
         code = made._encoder(shape)
         load_exactly(code, tensors_below(state, "encoder"))
         if not code.fits(shape):
             raise ValueError(f"the encoder is not for images of shape {shape}")
         flow = made._flow(shape, code.dimension)
-        made.scorer = FlowScorer(code, flow, shape, draws=made.chosen.draws, seed=seed)
+        made.scorer = FlowScorer(code, flow, shape, draws=made.chosen.draws, seed=saved.seed)
         load_exactly(made.scorer, state)
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Pixels
 from ..data.png import png_bytes
 from ..evaluation.assess import Assessment, ScoredSet
 
@@ -86,5 +87,5 @@ def _pngs(scored: ScoredSet, places: set[int]) -> dict[int, str]:
     return found
 
 
-def _png(image: NDArray[np.uint8]) -> str:
+def _png(image: Pixels) -> str:
     return base64.b64encode(png_bytes(image)).decode()
