@@ -62,7 +62,10 @@ def test_scores_agree_with_each_other(fitted: Detector) -> None:
     assert (np.diff(scores.p_value[order]) <= 0).all()
 
 
-@pytest.mark.parametrize("statistic", ["nll", "mass", "typicality", "fused"])
+@pytest.mark.parametrize(
+    "statistic",
+    ["fused", *(pytest.param(s, marks=pytest.mark.slow) for s in ("nll", "mass", "typicality"))],
+)
 def test_false_alarms_on_images_never_seen_over_20_seeds(statistic: str) -> None:
     """P(p <= 5%) <= 5% whatever the flow has learnt, with real images."""
     every = open_images("sample:fashion_mnist/train").read()[:, :, ::2, ::2]

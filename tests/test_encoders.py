@@ -157,7 +157,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_encoders import Counting, images
 from approxmass.encoders import WhitenedEncoder
-from approxmass.runtime.machine import is_main_process
+from approxmass.runtime.machine import end_processes, is_main_process
 torch.manual_seed(0)
 encoder = WhitenedEncoder(5, Counting())
 codes = encoder.fit_transform(images(1001))
@@ -166,6 +166,7 @@ torch.distributed.all_reduce(rows)
 assert sum(encoder.features.rows) in (500, 501)
 if is_main_process():
     torch.save({{"codes": codes, "rows": rows}}, {result!r})
+end_processes()
 """
 
 

@@ -138,14 +138,11 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     call(data, tmp_path, *only)
     with mistake("other-run"):
         call(data, tmp_path, *only, "--resume", "--scale", "full")
-    for words in (
-        ("--only", "glow"),
-        ("--scale", "huge"),
-        ("--protocol", "released"),
-        ("--protocol", "fair"),
-    ):
+    for words in (("--only", "glow"), ("--protocol", "released"), ("--protocol", "fair")):
         with mistake("unknown-row"):
             call(data, tmp_path, *words, "--resume")
+    with mistake("bad-option"):
+        call(data, tmp_path, "--scale", "huge", "--resume")
     # 30 images of a class are too few for a group of 32.
     with mistake("too-few"):
         call(data, tmp_path, *only, "--protocol", "group")

@@ -188,6 +188,7 @@ def run_script(folder: Path, name: str, pause: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_with_the_weights_of_one_never_stopped(tmp_path: Path) -> None:
     whole = run_script(tmp_path, "whole", 0)
     assert whole.communicate()[1] == ""
@@ -210,7 +211,9 @@ def test_a_run_killed_twice_ends_with_the_weights_of_one_never_stopped(tmp_path:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path, number: int) -> None:
     run = run_script(tmp_path, "asked", 0.01)
     assert run.stdout is not None
@@ -335,6 +338,7 @@ import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from accelerate import PartialState
+from approxmass.runtime.machine import end_processes
 from test_training import SETTINGS, data, flow
 from approxmass.training.flow import train
 from safetensors.torch import save_file
@@ -345,6 +349,7 @@ assert state.num_processes == 2
 if state.is_main_process:
     save_file(trained.state_dict(), {result!r})
     print(history[-1].loss)
+end_processes()
 """
 
 

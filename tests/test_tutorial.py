@@ -38,6 +38,7 @@ def script(port: int) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 def test_the_tutorial(tmp_path: Path) -> None:
     done = subprocess.run(

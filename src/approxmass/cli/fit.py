@@ -80,7 +80,7 @@ def fit(
     """Learn from in-distribution images and calibrate on a held-out tenth of them."""
     from ..detector import Detector
     from ..models.registry import parse_options
-    from ..runtime.machine import is_main_process
+    from ..runtime.machine import end_processes, is_main_process
 
     named = {
         "encoder": encoder,
@@ -115,6 +115,7 @@ def fit(
         detector.save(output)
         checkpoint.unlink(missing_ok=True)
         show_detector(output, detector, json_file)
+    end_processes()
 
 
 def methods(json_file: Json = None) -> None:

@@ -1,10 +1,13 @@
 """How far the latent maps of an image flow are from white noise."""
 
-__all__ = ["LatentFit", "latent_features"]
+__all__ = ["LATENT_IMAGES", "LatentFit", "latent_features"]
 
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
+
+# The latent fit learns from at most this many training images.
+LATENT_IMAGES = 5000
 
 
 def latent_features(maps: list[Tensor]) -> Tensor:

@@ -12,11 +12,8 @@ from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
 from .base import Statistic
-from .latent import LatentFit, latent_features
+from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .statistics import OVERFLOW, STATISTICS, capped, fused
-
-# The latent fit learns from at most this many training images.
-_LATENT_IMAGES = 5000
 
 
 class FlowScorer(nn.Module):
@@ -88,7 +85,7 @@ class FlowScorer(nn.Module):
             ApproxMassError: a score of theirs overflows.
         """
         if self.latent is not None:
-            self.latent.fit(self._latent_features(training[:_LATENT_IMAGES]))
+            self.latent.fit(self._latent_features(training[:LATENT_IMAGES]))
         for place, (name, values) in enumerate(self.raw(held_out).items()):
             if values.max() >= OVERFLOW:
                 raise ApproxMassError(

@@ -3,6 +3,7 @@
 __all__ = [
     "all_processes",
     "cores",
+    "end_processes",
     "fast_autocast",
     "fast_bf16",
     "is_main_process",
@@ -113,6 +114,15 @@ def all_processes() -> "PartialState":
     from accelerate.utils import parse_flag_from_env
 
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def end_processes() -> None:
+    """Wait for the processes that trained together, and part: one that just ends can abort."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _processor() -> str:
