@@ -97,11 +97,12 @@ class WhitenedEncoder(Encoder):
 
     def _fit(self, features: Tensor, seed: int) -> None:
         """Fit the components on features `(N, D)`, on the CPU."""
-        if not features.isfinite().all():
+        parts = torch.split(features, 4096)  # looked at in parts: a copy of all is large
+        if not all(bool(part.isfinite().all()) for part in parts):
             raise ApproxMassError(
                 "the features are NaN or infinite for some images", code="bad-image"
             )
-        if (features == features[0]).all():
+        if all(bool((part == features[0]).all()) for part in parts):
             raise ApproxMassError(
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
@@ -118,8 +119,7 @@ class WhitenedEncoder(Encoder):
         self.scale = variance[:kept].rsqrt().float()
         self.energy = torch.empty(0)
         if kept < width:
-            batches = [self._project(part)[1] for part in torch.split(features, 4096)]
-            log_energy = torch.cat(batches).double()
+            log_energy = torch.cat([self._project(part)[1] for part in parts]).double()
             self.energy = torch.stack([log_energy.mean(), log_energy.std().clamp_min(1e-3)]).float()
         self.to(device)
 
