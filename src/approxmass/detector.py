@@ -38,20 +38,20 @@ class Detector:
     Images are anything that `open_images` takes: arrays, folders, files, named sources.
 
     Arguments:
-        encoder: What the flow models: `pca` (whitened principal components), `pixels`, `auto` (pca
-            for grey images, pixels for colour), or a module from pixels `(N, C, H, W)` in [0, 1]
-            to features, which are whitened like `pca`.
+        encoder: What the flow models: `pca` (whitened principal components), `pixels`, `lite0`
+            (whitened features of a network that comes along), `auto` (pca for grey images,
+            pixels for colour), or a module from pixels in [0, 1] to features, whitened like `pca`.
         method: `flow`, or a baseline to compare with, one of `approxmass.baselines.BASELINES`,
             which is calibrated in the same way.
         seed: Fixes the split, the initial weights, the training and the scores.
-        size: Resize every image to `size x size`. None leaves images of up to 64 pixels a side as
-            they are and resizes larger ones to 64x64.
+        size: Resize every image to `size x size`. None: 256 for `lite0`, else 64 if they are
+            larger.
         holdout: Share of the images held out to calibrate, never trained on.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
             `0.35 sqrt(dimension)` of whitened codes and 2/32 in `pixels`, as released.
-        preset: Of the flow: `compact` or `paper` in `pixels`; a name of `VECTOR_FLOWS` elsewhere.
+        preset: Of the flow: `compact` or `paper` on `pixels`; a name of `VECTOR_FLOWS` elsewhere.
         components: Of the flow: most principal components of whitened codes.
         epochs: Of the flow: passes over the training images; `auto` follows from their number.
         statistic: Of the flow: the score behind the p-values, one of `STATISTICS`; `auto` is
@@ -237,8 +237,8 @@ class Detector:
 
     def _learn(self, source: ImageSource, labels: Any, outliers: Any, run: FitRun) -> Fitted:
         started, asked = time.monotonic(), self._asked
-        source, notes = framed(source)
         model = make_model(asked.method, asked.seed, self._given)
+        source, notes = framed(source, model.side(source.native_shape))
         notes += model.plan(source.native_shape)
         shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
         classes = classes_for(model, source, labels)

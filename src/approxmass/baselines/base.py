@@ -20,6 +20,7 @@ from ..data import check_labels, describe_shape, open_images, open_labels
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Saved, Statistic
+from ..models.kinds import LARGEST_SIDE
 from ..runtime.machine import pick_device
 from ..training.flow import EpochRecord
 from ..training.loop import State
@@ -176,6 +177,10 @@ class Baseline(ABC):
     def plan(self, shape: Shape) -> list[str]:
         """There is no choice left to it."""
         return []
+
+    def side(self, shape: Shape) -> int | None:
+        """64 for larger images."""
+        return LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit behind a detector.

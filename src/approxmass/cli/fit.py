@@ -19,11 +19,11 @@ Text = str | None
 
 
 Output = Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the detector.")]
-Encoder = Annotated[Text, typer.Option(help=f"{_FLOW}what it models, pca or pixels.")]
+Encoder = Annotated[Text, typer.Option(help=f"{_FLOW}what it models: pca, pixels or lite0.")]
 Alpha = Annotated[Text, typer.Option(help=f"{_FLOW}weight of the mass in the loss.")]
 Preset = Annotated[
     Text,
-    typer.Option(help=f"{_FLOW}compact or paper (pixels); realnvp, nice, maf, nsf, gf (pca)."),
+    typer.Option(help=f"{_FLOW}compact or paper (pixels); realnvp, identity, nice, maf, nsf, gf (else)."),
 ]
 Components = Annotated[Text, typer.Option(help="Most principal components.")]
 Epochs = Annotated[Text, typer.Option(help="Passes over the images.")]

@@ -4,27 +4,25 @@ __all__ = ["framed"]
 
 from .source import ImageSource
 
-# Images larger than this a side are resized to it.
-_LARGEST_SIDE = 64
 
+def framed(source: ImageSource, side: int | None) -> tuple[ImageSource, list[str]]:
+    """The images resized to a square, and a remark, unless they are of a size that was asked for.
 
-def framed(source: ImageSource) -> tuple[ImageSource, list[str]]:
-    """The images at the size that a model sees, and a remark where they are resized unasked.
+    Arguments:
+        source: Images.
+        side: Of the square; None for as they are.
 
     Example:
         >>> import numpy as np
         >>> from approxmass.data import open_images
-        >>> source, notes = framed(open_images(np.zeros((2, 80, 100), np.uint8)))
+        >>> source, notes = framed(open_images(np.zeros((2, 80, 100), np.uint8)), 64)
         >>> source.shape, len(notes)
         ((1, 64, 64), 1)
     """
-    if source.size is not None:
-        return source, []
     _, height, width = source.native_shape
-    if max(height, width) <= _LARGEST_SIDE:
+    if source.size is not None or side is None or (height, width) == (side, side):
         return source, []
-    return source.resized(_LARGEST_SIDE), [
-        f"size: images are resized to {_LARGEST_SIDE}x{_LARGEST_SIDE} (the first is "
-        f"{width}x{height}), as are all over {_LARGEST_SIDE} pixels a side; give a size to choose "
-        "another"
+    return source.resized(side), [
+        f"size: images are resized to {side}x{side} (the first is {width}x{height}); give a size "
+        "to choose another"
     ]

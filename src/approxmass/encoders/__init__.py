@@ -1,10 +1,8 @@
 """Encoders: from images to what the flow models, and how an image gets there once."""
 
-__all__ = ["ENCODERS", "Encoder", "PixelEncoder", "WhitenedEncoder"]
+__all__ = ["Encoder", "Lite0Encoder", "PixelEncoder", "WhitenedEncoder"]
 
 from .base import Encoder
 from .pixels import PixelEncoder
+from .pooled import Lite0Encoder
 from .whitened import WhitenedEncoder
-
-# By the names that a detector takes.
-ENCODERS = ("pca", "pixels")

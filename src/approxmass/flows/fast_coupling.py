@@ -4,7 +4,7 @@ zuko gathers and scatters at every coupling, and interleaves scale and shift. He
 column, so that a part of the inputs is a block of rows.
 """
 
-__all__ = ["couple", "coupling_masks", "layout_known", "row_orders"]
+__all__ = ["couple", "coupling_masks", "layout_known", "row_orders", "start_at_identity"]
 
 import copy
 import math
@@ -112,6 +112,15 @@ def _agrees(flow: nn.Module, masks: Sequence[Tensor]) -> bool:
     z, logdet = couple(flow, x, *row_orders(masks))
     expected, expected_logdet = flow().transform.call_and_ladj(x)
     return torch.allclose(z, expected) and torch.allclose(logdet, expected_logdet)
+
+
+@torch.no_grad()
+def start_at_identity(flow: nn.Module) -> None:
+    """Set the last layer of each coupling's network to zero: no shift, and scales of 1."""
+    for coupling in _couplings(flow):
+        last = list(coupling.hyper)[-1]
+        last.weight.zero_()
+        last.bias.zero_()
 
 
 def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_init
-from .fast_coupling import couple, coupling_masks, layout_known, row_orders
+from .fast_coupling import (
+    couple,
+    coupling_masks,
+    layout_known,
+    row_orders,
+    start_at_identity,
+)
 
 # Those whose density can be differentiated twice without solving an equation.
 VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "realnvp": lambda d: zuko.flows.RealNVP(
         d, transforms=6, randmask=True, hidden_features=(256, 256)
+    ),
+    "identity": lambda d: zuko.flows.RealNVP(
+        d, transforms=4, randmask=True, hidden_features=(128, 128)
     ),
     "nice": lambda d: zuko.flows.NICE(d, transforms=6, hidden_features=(256, 256)),
     "maf": lambda d: zuko.flows.MAF(d, transforms=3, hidden_features=(256, 256)),
@@ -26,7 +35,7 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "gf": lambda d: zuko.flows.GF(d, transforms=6, components=8),
 }
 # Those made of affine couplings.
-_AFFINE = ("realnvp", "nice")
+_AFFINE = ("realnvp", "identity", "nice")
 
 
 class VectorFlow(nn.Module):
@@ -34,7 +43,8 @@ class VectorFlow(nn.Module):
 
     Arguments:
         name: One of `VECTOR_FLOWS`; `realnvp` (affine couplings under random masks) is what the
-            detector uses.
+            detector uses; `identity` is a smaller one that starts as the identity, so that its
+            density starts as the standard normal one.
         dimension: D, at least 2.
         seed: Fixes the initial weights and the random masks.
         jitter: Standard deviation of the Gaussian noise added to training inputs.
@@ -88,6 +98,8 @@ class VectorFlow(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
+        if name == "identity":
+            start_at_identity(self.flow)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, D)` to latents `(N, D)` and logdet `(N,)` in nats."""

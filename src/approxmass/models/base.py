@@ -149,6 +149,12 @@ class Model(Protocol):
     def plan(self, shape: Shape) -> list[str]:
         """Make the choices left to it for images `(C, H, W)`; a remark for each worth one."""
 
+    def side(self, shape: Shape) -> int | None:
+        """Side of the square at which it sees images `(C, H, W)`, where nobody gives a size.
+
+        None for as they are.
+        """
+
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit."""
 

@@ -12,19 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
-from ..encoders import Encoder, PixelEncoder, WhitenedEncoder
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation, explain
-from ..flows import Flow, RealNVP, VectorFlow
+from ..flows import RealNVP
 from ..flows.pixels import bits_per_dim
 from ..runtime.progress import TrainingBar, short
-from ..runtime.random import seeded_init
 from ..storage.tensors import load_exactly, tensors_below
-from ..training import recipes
 from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
 from .base import FitData, FitRun, Saved, Statistic
+from .kinds import KINDS, MODULE
 from .scorer import FlowScorer
-from .settings import MODULE, FlowOptions
+from .settings import FlowOptions
 
 
 class FlowBar(TrainingBar):
@@ -130,6 +128,10 @@ class FlowModel:
         self.chosen, notes = self.asked.resolve(shape)
         return notes
 
+    def side(self, shape: Shape) -> int | None:
+        """What goes with its encoder."""
+        return KINDS[self.asked.resolve(shape)[0].encoder].side(shape)
+
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit the encoder, train the flow and learn the in-distribution range of each statistic.
 
@@ -139,10 +141,17 @@ class FlowModel:
         count, *sides = data.training.shape
         channels, height, width = sides
         shape = (channels, height, width)
-        encoder = self._encoder(shape)
+        kind, chosen = KINDS[self.chosen.encoder], self.chosen
+        encoder = kind.encoder(shape, chosen.components, self.module)
         codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
-        flow = self._flow(shape, encoder.dimension)
-        self.training = self._training(count, channels, encoder.dimension, run.device)
+        flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed)
+        training = kind.training(chosen.preset, count, shape, encoder.dimension, run.device)
+        given: dict[str, Any] = {
+            name: value
+            for name in ("alpha", "epochs")
+            if (value := getattr(chosen, name)) != "auto"
+        }
+        self.training = replace(training, seed=self.seed, **given)
         bar = None
         if run.progress:
             bar = FlowBar(flow.dimension if isinstance(flow, RealNVP) else None)
@@ -165,7 +174,7 @@ class FlowModel:
                 device=run.device,
             )
         del codes
-        self.scorer = FlowScorer(encoder, flow, shape, draws=self.chosen.draws, seed=self.seed)
+        self.scorer = FlowScorer(encoder, flow, shape, draws=chosen.draws, seed=self.seed)
         self.scorer.fit(data.training, data.reference)
 
     def statistics_of(self, images: Tensor) -> dict[str, Floats]:
@@ -239,46 +248,19 @@ class FlowModel:
         made = cls(seed=saved.seed, **{**options, "encoder": encoder or options["encoder"]})
         made.training = TrainingSettings(**saved.facts["training"])
         made.history = [EpochRecord(**record) for record in saved.facts["history"]]
-        code = made._encoder(shape)
+        kind, chosen = KINDS[made.chosen.encoder], made.chosen
+        code = kind.encoder(shape, chosen.components, encoder)
         load_exactly(code, tensors_below(state, "encoder"))
         if not code.fits(shape):
             raise ValueError(f"the encoder is not for images of shape {shape}")
-        flow = made._flow(shape, code.dimension)
-        made.scorer = FlowScorer(code, flow, shape, draws=made.chosen.draws, seed=saved.seed)
+        flow = kind.flow(chosen.preset, shape, code.dimension, saved.seed)
+        made.scorer = FlowScorer(code, flow, shape, draws=chosen.draws, seed=saved.seed)
         load_exactly(made.scorer, state)
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
         if made.history[-1].epoch != made.training.epochs:
             raise ValueError("the training has another number of epochs")
         return made
-
-    def _encoder(self, shape: Shape) -> Encoder:
-        if self.chosen.encoder == "pixels":
-            return PixelEncoder(shape)
-        return WhitenedEncoder(self.chosen.components, self.module)
-
-    def _flow(self, shape: Shape, dimension: int) -> Flow:
-        if self.chosen.encoder != "pixels":
-            return VectorFlow(self.chosen.preset, dimension, seed=self.seed)
-        with seeded_init(self.seed):
-            return RealNVP.preset(self.chosen.preset, shape)
-
-    def _training(
-        self, count: int, channels: int, dimension: int, device: torch.device
-    ) -> TrainingSettings:
-        """How to train on `count` images whose code has `dimension` numbers."""
-        if self.chosen.preset == "paper":
-            training = recipes.published(channels)
-        elif self.chosen.encoder == "pixels":
-            training = recipes.for_pixels(count, device)
-        else:
-            training = recipes.for_codes(count, dimension, device)
-        given: dict[str, Any] = {
-            name: value
-            for name in ("alpha", "epochs")
-            if (value := getattr(self.chosen, name)) != "auto"
-        }
-        return replace(training, seed=self.seed, **given)
 
 
 def _weights(flow: nn.Module) -> int:

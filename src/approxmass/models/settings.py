@@ -1,6 +1,6 @@
 """The options of the flow's model, and the checks that all options share."""
 
-__all__ = ["MODULE", "FlowOptions", "check_number", "check_whole"]
+__all__ = ["FlowOptions", "check_number", "check_whole"]
 
 import math
 import operator
@@ -9,12 +9,9 @@ from numbers import Real
 from typing import Any, Literal
 
 from ..arrays import Shape
-from ..encoders import ENCODERS
 from ..errors import ApproxMassError
+from .kinds import KINDS, MODULE
 from .statistics import STATISTICS
-
-# Stands in a saved detector for the module that was its encoder.
-MODULE = "module"
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
@@ -61,7 +58,7 @@ class FlowOptions:
         'pca'
     """
 
-    encoder: str = "auto"  # auto, a name of ENCODERS, or MODULE
+    encoder: str = "auto"  # or one of KINDS
     alpha: float | Literal["auto"] = "auto"
     preset: str = "auto"
     components: int = 128
@@ -79,7 +76,7 @@ class FlowOptions:
             alpha = check_number("alpha", self.alpha, wanted, 0, math.inf)
             object.__setattr__(self, "alpha", alpha)
         for name, known in (
-            ("encoder", ("auto", *ENCODERS, MODULE)),
+            ("encoder", ("auto", *KINDS)),
             ("statistic", ("auto", *STATISTICS)),
         ):
             if getattr(self, name) not in known:
@@ -109,17 +106,17 @@ class FlowOptions:
                 else "encoder: pixels, because the images are in colour: the latent fit is "
                 "strongest there"
             )
-        pixels = encoder == "pixels"
-        if self.statistic == "latent_fit" and not pixels:
+        if self.statistic == "latent_fit" and encoder != "pixels":
             raise ApproxMassError(
                 "the statistic latent_fit belongs to the encoder pixels: choose that, or another "
                 "statistic",
                 code="bad-option",
             )
+        kind = KINDS[encoder]
         chosen = {
             "encoder": encoder,
-            "preset": "compact" if pixels else "realnvp",
-            "statistic": "latent_fit" if pixels and not grey else "fused",
+            "preset": kind.preset,
+            "statistic": kind.statistic(shape),
         }
         autos: dict[str, Any] = {
             name: value for name, value in chosen.items() if getattr(self, name) == "auto"

@@ -1,6 +1,6 @@
 """How a flow is trained when nobody says otherwise."""
 
-__all__ = ["PUBLISHED", "for_codes", "for_pixels", "published"]
+__all__ = ["FEATURE_NOISE", "PUBLISHED", "for_codes", "for_features", "for_pixels", "published"]
 
 import math
 from dataclasses import replace
@@ -17,6 +17,8 @@ PUBLISHED: dict[str, Any] = {"weight_decay": 5e-5, "clip": 100.0}
 _ALPHA_PIXELS = 2 / 32
 # Learning rate of grey and colour images, as published.
 _RATES = {1: 5e-5, 3: 1e-4}
+# Standard deviation of the training noise on whitened features.
+FEATURE_NOISE = 0.5
 # Where there are codes enough, larger batches are quicker; this rate brings the loss on held-out
 # images to where the smaller ones bring it.
 _MANY, _LARGER_BATCH, _HIGHER_RATE = 11_000, 1024, 2e-3
@@ -43,6 +45,19 @@ def for_codes(count: int, dimension: int, device: torch.device) -> TrainingSetti
     if count < _MANY:
         return training
     return replace(training, batch_size=_LARGER_BATCH, learning_rate=_HIGHER_RATE)
+
+
+def for_features(count: int) -> TrainingSettings:
+    """For a flow that starts at the identity, on whitened features of a network.
+
+    Arguments:
+        count: Codes to train on; some 300 steps are made, however few or many there are.
+    """
+    batch = 64
+    steps_per_epoch = max(1, count // batch)
+    return TrainingSettings(
+        alpha=2.0, epochs=max(1, round(300 / steps_per_epoch)), batch_size=batch
+    )
 
 
 def for_pixels(count: int, device: torch.device) -> TrainingSettings:

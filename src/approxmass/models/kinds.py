@@ -1,0 +1,108 @@
+"""What goes with each encoder: the flow on its codes, how that is trained, what decides."""
+
+__all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind"]
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ..arrays import Shape
+from ..encoders import Encoder, Lite0Encoder, PixelEncoder, WhitenedEncoder
+from ..flows import Flow, RealNVP, VectorFlow
+from ..runtime.random import seeded_init
+from ..training import recipes
+from ..training.flow import TrainingSettings
+
+# Stands in a saved detector for the module that was its encoder.
+MODULE = "module"
+# Images larger than this a side are resized to it, where nothing else is asked for.
+LARGEST_SIDE = 64
+
+
+class Kind(ABC):
+    """An encoder and what goes with it.
+
+    Attributes:
+        preset: Of the flow, where it is left to us.
+    """
+
+    preset: ClassVar[str]
+
+    def statistic(self, shape: Shape) -> str:
+        """The one that decides, where that is left to us."""
+        return "fused"
+
+    def side(self, shape: Shape) -> int | None:
+        """Side of the square that images of `shape` are resized to; None for as they are."""
+        return LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None
+
+    @abstractmethod
+    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+        """The encoder, not fitted."""
+
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
+        """The untrained flow."""
+        return VectorFlow(preset, dimension, seed=seed)
+
+    def training(
+        self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
+    ) -> TrainingSettings:
+        """How to train it on `count` images."""
+        return recipes.for_codes(count, dimension, device)
+
+
+class _Pixels(Kind):
+    preset = "compact"
+
+    def statistic(self, shape: Shape) -> str:
+        return "fused" if shape[0] == 1 else "latent_fit"
+
+    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+        return PixelEncoder(shape)
+
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
+        with seeded_init(seed):
+            return RealNVP.preset(preset, shape)
+
+    def training(
+        self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
+    ) -> TrainingSettings:
+        if preset == "paper":
+            return recipes.published(shape[0])
+        return recipes.for_pixels(count, device)
+
+
+class _Whitened(Kind):
+    preset = "realnvp"
+
+    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+        return WhitenedEncoder(components, module)
+
+
+class _Lite0(Kind):
+    preset = "identity"
+
+    def side(self, shape: Shape) -> int | None:
+        return 256
+
+    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+        return Lite0Encoder()
+
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
+        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.FEATURE_NOISE)
+
+    def training(
+        self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
+    ) -> TrainingSettings:
+        return recipes.for_features(count)
+
+
+# By the value of the option `encoder`.
+KINDS: dict[str, Kind] = {
+    "pca": _Whitened(),
+    "pixels": _Pixels(),
+    "lite0": _Lite0(),
+    MODULE: _Whitened(),
+}
