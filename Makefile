@@ -28,8 +28,8 @@ test: lint
 
 # Everything, the slow tests too; its summary is kept in results/tests.txt.
 test-all: lint
-	$(BIN)/pytest -n auto --dist loadfile --durations 15 | tee .pytest-all.log
-	tail -n 40 .pytest-all.log > results/tests.txt
+	$(BIN)/pytest -n auto --dist loadfile --durations 15 > .pytest-all.log; status=$$?; \
+	tail -n 40 .pytest-all.log | tee results/tests.txt; exit $$status
 
 # After a change that means to change a score: say why in the commit.
 pin: $(INSTALLED)

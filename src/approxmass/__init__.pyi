@@ -3,7 +3,6 @@ from . import flows as flows
 from .data import open_images as open_images
 from .detector import Detector as Detector
 from .drift import DriftMonitor as DriftMonitor
-from .encoders import Encoder as Encoder
 from .errors import ApproxMassError as ApproxMassError
 from .evaluation.metrics import ood_metrics as ood_metrics
 from .explain.attribution import Explanation as Explanation

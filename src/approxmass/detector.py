@@ -24,7 +24,7 @@ from .models.base import FitData, FitRun, Model, Statistic
 from .models.given import classes_for, outliers_for
 from .models.registry import make_model
 from .models.settings import check_whole
-from .runtime.machine import limited_threads, pick_device
+from .runtime.machine import is_main_process, limited_threads, pick_device
 from .scores import Scores
 from .training.holdout import three_shares
 
@@ -117,7 +117,7 @@ class Detector:
         **options: Any,
     ) -> None:
         given = options if encoder == "auto" else {"encoder": encoder, **options}
-        self._given = given
+        self._given, self._said = given, given
         self._asked = Settings(method=method, seed=seed, size=size, holdout=holdout)
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
@@ -128,7 +128,7 @@ class Detector:
         asked, plain = self._asked, Settings()
         names = ("method", "seed", "size", "holdout")
         said = {n: v for n in names if (v := getattr(asked, n)) != getattr(plain, n)}
-        said |= {n: type(v) if isinstance(v, nn.Module) else v for n, v in self._given.items()}
+        said |= {n: type(v) if isinstance(v, nn.Module) else v for n, v in self._said.items()}
         line = f"Detector({', '.join(f'{name}={value!r}' for name, value in said.items())})"
         if self._fitted is None:
             return f"{line}, not fitted"
@@ -230,7 +230,7 @@ class Detector:
                     device=self.device,
                     checkpoint=None if checkpoint is None else Path(checkpoint),
                     resume=resume,
-                    progress=progress,
+                    progress=progress and is_main_process(),
                 ),
             )
         return self
@@ -348,19 +348,17 @@ class Detector:
     def explain(self, images: Any) -> Explanation:
         """Where in each image, and in which components, the approximate mass comes from.
 
-        Arguments:
-            images: As for `score`; all read into memory.
-
         Raises:
             ApproxMassError: as `score`, or a method without a density.
         """
+        self.fitted.check_explains()
         source = self._open(images)
         return self.explain_pixels(source.read(shape=self.shape, threads=self.threads))
 
     def explain_pixels(self, images: Pixels) -> Explanation:
         """As `explain`, of pixels `(N, C, H, W)`, uint8, that have the detector's `shape`."""
         with limited_threads(self.threads):
-            return self.model.explain(torch.from_numpy(images))
+            return self.fitted.explain(images)
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.
@@ -392,7 +390,8 @@ class Detector:
                 version; or a device that is not there.
         """
         detector = cls(device=device, threads=threads)
-        fitted = Fitted.load(Path(folder), encoder, detector.device)
+        with limited_threads(detector.threads):
+            fitted = Fitted.load(Path(folder), encoder, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)
         if encoder is not None:

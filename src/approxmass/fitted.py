@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .errors import ApproxMassError
+from .explain.attribution import Explanation
 from .models.base import Model, Saved
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
@@ -31,7 +32,7 @@ class Settings:
         seed: Fixes split, training and scores.
         size: Side that every image is resized to; None for as they are.
         holdout: Share held out to calibrate.
-        options: Of the model, as it chose them.
+        options: Of the model, as it chose them; empty before a fit.
 
     Raises:
         ApproxMassError: a value out of range.
@@ -139,7 +140,12 @@ class Fitted:
     calibration: Mapping[str, Floats]
 
     def score(self, images: Pixels) -> Scores:
-        """Scores of pixels `(N, C, H, W)`, uint8, of the shape of the fit."""
+        """Scores of pixels `(N, C, H, W)`, uint8.
+
+        Raises:
+            ApproxMassError: they are of another shape than those of the fit, or another type.
+        """
+        self.check(images)
         statistics = self.model.statistics_of(torch.from_numpy(images))
         statistic = statistics[self.model.decides]
         p = p_values(self.calibration[self.model.decides], statistic)
@@ -152,6 +158,34 @@ class Fitted:
             is_outlier=p <= FALSE_ALARM_RATE,
             statistics=statistics,
         )
+
+    def explain(self, images: Pixels) -> Explanation:
+        """Where in pixels `(N, C, H, W)`, uint8, the score comes from.
+
+        Raises:
+            ApproxMassError: as `score`, or a model without a density.
+        """
+        self.check_explains()
+        self.check(images)
+        return self.model.explain(torch.from_numpy(images))
+
+    def check_explains(self) -> None:
+        """Refuse, before any work, to explain by a model that has no density."""
+        if not self.model.explains:
+            raise ApproxMassError(
+                f"{self.model.name} has no density to explain: fit a detector of the method flow",
+                code="no-explanation",
+            )
+
+    def check(self, images: Pixels) -> None:
+        """Refuse pixels that the model cannot see, `(N, C, H, W)`, uint8."""
+        if images.shape[1:] != self.facts.shape or images.dtype != np.uint8:
+            raise ApproxMassError(
+                f"there are pixels {images.shape} of {images.dtype}, and uint8 pixels "
+                f"(N, {', '.join(map(str, self.facts.shape))}) are needed: let open_images read "
+                "them",
+                code="wrong-shape",
+            )
 
     def save(self, folder: Path) -> None:
         """Write it to a folder; see `Detector.save`."""
@@ -172,7 +206,10 @@ class Fitted:
         try:
             return cls._of(manifest, tensors, encoder, device)
         except ApproxMassError as error:
-            raise ApproxMassError(f"{folder}: {error}", code=error.code) from error
+            # What a person can give right is named; all else that is refused was edited.
+            given = error.code in ("wrong-encoder", "missing-library")
+            code = error.code if given else "damaged"
+            raise ApproxMassError(f"{folder}: {error}", code=code) from error
         # No RuntimeError: a GPU that is full is no fault of the folder.
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ApproxMassError(

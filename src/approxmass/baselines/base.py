@@ -21,6 +21,7 @@ from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
+from ..models.settings import check_options
 from ..runtime.machine import pick_device
 from ..training.flow import EpochRecord
 from ..training.loop import State
@@ -60,7 +61,7 @@ class Baseline(ABC):
     def __post_init__(self) -> None:
         self._state: dict[str, Tensor] = {}
         self.shape: Shape | None = None  # of the images, once fitted
-        self.device = pick_device()
+        self._device: torch.device | None = None  # the first asked of, a GPU where there is one
         self.trainings: list[State] = []  # of its networks, as they ended
         for name, kind in {**self.option_types(), "seed": int}.items():
             value = getattr(self, name)
@@ -106,13 +107,7 @@ class Baseline(ABC):
             >>> PCAResidual.make(0, {"components": 8})
             PCAResidual(seed=0, components=8)
         """
-        known = cls.option_types()
-        for option in options:
-            if option not in known:
-                raise ApproxMassError(
-                    f"{cls.name} has no option {option!r}: it has {', '.join(known) or 'none'}",
-                    code="unknown-option",
-                )
+        check_options(cls.name, options, cls.option_types())
         return cls(seed=seed, **options)
 
     def options(self) -> dict[str, Any]:
@@ -188,7 +183,7 @@ class Baseline(ABC):
         Raises:
             ApproxMassError: as `fit`.
         """
-        self.device = run.device
+        self._device = run.device
         self._learn(data.training.numpy(), data.labels, data.outliers, run.progress)
 
     def statistics_of(self, images: Tensor) -> dict[str, Floats]:
@@ -209,7 +204,9 @@ class Baseline(ABC):
 
     def to(self, device: torch.device) -> Self:
         """Compute there from now on."""
-        self.device = device
+        if device == self._device:
+            return self
+        self._device = device
         if self.shape is not None:
             self.restore(self._state, self.shape)
         return self
@@ -242,7 +239,7 @@ class Baseline(ABC):
         if saved.options.keys() != cls.option_types().keys():
             raise ValueError("other options")
         made = cls.make(saved.seed, saved.options)
-        made.device = torch.device("cpu")
+        made._device = torch.device("cpu")
         made.restore(saved.state, saved.shape)
         if made.weights != saved.facts["weights"]:
             raise ValueError("another number of weights")
@@ -254,6 +251,13 @@ class Baseline(ABC):
         self.shape = shape
         self._revive(shape)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        if self._device is None:
+            self._device = pick_device()
+        return self._device
 
     @property
     def weights(self) -> int:

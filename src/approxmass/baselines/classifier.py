@@ -19,7 +19,7 @@ from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
 from ..runtime.machine import fast_autocast
 from ..runtime.random import seeded_init
-from ..storage.tensors import digest, tensors_below
+from ..storage.tensors import digest, load_exactly, tensors_below
 from ..training.cached import cosine, step_schedule, train_once
 from ..training.loop import Step
 from .base import Baseline
@@ -232,7 +232,7 @@ class ClassifierBaseline(Baseline):
     def _revive(self, shape: Shape) -> None:
         weights = tensors_below(self._state, "network")
         network = self._build(shape[0], self._classes(weights))
-        network.load_state_dict(weights)
+        load_exactly(network, weights)
         self.network = network.eval().requires_grad_(False)
 
     def _classes(self, weights: dict[str, Tensor]) -> int:

@@ -17,7 +17,7 @@ from ..arrays import Labels, Pixels, Shape
 from ..data.pixels import unit_pixels
 from ..models.base import Statistic
 from ..runtime.random import seeded_init
-from ..storage.tensors import digest, tensors_below
+from ..storage.tensors import digest, load_exactly, tensors_below
 from ..training.cached import train_once
 from ..training.holdout import hold_out_tenth
 from ..training.loop import Step
@@ -197,8 +197,8 @@ class GradCon(Baseline):
 
     def _revive(self, shape: Shape) -> None:
         self._make(shape[0])
-        self._network.load_state_dict(tensors_below(self._state, "network"))
-        self._reference.load_state_dict(tensors_below(self._state, "reference"))
+        load_exactly(self._network, tensors_below(self._state, "network"))
+        load_exactly(self._reference, tensors_below(self._state, "reference"))
 
     def _score(self, images: Pixels) -> NDArray[Any]:
         frozen = {k: v.detach() for k, v in self._network.named_parameters()}

@@ -17,7 +17,7 @@ from ..errors import ApproxMassError
 from ..models.base import Statistic
 from ..runtime.machine import fast_autocast
 from ..runtime.random import seeded_init
-from ..storage.tensors import digest, tensors_below
+from ..storage.tensors import digest, load_exactly, tensors_below
 from ..training.cached import train_once
 from ..training.holdout import hold_out_tenth
 from ..training.loop import Step
@@ -219,7 +219,7 @@ class Autoencoder(Baseline):
     def _revive(self, shape: Shape) -> None:
         self._make(shape[0])
         for name, module in self._parts.items():
-            module.load_state_dict(tensors_below(self._state, name))
+            load_exactly(module, tensors_below(self._state, name))
 
     def _step(
         self, x: Tensor, at: Step, optimizers: Mapping[str, torch.optim.Optimizer]

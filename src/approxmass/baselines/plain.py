@@ -20,6 +20,7 @@ from ..flows.pixels import dequantise
 from ..mass import approximate_mass
 from ..models.base import Statistic
 from ..runtime.random import seeded_init
+from ..storage.tensors import load_exactly
 from .base import Baseline
 
 
@@ -125,7 +126,7 @@ class UntrainedFlow(Baseline):
 
     def _revive(self, shape: Shape) -> None:
         self._make(shape)
-        self._flow.load_state_dict(self._state)
+        load_exactly(self._flow, self._state)
 
     def _make(self, shape: tuple[int, ...]) -> None:
         with seeded_init(self.seed):

@@ -74,12 +74,12 @@ def run_demo(
     Raises:
         ApproxMassError: `folder` cannot be written.
     """
-    from ..baselines import NearestNeighbour, PCAResidual
+    from ..baselines import Baseline, NearestNeighbour, PCAResidual
     from ..data import open_images
     from ..detector import Detector
     from ..evaluation.assess import Assessment, score_set
     from ..evaluation.protocol import evaluate
-    from ..runtime.machine import machine_facts
+    from ..runtime.machine import limited_threads, machine_facts
     from ..storage.artifact import check_target
     from ..storage.atomic import check_file, write_atomic, write_json
     from ..storage.score_file import ScoreFile
@@ -90,11 +90,14 @@ def run_demo(
     detector.fit(TRAIN, progress=progress)
     detector.save(folder / "detector")
 
-    train = open_images(TRAIN).read()
-    plain = {
-        "1-nearest-neighbour": NearestNeighbour().fit(train),
-        "PCA residual": PCAResidual().fit(train),
+    plain: dict[str, Baseline] = {
+        "1-nearest-neighbour": NearestNeighbour(),
+        "PCA residual": PCAResidual(),
     }
+    train = open_images(TRAIN).read(threads=threads)
+    with limited_threads(threads):
+        for baseline in plain.values():
+            baseline.fit(train)
     sets, found = {}, {}
     for source in (ID_TEST, OOD_TEST):
         name = source.removeprefix("sample:").replace("/", "-")
@@ -104,8 +107,9 @@ def run_demo(
         ):
             sets[source] = score_set(detector, source, file.write)
         found[source] = {key: sets[source].statistics[key] for key in ("mass", "nll", "fused")}
-        images = open_images(source).read()
-        found[source] |= {key: baseline.score(images) for key, baseline in plain.items()}
+        images = open_images(source).read(threads=threads)
+        with limited_threads(threads):
+            found[source] |= {key: baseline.score(images) for key, baseline in plain.items()}
 
     evaluation = evaluate(ID_TEST, found[ID_TEST], {OOD_TEST: found[OOD_TEST]}, seed=seed)
     assessment = Assessment(

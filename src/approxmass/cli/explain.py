@@ -40,6 +40,7 @@ def explain(
             f"{json_file} could be one of the pictures: choose another name", code="would-overwrite"
         )
     detector = Detector.load(folder, device=device, threads=threads)
+    detector.fitted.check_explains()
     facts = explain_files(detector, images, output)
     emit(facts, json_file)
     if json_file != Path("-"):

@@ -23,7 +23,9 @@ Encoder = Annotated[Text, typer.Option(help=f"{_FLOW}what it models: pca, pixels
 Alpha = Annotated[Text, typer.Option(help=f"{_FLOW}weight of the mass in the loss.")]
 Preset = Annotated[
     Text,
-    typer.Option(help=f"{_FLOW}compact or paper (pixels); realnvp, identity, nice, maf, nsf, gf (else)."),
+    typer.Option(
+        help=f"{_FLOW}compact or paper (pixels); realnvp, identity, nice, maf, nsf, gf (else)."
+    ),
 ]
 Components = Annotated[Text, typer.Option(help="Most principal components.")]
 Epochs = Annotated[Text, typer.Option(help="Passes over the images.")]
@@ -92,7 +94,7 @@ def fit(
         "draws": draws,
     }
     words = {name: text for name, text in named.items() if text is not None}
-    options = parse_options(method, words | _pairs(option or []))
+    options = parse_options(method, _together(words, option or []))
     checkpoint = _check_target(output, source, json_file, resume=resume)
     detector = Detector(
         method=method,
@@ -105,17 +107,19 @@ def fit(
     )
     try:
         detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
+        if is_main_process():
+            detector.save(output)
+            checkpoint.unlink(missing_ok=True)
+            show_detector(output, detector, json_file)
     except KeyboardInterrupt:
         kept = "repeat the command to go on"
         if checkpoint.exists():
             kept = f"{checkpoint} holds the run: repeat the command with --resume"
-        say(f"stopped; {kept}")
+        if is_main_process():
+            say(f"stopped; {kept}")
         raise typer.Exit(130) from None
-    if is_main_process():
-        detector.save(output)
-        checkpoint.unlink(missing_ok=True)
-        show_detector(output, detector, json_file)
-    end_processes()
+    finally:
+        end_processes()
 
 
 def methods(json_file: Json = None) -> None:
@@ -147,18 +151,20 @@ def show_detector(folder: Path, detector: "Detector", json_file: Path | None) ->
         out.print(facts_table(str(folder), facts))
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
-    """Words `name=value` by their names."""
-    pairs = {}
-    for word in words:
+def _together(words: dict[str, str], more: list[str]) -> dict[str, str]:
+    """Options given by their own names and by `--set NAME=VALUE`, each once."""
+    words = dict(words)
+    for word in more:
         name, sign, text = word.partition("=")
         if not sign:
             raise ApproxMassError(
                 f"--set takes NAME=VALUE, not {word!r}; see `approxmass methods`",
                 code="unknown-option",
             )
-        pairs[name] = text
-    return pairs
+        if name in words:
+            raise ApproxMassError(f"{name} is given twice: give it once", code="bad-option")
+        words[name] = text
+    return words
 
 
 def _check_target(output: Path, source: str, json_file: Path | None, *, resume: bool) -> Path:

@@ -103,7 +103,11 @@ def _together() -> bool:
 
 
 def _gathered(mine: Tensor, count: int, processes: int) -> Tensor:
-    """The shares of all processes, one after the other."""
-    shares: list[Tensor | None] = [None] * processes
-    torch.distributed.all_gather_object(shares, mine)
-    return torch.cat([s for s in shares if s is not None and len(s)])[:count]
+    """The shares of all processes, one after the other; the last may be shorter."""
+    share = -(-count // processes)
+    device = all_processes().device
+    padded = torch.zeros(share, mine.shape[1], device=device)
+    padded[: len(mine)] = mine.to(device)
+    shares = [torch.empty_like(padded) for _ in range(processes)]
+    torch.distributed.all_gather(shares, padded)
+    return torch.cat(shares)[:count].cpu()

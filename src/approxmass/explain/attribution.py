@@ -26,8 +26,8 @@ class Explanation:
         maps: `(N, H, W)`, at least 0: the squared gradient of log p(x) by pixel, through the
             encoder, summed over channels and smoothed, as shares that sum to 1 over an image. It
             is squared as in the norm that the mass is.
-        components: `(N, D)`, at least 0: in whitened spaces the share of each number of the code
-            in the squared mass; in pixel space `(N, 0)`.
+        components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
+            in the squared mass; of pixels `(N, 0)`.
         names: Of the D numbers: `1` for the first principal component and so on, and last, where
             there is one, `residual` for the energy that they leave out.
     """

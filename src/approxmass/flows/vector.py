@@ -71,7 +71,7 @@ class VectorFlow(nn.Module):
         if name not in VECTOR_FLOWS:
             known = ", ".join(VECTOR_FLOWS)
             raise ApproxMassError(
-                f"unknown flow {name!r} for a whitened space: use one of {known}",
+                f"unknown flow {name!r} of vectors: use one of {known}",
                 code="bad-option",
             )
         if dimension < 2:

@@ -140,6 +140,14 @@ class Model(Protocol):
         """See above."""
 
     @classmethod
+    def make(cls, seed: int, options: Mapping[str, Any]) -> Self:
+        """One that has learnt nothing.
+
+        Raises:
+            ApproxMassError: an option that it does not have, or a value out of range.
+        """
+
+    @classmethod
     def option_types(cls) -> dict[str, Any]:
         """Its options and their types: int, float, str, a Literal, or one of these or a Literal."""
 

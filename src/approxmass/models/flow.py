@@ -22,7 +22,7 @@ from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
 from .base import FitData, FitRun, Saved, Statistic
 from .kinds import KINDS, MODULE
 from .scorer import FlowScorer
-from .settings import FlowOptions
+from .settings import FlowOptions, check_options
 
 
 class FlowBar(TrainingBar):
@@ -95,13 +95,7 @@ class FlowModel:
         Raises:
             ApproxMassError: an option that it does not have, or a value out of range.
         """
-        known = cls.option_types()
-        for name in options:
-            if name not in known:
-                raise ApproxMassError(
-                    f"flow has no option {name!r}: it has {', '.join(known)}",
-                    code="unknown-option",
-                )
+        check_options(cls.name, options, cls.option_types())
         return cls(seed=seed, **options)
 
     @classmethod

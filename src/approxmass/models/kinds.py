@@ -10,7 +10,7 @@ from torch import nn
 
 from ..arrays import Shape
 from ..encoders import Encoder, Lite0Encoder, PixelEncoder, WhitenedEncoder
-from ..flows import Flow, RealNVP, VectorFlow
+from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
 from ..training import recipes
 from ..training.flow import TrainingSettings
@@ -25,10 +25,12 @@ class Kind(ABC):
     """An encoder and what goes with it.
 
     Attributes:
-        preset: Of the flow, where it is left to us.
+        presets: Of the flow; the first where it is left to us.
+        options: Those that mean something with it alone.
     """
 
-    preset: ClassVar[str]
+    presets: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]] = ()
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -54,7 +56,8 @@ class Kind(ABC):
 
 
 class _Pixels(Kind):
-    preset = "compact"
+    presets = ("compact", "paper")
+    options = ("draws",)
 
     def statistic(self, shape: Shape) -> str:
         return "fused" if shape[0] == 1 else "latent_fit"
@@ -75,14 +78,15 @@ class _Pixels(Kind):
 
 
 class _Whitened(Kind):
-    preset = "realnvp"
+    presets = tuple(VECTOR_FLOWS)
+    options = ("components",)
 
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
         return WhitenedEncoder(components, module)
 
 
 class _Lite0(Kind):
-    preset = "identity"
+    presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
     def side(self, shape: Shape) -> int | None:
         return 256

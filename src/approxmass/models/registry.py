@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from ..errors import ApproxMassError
 from .base import Model
 from .flow import FlowModel
+from .settings import check_options
 
 # Where each lives. By name: a detector of one method loads no other, and baselines, which stand
 # above this room, need not be known to it.
@@ -60,9 +61,7 @@ def make_model(method: str, seed: int, options: Mapping[str, Any]) -> Model:
     Raises:
         ApproxMassError: an unknown method or option, or a value out of range.
     """
-    kind: Any = model_class(method)
-    model: Model = kind.make(seed, options)
-    return model
+    return model_class(method).make(seed, options)
 
 
 def parse_options(method: str, words: Mapping[str, str]) -> dict[str, Any]:
@@ -78,15 +77,8 @@ def parse_options(method: str, words: Mapping[str, str]) -> dict[str, Any]:
         {'alpha': 'auto', 'epochs': 3}
     """
     kinds = model_class(method).option_types()
-    options: dict[str, Any] = {}
-    for name, text in words.items():
-        if name not in kinds:
-            raise ApproxMassError(
-                f"{method} has no option {name!r}: it has {', '.join(kinds) or 'none'}",
-                code="unknown-option",
-            )
-        options[name] = _value(name, kinds[name], text)
-    return options
+    check_options(method, words, kinds)
+    return {name: _value(name, kinds[name], text) for name, text in words.items()}
 
 
 def _value(name: str, kind: Any, text: str) -> Any:
@@ -100,4 +92,8 @@ def _value(name: str, kind: Any, text: str) -> Any:
             return of(text)
         except ValueError:
             continue
-    raise ApproxMassError(f"{name} takes a number, not {text!r}", code="bad-option")
+    words = [w for of in typing.get_args(kind) for w in typing.get_args(of)] if union else []
+    raise ApproxMassError(
+        f"{name} takes {' or '.join(['a number', *map(str, words)])}, not {text!r}",
+        code="bad-option",
+    )

@@ -1,9 +1,10 @@
 """The options of the flow's model, and the checks that all options share."""
 
-__all__ = ["FlowOptions", "check_number", "check_whole"]
+__all__ = ["FlowOptions", "check_number", "check_options", "check_whole"]
 
 import math
 import operator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
@@ -44,6 +45,20 @@ def check_number(name: str, value: Any, wanted: str, low: float, high: float) ->
     if not (isinstance(value, Real) and low <= float(value) < high):
         raise ApproxMassError(f"{name} must be {wanted}, not {value!r}", code="bad-option")
     return float(value)
+
+
+def check_options(method: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse an option that a method does not have.
+
+    Raises:
+        ApproxMassError: it has none of that name.
+    """
+    for name in given:
+        if name not in known:
+            raise ApproxMassError(
+                f"{method} has no option {name!r}: it has {', '.join(known) or 'none'}",
+                code="unknown-option",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +128,20 @@ class FlowOptions:
                 code="bad-option",
             )
         kind = KINDS[encoder]
+        if self.preset not in ("auto", *kind.presets):
+            raise ApproxMassError(
+                f"the encoder {encoder} has no preset {self.preset!r}: use one of "
+                f"{', '.join(kind.presets)}",
+                code="bad-option",
+            )
+        for name in ("components", "draws"):
+            if getattr(self, name) != getattr(FlowOptions, name) and name not in kind.options:
+                raise ApproxMassError(
+                    f"the encoder {encoder} has no {name}: leave them out", code="bad-option"
+                )
         chosen = {
             "encoder": encoder,
-            "preset": kind.preset,
+            "preset": kind.presets[0],
             "statistic": kind.statistic(shape),
         }
         autos: dict[str, Any] = {

@@ -15,6 +15,7 @@ __all__ = [
 import functools
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -55,11 +56,11 @@ def cores() -> int:
 def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
     """Where to compute: the device asked for, else a GPU where there is one, else the CPU.
 
-    Of several processes that train together each has a GPU of its own; `ACCELERATE_USE_CPU` keeps
-    them all on the CPU.
+    Of several processes that train together each has a device of its own, as Accelerate says;
+    `ACCELERATE_USE_CPU` keeps them all on the CPU.
 
     Raises:
-        ApproxMassError: this machine has no such device.
+        ApproxMassError: this machine has no such device, or it is one of several processes.
 
     Example:
         >>> pick_device("cpu")
@@ -67,13 +68,21 @@ def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
     """
     import torch
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if asked is not None:
+            raise ApproxMassError(
+                "each of several processes has a device of its own: give none", code="bad-option"
+            )
+        return torch.device(all_processes().device)
     if asked is None:
         flag = os.environ.get("ACCELERATE_USE_CPU", "").lower()
         if flag in ("1", "true", "yes", "y", "on", "t") or not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", 0)
     try:
         device = torch.device(asked)
+        if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+            raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         there = "cpu"
@@ -85,22 +94,48 @@ def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
     return device
 
 
-@contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
-    """Let libraries compute in at most `count` threads within; None leaves them as they are."""
-    if count is None:
-        yield
-        return
-    import torch
-    from threadpoolctl import threadpool_limits
+class _Limit:
+    """What libraries compute in is one for the whole process: the first one in changes it, the
+    last one out changes it back."""
 
-    before = torch.get_num_threads()
-    with threadpool_limits(count):
-        torch.set_num_threads(count)
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+        self.before = 0
+        self.limits: Any = None
+
+    @contextmanager
+    def __call__(self, count: int | None) -> Iterator[None]:
+        """Compute in at most `count` threads within; None leaves all as it is."""
+        if count is None:
+            yield
+            return
+        import torch
+
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.before = torch.get_num_threads()
+                self.limits = _controller().limit(limits=min(count, self.before))
+            torch.set_num_threads(min(count, self.before))
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            with self.lock:
+                self.inside -= 1
+                if self.inside == 0:
+                    self.limits.restore_original_limits()
+                    torch.set_num_threads(self.before)
+
+
+limited_threads = _Limit()
+
+
+@functools.cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def is_main_process() -> bool:

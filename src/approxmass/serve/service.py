@@ -53,7 +53,7 @@ class Service:
         self._receiver = Receiver(limits)
         self._batcher = Batcher(detector, limits, self.metrics.count_batch)
         self.metrics.waiting.set_function(lambda: self._batcher.waiting)
-        self._pool = ThreadPoolExecutor(min(cores(), _MOST_DECODERS), "decode")
+        self._pool = ThreadPoolExecutor(min(detector.threads or cores(), _MOST_DECODERS), "decode")
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a slow function returns, called while the event loop goes on."""
@@ -100,7 +100,7 @@ class Service:
         return Response(drawing, media_type="image/png")
 
     def _draw(self, images: Pixels) -> bytes:
-        return png_bytes(picture(images[0], self.detector.explain(images).maps[0]))
+        return png_bytes(picture(images[0], self.detector.explain_pixels(images).maps[0]))
 
     async def histogram(self) -> dict[str, Any]:
         """Histogram of the scores of in-distribution images, as a Vega-Lite specification.

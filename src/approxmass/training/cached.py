@@ -115,6 +115,7 @@ def train_once(
         seed=seed,
         schedule=lambda rate, number, steps: rate * schedule(number / steps),
         checkpoint_seconds=_CHECKPOINT_SECONDS,
+        keep_good=False,  # nothing of a diverged network is used
     )
     loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
     stopped = _run(loop, step, progress)

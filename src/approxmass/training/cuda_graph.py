@@ -29,9 +29,10 @@ class GraphedObjective:
 
     def __call__(self, x: Tensor, alpha: float) -> Terms:
         """The scalars at `x`; the gradients of the first are on the parameters."""
-        if alpha not in self.recorded:
-            self.recorded[alpha] = self._record(x, alpha)
-        return self.recorded[alpha](x)
+        with torch.cuda.device(x.device):  # streams and graphs are of the current one
+            if alpha not in self.recorded:
+                self.recorded[alpha] = self._record(x, alpha)
+            return self.recorded[alpha](x)
 
     def _record(self, x: Tensor, alpha: float) -> Callable[[Tensor], Terms]:
         parameters = list(self.objective.parameters())

@@ -29,7 +29,7 @@ Values = dict[str, float]
 
 
 class TrainingDivergedError(ApproxMassError):
-    """The loss became NaN or grew without bound; the modules hold their last good weights."""
+    """The loss became NaN or grew without bound; a flow holds its last good weights."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, code="diverged")
@@ -70,6 +70,7 @@ class Plan:
         bound: How far above its best the smoothed loss may rise.
         cure: What to do about a loss that diverges.
         checkpoint_seconds: Time between two checkpoints.
+        keep_good: On divergence go back to the last good state, and leave it in the checkpoint.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Plan:
     bound: float = math.inf
     cure: str = "choose a smaller learning rate, or check the images"
     checkpoint_seconds: float = 30.0
+    keep_good: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -195,8 +197,9 @@ class Loop:
         plan = self.plan
         if resume and self.checkpoint is not None and self.checkpoint.exists():
             self._unpack(self.checkpoint.read_bytes(), str(self.checkpoint))
+        stopping = False
         begun, saved_at = time.monotonic() - self.state.seconds, time.monotonic()
-        good = self._pack()
+        good = self._pack() if plan.keep_good else b""
         with stop_requests() as stop:
             while self.state.step < plan.steps:
                 at = Step(self.state.step, self._rows(), plan.seed, self.state.last)
@@ -216,16 +219,18 @@ class Loop:
                 if on_step is not None and is_main_process():
                     on_step(state)
                 due = time.monotonic() - saved_at > plan.checkpoint_seconds
-                if ended or due or stopping:
+                if due or stopping or (ended and plan.keep_good):
                     packed = self._pack()
-                    good = packed if smooth < state.lowest + plan.bound / 10 else good
+                    if plan.keep_good and smooth < state.lowest + plan.bound / 10:
+                        good = packed
                     if due or stopping:
                         self._save(packed)
                         saved_at = time.monotonic()
                 if stopping and state.step < plan.steps:
                     raise KeyboardInterrupt
             self._finish(good)
-            if stop:  # in the last step: whoever called must not go on
+            # In the last step: whoever called must not go on. All processes agree on it.
+            if stopping if self.reduce is not None else stop:
                 raise KeyboardInterrupt
         return self.state
 
@@ -272,14 +277,15 @@ class Loop:
         self._save(self._pack())
 
     def _diverged(self, how: str, good: bytes) -> None:
-        number = min(self.state.step + 1, self.plan.steps)
-        self._unpack(good, "the last good state")
-        self._save(good)
-        where = f" in {self.checkpoint}: remove it to start anew" if self.checkpoint else ""
+        number, kept = min(self.state.step + 1, self.plan.steps), ""
+        if self.plan.keep_good:
+            self._unpack(good, "the last good state")
+            self._save(good)
+            kept = f"; the weights of step {self.state.step} are kept"
+            kept += f" in {self.checkpoint}: remove it to start anew" if self.checkpoint else ""
         raise TrainingDivergedError(
             f"the training of {self.plan.name} diverged, the loss {how} at step {number} of "
-            f"{self.plan.steps}: {self.plan.cure}; the weights of step {self.state.step} are "
-            f"kept{where}"
+            f"{self.plan.steps}: {self.plan.cure}{kept}"
         )
 
     def _pack(self) -> bytes:
