@@ -376,6 +376,11 @@ def simple(*words: object) -> Bad:
         (simple("fit", "NEW", "-o", "TMP/d", "--holdout", "1"), "bad-option", "holdout"),
         (simple("fit", "NEW", "-o", "TMP/d", "--preset", "huge"), "bad-option", "huge"),
         (simple("fit", "NEW", "-o", "TMP/d", "--set", "epochs"), "unknown-option", "epochs"),
+        (
+            simple("fit", "NEW", "-o", "TMP/d", "--epochs", "3", "--set", "epochs=7"),
+            "bad-option",
+            "epochs is given twice",
+        ),
         (simple("score", "DETECTOR", "NEW", "-o", "TMP/s.xlsx"), "bad-option", "s.xlsx"),
         (simple("score", "TMP", "NEW", "-o", "TMP/s.csv"), "not-a-detector", "approxmass fit"),
         (
