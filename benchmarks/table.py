@@ -143,8 +143,8 @@ def scoring() -> str:
     (few, low), (many, high) = ((int(k), v) for k, v in memory["peak_mib"].items())
     return "\n\n".join(
         [
-            _table(["space", "log-likelihood alone, images/s", "all scores", "share"], rows),
-            f"In pca space from an array {_rate(found['array'])} images/s, from a Parquet file of "
+            _table(["encoder", "log-likelihood alone, images/s", "all scores", "share"], rows),
+            f"With pca from an array {_rate(found['array'])} images/s, from a Parquet file of "
             f"PNGs {_rate(found['parquet of PNGs'])}. Peak memory {low:,.0f} MiB for {few:,} "
             f"images and {high:,.0f} MiB for {many:,}: {memory['growth']:+.1%}. {_machine(facts)}.",
         ]

@@ -55,7 +55,7 @@ class Detector:
         components: Of the flow: most principal components of whitened codes.
         epochs: Of the flow: passes over the training images; `auto` follows from their number.
         statistic: Of the flow: the score behind the p-values, one of `STATISTICS`; `auto` is
-            `latent_fit` for colour images in pixel space, else `fused`.
+            `latent_fit` for colour images on pixels, else `fused`.
         draws: Of the flow: dequantisation draws an image (`pixels` only).
         options: Of another method: what its class takes, such as `epochs` or `components`.
 

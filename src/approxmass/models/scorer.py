@@ -19,7 +19,7 @@ from .statistics import OVERFLOW, STATISTICS, capped, fused
 class FlowScorer(nn.Module):
     """From pixels to every statistic of a flow; its buffers hold all that a score depends on.
 
-    Scores are deterministic: the flow is in eval mode, and in pixel space every image gets the
+    Scores are deterministic: the flow is in eval mode, and on pixels every image gets the
     same dequantisation noise, drawn once from `seed`, so that a score depends on its image alone.
     With several draws, the log-likelihood is the mean over them and the mass is that of the mean.
 
