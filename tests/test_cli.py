@@ -619,6 +619,31 @@ def test_a_baseline_that_cannot_be_fitted(place: Path, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_no_output_takes_the_place_of_a_detector_or_of_what_is_read(tmp_path: Path) -> None:
+    images, labels = tmp_path / "images.npy", tmp_path / "labels.npy"
+    np.save(images, textures(150))
+    np.save(labels, np.arange(150) % 2)
+    detector = str(tmp_path / "d")
+    fit = ("fit", str(images), "--method", "gaussian", "-o", detector)
+    before = labels.read_bytes()
+    for words in (
+        (*fit, "--json", f"{detector}/detector.json"),
+        (*fit, "--json", f"{detector}/x.json"),
+        (*fit, "--labels", str(labels), "--json", str(labels)),
+        (*fit, "--outliers", str(images), "--json", str(images)),
+    ):
+        refused("would-overwrite", *words)
+    assert labels.read_bytes() == before
+    assert not (tmp_path / "d").exists()
+    Detector(method="png-size").fit(images).save(detector)
+    Detector(method="png-size").fit(images).save(tmp_path / "other")
+    inspected = ("inspect", str(tmp_path / "other"), "--json", f"{detector}/detector.json")
+    evaluated = ("evaluate", str(tmp_path / "other"), "--id", str(images), "--ood", "sample:mnist")
+    refused("would-overwrite", *evaluated, "--json", f"{detector}/detector.json")
+    refused("would-overwrite", *inspected)
+    Detector.load(detector)
+
+
 def test_methods_lists_all_of_them() -> None:
     facts = json.loads(run("methods", "--json", "-").output)
     assert facts["energy"]["labels"]
@@ -668,7 +693,7 @@ def test_fit_sets_what_python_sets(
     words = ["fit", place / "inside.npy", "-o", tmp_path / "d", "--seed", 5, "--size", 10]
     words += ["--holdout", 0.2, "--device", "cpu", "--threads", 1, "--encoder", "pca"]
     words += ["--alpha", 0.5, "--preset", "nice", "--components", 20, "--epochs", 1]
-    assert run(*words, "--statistic", "mass", "--draws", 2).exit_code == 0
+    assert run(*words, "--statistic", "mass").exit_code == 0
     assert (made[0].device.type, made[0].threads) == ("cpu", 1)
     manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
     assert manifest["settings"] == {
@@ -683,12 +708,24 @@ def test_fit_sets_what_python_sets(
             "components": 20,
             "epochs": 1,
             "statistic": "mass",
-            "draws": 2,
+            "draws": 1,
         },
     }
     assert manifest["facts"]["training"] == 480
     assert manifest["facts"]["reference"] + manifest["facts"]["calibration"] == 120
     assert Detector.load(tmp_path / "d").statistic == "mass"
+    drawn = [
+        "fit",
+        place / "inside.npy",
+        "-o",
+        tmp_path / "e",
+        "--epochs",
+        1,
+        "--encoder",
+        "pixels",
+    ]
+    assert run(*drawn, "--draws", 2).exit_code == 0
+    assert Detector.load(tmp_path / "e").settings.options["draws"] == 2
 
 
 def test_set_gives_any_option_of_a_method(place: Path, tmp_path: Path) -> None:

@@ -337,9 +337,9 @@ def test_rates_that_the_calibration_cannot_resolve_are_refused_before_any_work(
     monkeypatch.setattr(Detector, "score", None)
     with mistake("rate", "999 calibration images"):
         fitted.predict(textures(3), 0.001)
-    for rate in (0.0, 1.0, float("nan")):
+    for rate in (0.0, 1.0, float("nan"), None, "0.05", 1e-320, [0.1]):
         with mistake("rate"):
-            fitted.predict(textures(3), rate)
+            fitted.predict(textures(3), rate)  # type: ignore[arg-type]
     with mistake("bad-option"):
         fitted.predict(textures(3), control="all")  # type: ignore[arg-type]
 
@@ -446,6 +446,54 @@ def test_a_baseline_has_nothing_to_explain_and_opens_nothing() -> None:
     detector = Detector(method="gaussian").fit(textures(120))
     with mistake("no-explanation"):
         detector.explain("there is no such file")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("encoder.axes", lambda v: v[:5].contiguous()),
+        ("encoder.axes", lambda v: v.double()),
+        ("encoder.axes", lambda v: v.flatten()),
+        ("encoder.mean", lambda v: v[:0]),
+        ("encoder.energy", lambda v: v.repeat(2)),
+        ("moments", lambda v: v.float()),
+        ("flow.orders", lambda v: v[:-1].contiguous()),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_damage(
+    fitted: Detector, tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    fitted.save(tmp_path / "d")
+    manifest, tensors = artifact.load_folder(tmp_path / "d")
+    tensors["weights"][name] = change(tensors["weights"][name])
+    artifact.save_folder(tmp_path / "d", manifest, tensors)
+    with mistake("damaged"):
+        Detector.load(tmp_path / "d")
+
+
+def test_a_checkpoint_takes_the_place_of_no_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", textures(150))
+    before = (tmp_path / "images.npy").read_bytes()
+    with mistake("would-overwrite"):
+        Detector(epochs=1).fit(tmp_path / "images.npy", checkpoint=tmp_path / "images.npy")
+    assert (tmp_path / "images.npy").read_bytes() == before
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    for options in (
+        {"holdout": 10**400},
+        {"alpha": 10**400},
+        {"alpha": True},
+        {"seed": True},
+        {"epochs": True},
+        {"alpha": np.array([1, 2])},
+        {"encoder": np.zeros(2)},
+        {"method": ["flow"]},
+    ):
+        with mistake("bad-option"):
+            Detector(**options)  # type: ignore[call-overload]
+    with mistake("no-device"):
+        Detector(device=10**30)  # type: ignore[arg-type]
 
 
 def test_the_device_is_the_one_asked_for(fitted: Detector, tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def markdown(facts: dict[str, Any]) -> str:
     """AUROC by what was done to the images, and the means."""
     (row,) = facts["rows"]
     scores = list(next(iter(row["sets"].values())))
-    lines = ["| in-distribution images, | " + " | ".join(scores) + " |", "|---|" + "---|" * len(scores)]
+    head = " | ".join(scores)
+    lines = [f"| in-distribution images, | {head} |", "|---|" + "---|" * len(scores)]
     for name, areas in row["sets"].items():
         lines.append(f"| {name} | " + " | ".join(f"{areas[k]:.3f}" for k in scores) + " |")
     means = [sum(a[k] for a in row["sets"].values()) / len(row["sets"]) for k in scores]

@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 import math
+from numbers import Real
 
 import numpy as np
 from scipy import stats
@@ -83,15 +84,15 @@ def check_rate(false_alarm_rate: float, count: int) -> None:
     Raises:
         ApproxMassError: outside (0, 1), or below `1 / (count + 1)`.
     """
-    if not 0 < false_alarm_rate < 1:
+    if not (isinstance(false_alarm_rate, Real) and 0 < false_alarm_rate < 1):
         raise ApproxMassError(
-            f"false_alarm_rate must be in (0, 1), not {false_alarm_rate}", code="rate"
+            f"false_alarm_rate must be in (0, 1), not {false_alarm_rate!r}", code="rate"
         )
     if false_alarm_rate < 1 / (count + 1):
         raise ApproxMassError(
             f"a false-alarm rate of {false_alarm_rate:g} needs at least "
-            f"{math.ceil(1 / false_alarm_rate) - 1} calibration images: fit on more images "
-            f"or ask for at least {1 / (count + 1):.2g}",
+            f"{math.ceil(1 / max(false_alarm_rate, 1e-12)) - 1} calibration images: fit on more "
+            f"images or ask for at least {1 / (count + 1):.2g}",
             code="rate",
         )
 

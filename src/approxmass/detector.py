@@ -116,7 +116,8 @@ class Detector:
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        given = options if encoder == "auto" else {"encoder": encoder, **options}
+        unsaid = isinstance(encoder, str) and encoder == "auto"
+        given = options if unsaid else {"encoder": encoder, **options}
         self._given, self._said = given, given
         self._asked = Settings(method=method, seed=seed, size=size, holdout=holdout)
         self.device = pick_device(device)

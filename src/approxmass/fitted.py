@@ -146,7 +146,7 @@ class Fitted:
             ApproxMassError: they are of another shape than those of the fit, or another type.
         """
         self.check(images)
-        statistics = self.model.statistics_of(torch.from_numpy(images))
+        statistics = self.model.statistics_of(torch.from_numpy(np.ascontiguousarray(images)))
         statistic = statistics[self.model.decides]
         p = p_values(self.calibration[self.model.decides], statistic)
         none = np.full(len(p), np.nan)
@@ -167,7 +167,7 @@ class Fitted:
         """
         self.check_explains()
         self.check(images)
-        return self.model.explain(torch.from_numpy(images))
+        return self.model.explain(torch.from_numpy(np.ascontiguousarray(images)))
 
     def check_explains(self) -> None:
         """Refuse, before any work, to explain by a model that has no density."""
@@ -211,7 +211,7 @@ class Fitted:
             code = error.code if given else "damaged"
             raise ApproxMassError(f"{folder}: {error}", code=code) from error
         # No RuntimeError: a GPU that is full is no fault of the folder.
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ApproxMassError(
                 f"{folder} was not written by this version of approxmass, or was edited: fit again",
                 code="damaged",

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from ..errors import ApproxMassError, Code
 
-out = Console(highlight=False)
-remark = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+remark = Console(stderr=True, highlight=False, emoji=False)
 
 
 def fail(message: str, code: Code) -> NoReturn:
@@ -42,23 +42,29 @@ def say(text: str, style: str = "") -> None:
 
 
 def check_outputs(
-    *outputs: Path | None, inputs: Sequence[str] = (), folder: Path | None = None
+    *outputs: Path | None, inputs: Sequence[str | None] = (), making: Path | None = None
 ) -> None:
-    """Before any work: every output can be written, and none takes the place of an input."""
+    """Before any work: every output can be written, and none takes the place of something else.
+
+    Arguments:
+        outputs: Files to write; None and `-` are none.
+        inputs: Files or other sources that are read; None is none.
+        making: A detector's folder that is to be made.
+
+    Raises:
+        ApproxMassError: an output is an input, twice the same, or in the folder of a detector.
+    """
+    from ..storage.artifact import is_detector
     from ..storage.atomic import check_file
 
-    taken = [os.path.realpath(name) for name in inputs]
-    detector = None
-    if folder is not None:
-        from ..storage.artifact import is_detector
-
-        # Only a detector's folder is spared: that another is none, its loading says.
-        detector = os.path.realpath(folder) if is_detector(folder) else None
+    taken = [os.path.realpath(name) for name in inputs if name is not None]
+    made = None if making is None else os.path.realpath(making)
     for output in outputs:
         if output is None or output == Path("-"):
             continue
         place = os.path.realpath(output)
-        if place in taken or os.path.dirname(place) == detector:
+        folder = os.path.dirname(place)
+        if place in taken or folder == made or is_detector(Path(folder)):
             raise ApproxMassError(
                 f"{output} is needed for something else: choose another name",
                 code="would-overwrite",

@@ -48,7 +48,7 @@ def evaluate(
     sources = [*ood, *(more_ood or [])]
     if output is not None:
         check_page(output)
-    check_outputs(output, json_file, inputs=[id_source, *sources], folder=folder)
+    check_outputs(output, json_file, inputs=[id_source, *sources])
     detector = Detector.load(folder, device=device, threads=threads)
     assessment = assess(detector, id_source, sources, group_size=group_size, seed=seed)
     emit(assessment.facts(), json_file)
@@ -76,7 +76,7 @@ def report(
 
     sources = [*ood, *(more_ood or [])]
     check_page(output)
-    check_outputs(output, inputs=[id_source, *sources], folder=folder)
+    check_outputs(output, inputs=[id_source, *sources])
     detector = Detector.load(folder, device=device, threads=threads)
     write_page(assess(detector, id_source, sources, group_size=group_size, seed=seed), output)
 

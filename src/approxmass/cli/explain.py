@@ -33,8 +33,8 @@ def explain(
     from ..detector import Detector
 
     _check_folder(output, images)
-    check_outputs(output / "001.png" if output.is_dir() else output, folder=folder)
-    check_outputs(json_file, inputs=images, folder=folder)
+    check_outputs(output / "001.png" if output.is_dir() else output)
+    check_outputs(json_file, inputs=images)
     if json_file is not None and json_file.suffix == ".png":
         raise ApproxMassError(
             f"{json_file} could be one of the pictures: choose another name", code="would-overwrite"

@@ -95,7 +95,7 @@ def fit(
     }
     words = {name: text for name, text in named.items() if text is not None}
     options = parse_options(method, _together(words, option or []))
-    checkpoint = _check_target(output, source, json_file, resume=resume)
+    checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
     detector = Detector(
         method=method,
         seed=seed,
@@ -127,6 +127,7 @@ def methods(json_file: Json = None) -> None:
     from ..baselines import BASELINES
     from .tables import describe_methods, methods_table
 
+    check_outputs(json_file)
     facts = describe_methods(BASELINES)
     emit(facts, json_file)
     if json_file != Path("-"):
@@ -137,6 +138,7 @@ def inspect(folder: Folder, json_file: Json = None) -> None:
     """Show what a detector is, what it learnt from and how finely it decides."""
     from ..detector import Detector
 
+    check_outputs(json_file)
     show_detector(folder, Detector.load(folder, device="cpu"), json_file)
 
 
@@ -167,13 +169,15 @@ def _together(words: dict[str, str], more: list[str]) -> dict[str, str]:
     return words
 
 
-def _check_target(output: Path, source: str, json_file: Path | None, *, resume: bool) -> Path:
+def _check_target(
+    output: Path, json_file: Path | None, inputs: list[str | None], *, resume: bool
+) -> Path:
     """Before any work: the detector can be written; returns where its checkpoint goes."""
     from ..storage.artifact import check_target
 
     check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
-    check_outputs(checkpoint, json_file, inputs=[source])
+    check_outputs(checkpoint, json_file, inputs=inputs, making=output)
     if output.exists() and any(output.iterdir()):
         say(f"{output} holds a detector: it is replaced when the new one is whole")
     if checkpoint.exists() and not resume:

@@ -32,7 +32,7 @@ def score(
     from ..storage.score_file import ScoreFile, check_suffix
 
     check_suffix(output)
-    check_outputs(output, json_file, inputs=[source], folder=folder)
+    check_outputs(output, json_file, inputs=[source])
     detector = Detector.load(folder, device=device, threads=threads)
     outliers, skipped = 0, Skipped()
     statistic = []

@@ -60,7 +60,7 @@ def watch(
     check_log(output, source)
     is_folder = output.is_dir() and output.suffix.lower() == ".parquet"
     log = output / "part-000000.parquet" if is_folder else output
-    check_outputs(log, json_file, inputs=[str(source)], folder=folder)
+    check_outputs(log, json_file, inputs=[str(source)])
     detector = Detector.load(folder, device=device, threads=threads)
     status = Live(console=remark, auto_refresh=False, transient=True)
     skipped = Skipped()

@@ -47,7 +47,9 @@ class Lite0Encoder(Encoder):
 
     def fits(self, shape: Shape) -> bool:
         """Grey or colour, of a size that leaves the last map a pixel."""
-        return shape[0] in (1, 3) and min(shape[1:]) >= 1
+        side = self.dimension
+        shapes = [value.shape for value in (self.center, self.spread, self.whitening)]
+        return shape[0] in (1, 3) and shapes == [(side,), (side,), (side, side)]
 
     @torch.no_grad()
     def fit_transform(

@@ -68,7 +68,12 @@ class WhitenedEncoder(Encoder):
 
     def fits(self, shape: Shape) -> bool:
         """Images of as many numbers as those of the fit do; of features only they can tell."""
-        return self.features is not None or math.prod(shape) == len(self.mean)
+        kept, width = len(self.scale), len(self.mean)
+        learnt = (self.axes.shape, self.energy.shape) in (
+            ((kept, width), (0,)),
+            ((kept, width), (2,)),
+        )
+        return learnt and (self.features is not None or math.prod(shape) == width)
 
     @torch.no_grad()
     def fit_transform(

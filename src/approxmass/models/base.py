@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
+from ..errors import ApproxMassError
 from ..explain.attribution import Explanation
 from ..training.flow import EpochRecord
 
@@ -83,6 +84,9 @@ class FitRun:
         checkpoint: File for the state of a training that does not keep its own.
         resume: Go on from `checkpoint`.
         progress: Show remarks and a progress bar on standard error.
+
+    Raises:
+        ApproxMassError: something is at the checkpoint's place that is not to be resumed.
     """
 
     device: torch.device
@@ -90,6 +94,13 @@ class FitRun:
     checkpoint: Path | None = None
     resume: bool = False
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not self.resume and self.checkpoint.exists():
+            raise ApproxMassError(
+                f"{self.checkpoint} is there: resume it, remove it, or choose another checkpoint",
+                code="would-overwrite",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

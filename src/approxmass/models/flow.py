@@ -3,6 +3,7 @@
 __all__ = ["FlowBar", "FlowModel"]
 
 import contextlib
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +23,7 @@ from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
 from .base import FitData, FitRun, Saved, Statistic
 from .kinds import KINDS, MODULE
 from .scorer import FlowScorer
-from .settings import FlowOptions, check_options
+from .settings import FlowOptions, check_number, check_options
 
 
 class FlowBar(TrainingBar):
@@ -69,6 +70,11 @@ class FlowModel:
 
     def __init__(self, *, seed: int = 0, encoder: str | nn.Module = "auto", **options: Any) -> None:
         self.module = encoder if isinstance(encoder, nn.Module) else None
+        if not isinstance(encoder, str | nn.Module):
+            raise ApproxMassError(
+                f"encoder must be a name or a module, not {type(encoder).__name__}",
+                code="bad-option",
+            )
         if encoder == MODULE:
             raise ApproxMassError("give the encoder as a module", code="bad-option")
         kind = MODULE if isinstance(encoder, nn.Module) else encoder
@@ -241,7 +247,7 @@ class FlowModel:
             raise ValueError("a fitted model has made its choices")
         made = cls(seed=saved.seed, **{**options, "encoder": encoder or options["encoder"]})
         made.training = TrainingSettings(**saved.facts["training"])
-        made.history = [EpochRecord(**record) for record in saved.facts["history"]]
+        made.history = [_record(record) for record in saved.facts["history"]]
         kind, chosen = KINDS[made.chosen.encoder], made.chosen
         code = kind.encoder(shape, chosen.components, encoder)
         load_exactly(code, tensors_below(state, "encoder"))
@@ -255,6 +261,14 @@ class FlowModel:
         if made.history[-1].epoch != made.training.epochs:
             raise ValueError("the training has another number of epochs")
         return made
+
+
+def _record(facts: Mapping[str, Any]) -> EpochRecord:
+    """An epoch from JSON, whose numbers are numbers."""
+    record = EpochRecord(**facts)
+    for value in (record.loss, record.nll, record.learning_rate, record.mass or 0.0):
+        check_number("an epoch", value, "a number", -math.inf, math.inf)
+    return record
 
 
 def _weights(flow: nn.Module) -> int:

@@ -42,7 +42,7 @@ def model_class(method: str) -> type[Model]:
         >>> model_class("gaussian").name
         'gaussian'
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ApproxMassError(
             f"unknown method {method!r}: use one of {', '.join(METHODS)}", code="bad-option"
         )

@@ -26,7 +26,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
         3
     """
     try:
-        number = operator.index(value)
+        number = low - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = low - 1
     if not low <= number <= high:
@@ -42,9 +42,13 @@ def check_number(name: str, value: Any, wanted: str, low: float, high: float) ->
     Raises:
         ApproxMassError: it is none.
     """
-    if not (isinstance(value, Real) and low <= float(value) < high):
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not (isinstance(value, Real) and low <= number < high):
         raise ApproxMassError(f"{name} must be {wanted}, not {value!r}", code="bad-option")
-    return float(value)
+    return number
 
 
 def check_options(method: str, given: Iterable[str], known: Collection[str]) -> None:
@@ -84,9 +88,9 @@ class FlowOptions:
     def __post_init__(self) -> None:
         for name in ("components", "draws", "epochs"):
             value = getattr(self, name)
-            if not (name == "epochs" and value == "auto"):
+            if not (name == "epochs" and _is_auto(value)):
                 object.__setattr__(self, name, check_whole(name, value, 1, 2**31))
-        if self.alpha != "auto":
+        if not _is_auto(self.alpha):
             wanted = "'auto' or a number of at least 0"
             alpha = check_number("alpha", self.alpha, wanted, 0, math.inf)
             object.__setattr__(self, "alpha", alpha)
@@ -94,7 +98,7 @@ class FlowOptions:
             ("encoder", ("auto", *KINDS)),
             ("statistic", ("auto", *STATISTICS)),
         ):
-            if getattr(self, name) not in known:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
                 shown = ", ".join(k for k in known if k != MODULE)
                 raise ApproxMassError(
                     f"unknown {name} {getattr(self, name)!r}: use one of {shown}",
@@ -128,7 +132,7 @@ class FlowOptions:
                 code="bad-option",
             )
         kind = KINDS[encoder]
-        if self.preset not in ("auto", *kind.presets):
+        if not isinstance(self.preset, str) or self.preset not in ("auto", *kind.presets):
             raise ApproxMassError(
                 f"the encoder {encoder} has no preset {self.preset!r}: use one of "
                 f"{', '.join(kind.presets)}",
@@ -148,3 +152,7 @@ class FlowOptions:
             name: value for name, value in chosen.items() if getattr(self, name) == "auto"
         }
         return replace(self, **autos), notes
+
+
+def _is_auto(value: object) -> bool:
+    return isinstance(value, str) and value == "auto"  # an array would compare by element

@@ -84,7 +84,7 @@ def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
         if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
             raise RuntimeError
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError):
         there = "cpu"
         if torch.cuda.is_available():
             there += "".join(f", cuda:{i}" for i in range(torch.cuda.device_count()))

@@ -33,11 +33,11 @@ def tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Fill a module with its `state_dict`; a buffer that is still empty takes the shape of its own.
+    """Fill a module with its `state_dict`; a buffer that is still empty takes its shape.
 
     Raises:
-        ValueError: other names or shapes. What torch raises besides, as for a full GPU, is no
-            fault of the tensors.
+        ValueError: other names, shapes or types. What torch raises besides, as for a full GPU, is
+            no fault of the tensors.
 
     Example:
         >>> linear = nn.Linear(1, 1)
@@ -56,4 +56,6 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             module.get_submodule(owner).register_buffer(leaf, like)
         elif value.shape != saved.shape:
             raise ValueError(f"{name} has the shape {tuple(saved.shape)}")
+        if value.dtype != saved.dtype:
+            raise ValueError(f"{name} is of {saved.dtype}")
     module.load_state_dict(dict(tensors))
