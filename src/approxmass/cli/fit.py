@@ -84,16 +84,15 @@ def fit(
     from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
 
-    named = {
-        "encoder": encoder,
-        "alpha": alpha,
-        "preset": preset,
-        "components": components,
-        "epochs": epochs,
-        "statistic": statistic,
-        "draws": draws,
-    }
-    words = {name: text for name, text in named.items() if text is not None}
+    words = _given(
+        encoder=encoder,
+        alpha=alpha,
+        preset=preset,
+        components=components,
+        epochs=epochs,
+        statistic=statistic,
+        draws=draws,
+    )
     options = parse_options(method, _together(words, option or []))
     checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
     detector = Detector(
@@ -151,6 +150,11 @@ def show_detector(folder: Path, detector: "Detector", json_file: Path | None) ->
     emit(facts, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
+
+
+def _given(**named: str | None) -> dict[str, str]:
+    """Those options that were given."""
+    return {name: text for name, text in named.items() if text is not None}
 
 
 def _together(words: dict[str, str], more: list[str]) -> dict[str, str]:
