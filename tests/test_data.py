@@ -125,7 +125,8 @@ ROADS: dict[str, Callable[[np.ndarray, Path], object]] = {
     "array in Fortran order": lambda x, tmp: np.asfortranarray(x),
     "array, channels last": lambda x, tmp: x.transpose(0, 2, 3, 1),
     "array of floats": lambda x, tmp: x / np.float32(255),
-    "array of 16-bit integers": lambda x, tmp: x.astype(np.uint16),
+    "array of 16-bit integers": lambda x, tmp: x.astype(np.uint16) * np.uint16(257),
+    "array of 32-bit integers": lambda x, tmp: x.astype(np.int32),
     "tensor": lambda x, tmp: torch.from_numpy(x),
     "tensor of floats": lambda x, tmp: torch.from_numpy(x) / 255,
     "list of arrays": lambda x, tmp: list(x),
@@ -202,19 +203,25 @@ def test_what_comes_out_is_not_what_went_in() -> None:
     np.testing.assert_array_equal(x, IMAGES["grey"])
 
 
-def test_channels_first_wins_and_two_dimensions_are_one_image() -> None:
-    assert open_images(np.zeros((2, 3, 5, 1), np.uint8)).shape == (3, 5, 1)
+def test_two_dimensions_are_one_image() -> None:
     assert open_images(np.zeros((5, 7), bool)).read().shape == (1, 1, 5, 7)
     assert open_images(pillow(IMAGES["RGB"][0])).read().shape == (1, 3, 9, 7)
-    assert open_images(np.eye(3, dtype=bool)).read()[0, 0].tolist() == (255 * np.eye(3)).tolist()
+    assert open_images(np.eye(5, dtype=bool)).read()[0, 0].tolist() == (255 * np.eye(5)).tolist()
 
 
-@given(arrays(np.uint8, st.tuples(*[st.integers(1, 5)] * 3, st.sampled_from([1, 3]))))
+@given(
+    arrays(
+        np.uint8,
+        st.tuples(st.integers(1, 5), *[st.integers(4, 7)] * 2, st.sampled_from([1, 3])),
+    )
+)
 def test_any_images_survive_png_and_floats(x: np.ndarray) -> None:
     x = x.transpose(0, 3, 1, 2)
     pngs = [Image.open(io.BytesIO(encoded(pillow(image)))) for image in x]
-    np.testing.assert_array_equal(open_images(pngs).read(), x)
-    np.testing.assert_array_equal(open_images(np.ascontiguousarray(x) / 255).read(), x)
+    mode = "grey" if x.shape[1] == 1 else "rgb"
+    np.testing.assert_array_equal(open_images(pngs, mode=mode).read(), x)
+    floats = np.ascontiguousarray(x) / 255
+    np.testing.assert_array_equal(open_images(floats, mode=mode).read(), x)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -225,7 +232,10 @@ def test_floats_return_to_the_bytes_they_came_from(dtype: type) -> None:
     assert open_images(near.astype(dtype)).read().ravel().tolist() == [0, 1, 254, 255]
 
 
-@given(st.lists(st.integers(0, 65535), min_size=4, max_size=4), st.sampled_from(["png", "tiff"]))
+@given(
+    st.lists(st.integers(0, 65535), min_size=4, max_size=4).filter(lambda v: max(v) > 255),
+    st.sampled_from(["png", "tiff"]),
+)
 def test_sixteen_bits_are_scaled_to_eight(values: list[int], kind: str) -> None:
     image = Image.fromarray(np.array(values, np.uint16).reshape(2, 2))
     with Image.open(io.BytesIO(encoded(image, kind))) as stored:
@@ -235,19 +245,19 @@ def test_sixteen_bits_are_scaled_to_eight(values: list[int], kind: str) -> None:
 
 def test_each_mode_becomes_grey_or_rgb(tmp_path: Path) -> None:
     grey, colour = (pillow(IMAGES[kind][0]) for kind in ("grey", "RGB"))
-    half = Image.new("L", grey.size, 128)
+    half = Image.new("L", grey.size, 255)
     alpha, solid = (image.copy() for image in (colour, grey))
     alpha.putalpha(half)
     solid.putalpha(half)
     palette = colour.quantize(16)
-    wide = Image.fromarray(np.full((9, 7), 65535, np.int32))
+    wide = Image.fromarray(np.full((9, 7), 255, np.int32))
     real = Image.fromarray(np.full((9, 7), 0.2, np.float32))
     cases = {
         "one.png": (half.point(lambda v: 255).convert("1"), np.full((1, 9, 7), 255)),
         "la.png": (solid, IMAGES["grey"][0]),
         "rgba.png": (alpha, IMAGES["RGB"][0]),
         "palette.png": (palette, np.array(palette.convert("RGB")).transpose(2, 0, 1)),
-        "grey_palette.png": (grey.convert("P"), np.repeat(IMAGES["grey"][0], 3, axis=0)),
+        "grey_palette.png": (grey.convert("P"), IMAGES["grey"][0]),
         "i.tiff": (wide, np.full((1, 9, 7), 255)),
         "f.tiff": (real, np.full((1, 9, 7), 51)),
         "cmyk.tiff": (Image.new("CMYK", (7, 9), (255, 0, 0, 0)), np.array([0, 255, 255])),
@@ -324,18 +334,18 @@ def test_unreadable_images_are_rows_in_a_stream_and_the_end_of_a_read(tmp_path: 
         (tmp_path / "f" / name).write_bytes(data)
     write_parquet(tmp_path / "x.parquet", [*rows.values(), None], [*rows, None])
     bad, other = "bad-image", "wrong-shape"
-    expected = dict(zip(rows, [bad, None, bad, bad, other, other, None], strict=True))
+    expected = dict(zip(rows, [bad, None, bad, bad, other, None, None], strict=True))
     for path, more in ((tmp_path / "f", {}), (tmp_path / "x.parquet", {"row 7": bad})):
         source = open_images(path)
         assert source.shape == (1, 9, 7)  # of the first that can be read
         chunks = list(source.chunks(4))
         found = {n: e for c in chunks for n, e in zip(c.names, c.codes, strict=True)}
         assert found == expected | more
-        assert [len(chunk.images) for chunk in chunks] == [1, 1]
+        assert [len(chunk.images) for chunk in chunks] == [1, 2]
         np.testing.assert_array_equal(chunks[0].images[0], IMAGES["grey"][0])
         fails(source, bad, f"{path.name}: image 0.png is empty (0 bytes)")
         (whole,) = source.resized(8).chunks()
-        assert whole.codes == [bad, None, bad, bad, None, other, None, *more.values()]
+        assert whole.codes == [bad, None, bad, bad, None, None, None, *more.values()]
         assert [error is None for error in whole.errors] == [code is None for code in whole.codes]
 
 
@@ -413,6 +423,11 @@ def test_png_images_have_the_pixels_that_pillow_gives(
     if mode == "L":
         data = data[:33] + PNG_EXTRAS[extra] + data[33:]
     expected = image.convert("RGB" if mode in ("RGB", "RGBA", "P") else "L")
+    if image.has_transparency_data:
+        white = Image.new(expected.mode, image.size, "white")
+        expected = Image.composite(expected, white, image.convert("RGBA").getchannel("A"))
+    if mode == "L" and extra == "a transparent colour":
+        expected = expected.point(lambda v: 255 if v == 7 else v)
     if mode == "I;16":
         expected = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     with pillow_guard():
@@ -558,7 +573,7 @@ def closed() -> Image.Image:
         return image
 
 
-ones = np.ones((3, 4, 4))
+ones = np.ones((2, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -566,8 +581,8 @@ ones = np.ones((3, 4, 4))
     [
         (ones * 255, "bad-image"),
         (-ones, "bad-image"),
-        (ones * [[[1]], [[np.nan]], [[np.inf]]], "bad-image"),
-        (ones * [[[1]], [[1]], [[np.inf]]], "bad-image"),
+        (ones * [[[np.nan]], [[np.inf]]], "bad-image"),
+        (ones * [[[1]], [[np.inf]]], "bad-image"),
         (ones.astype(int) * 256, "bad-image"),
         (-ones.astype(np.int8), "bad-image"),
         (ones.astype(complex), "bad-image"),

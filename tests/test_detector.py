@@ -243,9 +243,9 @@ def test_mistakes_are_named_in_one_line(make, code: Code, words: str) -> None:  
 
 def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
     with mistake("wrong-shape", "10x10 grey"):
-        fitted.score(textures(3, side=10))
+        fitted.score(textures(4, side=10))
     with mistake("wrong-shape", "12x12 RGB"):
-        fitted.score(colour(3, side=12))
+        fitted.score(np.full((4, 12, 12, 3), (200, 90, 20), np.uint8))
 
 
 def test_a_fit_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
@@ -405,7 +405,7 @@ def test_threads_are_those_asked_for_and_given_back(monkeypatch: pytest.MonkeyPa
     torch.set_num_threads(2)
     try:
         detector = Detector(epochs=1, threads=1).fit(textures(150))
-        detector.score(textures(3))
+        detector.score(textures(4))
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2
         Detector(epochs=1).fit(textures(150))

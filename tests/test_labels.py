@@ -130,7 +130,7 @@ def test_labels_of_an_idx_file_of_images_or_of_nothing(tmp_path: Path) -> None:
     [
         (None, "bad-labels"),
         ([0, 1], "bad-labels"),
-        ([[0], [1], [1]], "bad-labels"),
+        ([[0, 0], [1, 1], [1, 1]], "bad-labels"),
         ([0.0, 1.0, 1.0], "bad-labels"),
         (["a", "b", "b"], "bad-labels"),
         ([1, 1, 1], "bad-labels"),

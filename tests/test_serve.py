@@ -339,7 +339,11 @@ PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
             422,
             ["0.png is 20x20 grey", "12x12 grey", "convert it to 12x12 grey"],
         ),
-        ({"files": forms([png(np.zeros((12, 12, 3), np.uint8))])}, 422, ["12x12 RGB"]),
+        (
+            {"files": forms([png(np.full((12, 12, 3), (200, 90, 20), np.uint8))])},
+            422,
+            ["12x12 RGB"],
+        ),
         # Pillow would start Ghostscript, and write a file for it.
         ({"files": forms([png(IMAGES[0], "EPS")])}, 422, ["0.png is of the kind EPS"]),
         ({"data": {"image": "cat.png"}, "files": {"x": b""}}, 422, ["-F image=@FILE"]),

@@ -272,7 +272,7 @@ class Detector:
             reference=len(given.reference),
             calibration=len(scores[model.decides]),
             outliers=learnt_from,
-            notes=tuple(notes),
+            notes=(*notes, *source.remarks()),
             fit_seconds=round(time.monotonic() - started, 2),
         )
         settings = replace(asked, size=source.size, options=model.options())

@@ -8,36 +8,56 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import ApproxMassError
+from .colour import Mode
+from .options import check_options
+from .pages import every_page
 from .readers import reader_of
 from .readers.array import as_array, open_array
 from .readers.common import KINDS
 from .readers.hub import open_hub
 from .readers.listed import open_list
+from .readers.npz import open_npz, split_of
 from .readers.sample import open_sample
 from .source import ImageSource
 
 
-def open_images(source: object, *, size: int | None = None) -> ImageSource:
+def open_images(
+    source: object,
+    *,
+    size: int | None = None,
+    mode: Mode = "auto",
+    background: int = 255,
+    pages: bool = False,
+) -> ImageSource:
     """Open anything that holds images.
+
+    What becomes of each kind of image (transparent, 16 bits, animated, ...) is in docs/images.md;
+    what is done unasked is in `ImageSource.remarks()`.
 
     Arguments:
         source: One of
 
             - an array (or anything that turns into one, such as a tensor) `(N, H, W)`,
-              `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with C = 1 or 3: uint8, bool, floats in
-              [0, 1] or integers in [0, 255]; a list of such images, or of Pillow images;
+              `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with C = 1 or 3: uint8, bool, uint16
+              (0 to 65535), floats in [0, 1] or other integers in [0, 255]; a list of such images,
+              or of Pillow images;
             - the path of a folder (every image in it and below, sorted by path; hidden files and
               links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet`
-              (column `image`) or IDX file;
+              (column `image`) or IDX file; `FILE.npz:SPLIT` for the arrays of one split;
             - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
               one;
             - `sample:NAME`, images that come with the library;
-            - an `ImageSource`.
+            - an `ImageSource`, whose own options stay where none is given here.
         size: Resize every image to `size` x `size` pixels.
+        mode: "grey" or "rgb" for all images; "auto" takes what most are, by the pixels of up to 64
+            of them: images stored as RGB whose channels are equal are grey.
+        background: The grey, 0 (black) to 255 (white), of the ground under transparent images.
+        pages: Read all frames of an animation and all pages of a stack, not the first alone.
 
     Raises:
         ApproxMassError: There is no such thing, it holds no images, or images of a shape or dtype
-            that none can have. Values out of range show when the stream comes to them.
+            that none can have, or of a shape that can be read in two ways; no such mode or
+            background. Values out of range show when the stream comes to them.
 
     Example:
         >>> images = open_images("sample:fashion_mnist/test", size=32)
@@ -45,6 +65,14 @@ def open_images(source: object, *, size: int | None = None) -> ImageSource:
         (2000, (1, 32, 32), (1, 28, 28))
     """
     opened = _open(source)
+    check_options(opened.name, mode, background)
+    if pages:
+        opened = every_page(opened)
+    if mode != "auto" or background != 255:
+        opened = opened.seen(
+            mode=None if mode == "auto" else mode,
+            background=None if background == 255 else background,
+        )
     return opened if size is None else opened.resized(size)
 
 
@@ -78,6 +106,9 @@ def _open_named(name: str) -> ImageSource:
 
 def _open_path(name: str, path: Path) -> ImageSource:
     if not os.path.lexists(path):
+        split = split_of(name)
+        if split is not None:
+            return open_npz(name, *split)
         raise ApproxMassError(
             f"{name}: there is no such file or folder; give {KINDS}", code="bad-source"
         )

@@ -11,20 +11,25 @@ from numpy.typing import NDArray
 
 from ..arrays import Labels
 from ..errors import ApproxMassError
+from .options import one_an_image
 from .readers import reader_of
 from .readers.array import as_array
 from .readers.hub import hub_labels
+from .readers.npz import npz_labels, split_of
 from .source import ImageSource
 
 
 def open_labels(source: object) -> NDArray[Any] | None:
     """Labels as they are written, in the order of `open_images`; None where there are none.
 
+    A column `(N, 1)` becomes `(N,)`.
+
     Arguments:
         source: One of
 
             - an array, a list or a tensor of labels;
-            - a `.npy`, an IDX file of labels, or a `.npz` with the array `labels` or `y`;
+            - a `.npy`, an IDX file of labels, or a `.npz` with the array `labels` or `y`, or
+              `train_labels` or `y_train` (`FILE.npz:SPLIT` where it has several splits);
             - a source of images that carries them: a `.parquet` file or `hf:NAME[:[CONFIG:]SPLIT]`
               with a column `label`, or a folder with a subfolder for each class (numbered by name);
             - an `ImageSource`.
@@ -36,6 +41,10 @@ def open_labels(source: object) -> NDArray[Any] | None:
         >>> open_labels([0, 1, 1])
         array([0, 1, 1])
     """
+    return one_an_image(_open(source))
+
+
+def _open(source: object) -> NDArray[Any] | None:
     if isinstance(source, ImageSource):
         return source.labels()
     if not isinstance(source, str | os.PathLike):
@@ -46,6 +55,9 @@ def open_labels(source: object) -> NDArray[Any] | None:
         return hub_labels(source)
     name, path = os.fspath(source), Path(source)
     if not path.exists():
+        split = split_of(name)
+        if split is not None:
+            return npz_labels(name, *split)
         raise _bad(f"{name}: there is no such file of labels")
     return reader_of(name, path).labels(name, path)
 
@@ -72,7 +84,7 @@ def check_labels(labels: Any, count: int, needed_by: str, *, each: int = 5) -> L
             f"{needed_by} learns a classifier and needs the classes of the images: give labels (a "
             "column label, a subfolder for each class, or --labels)"
         )
-    array = np.asarray(labels)
+    array: NDArray[Any] = np.asarray(one_an_image(as_array("labels", labels, code="bad-labels")))
     if array.ndim != 1 or len(array) != count:
         raise _bad(
             f"{needed_by} needs one label an image: {count:,} images, labels of shape {array.shape}"

@@ -1,10 +1,10 @@
 """A source of images as one kind of stream, whatever it reads from."""
 
-__all__ = ["Batches", "Chunk", "ImageSource", "describe_shape"]
+__all__ = ["Batches", "Chunk", "ImageSource", "Some", "describe_shape"]
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,9 +15,13 @@ from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from ..runtime.machine import cores
 from .chunk import Chunk
-from .decode import Encoded, UnreadableError, decode, resize
-from .guard import pillow_guard
-from .shapes import NEEDED, describe_shape, mismatch, shape_of
+from .colour import Mode
+from .convert import Converter
+from .decode import Encoded, How, decode
+from .look import Batches, Some, first_shape, samples_of, votes_of
+from .options import at_least_one, check_options, one_an_image, row_of_each
+from .remarks import Note, Remarks
+from .shapes import NEEDED, describe_shape
 
 if TYPE_CHECKING:
     import hashlib
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
 _MOST_THREADS = 8
 # Of encoded images of fewer bytes the most work is Python's, which runs in one thread at a time.
 _SMALL = 2048
-# Up to n items at a time, with their names: encoded images, or pixels (k, C, H, W).
-Batches = Callable[[int], Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]]
+# Bytes of decoded images that are kept from when the source was looked at until their turn.
+_KEPT = 64 << 20
 
 
 class ImageSource:
@@ -39,10 +43,14 @@ class ImageSource:
         batches: Opens it anew: the images in order, up to so many at a time.
         shape: `(C, H, W)` of every image; None where only decoding one tells it.
         labels: Reads the labels; None where there are none.
+        some: Gives single images; None where they can only be had in order.
+        remarks: Where what is done to the images is noted.
 
     Attributes:
         name: The source as a person wrote it, or "array".
         size: Side of the square that every image is resized to; None leaves them as they are.
+        mode: "grey" or "rgb", or "auto": what most images are, by their pixels.
+        background: Grey, 0 to 255, of the ground that transparent images are drawn on.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class ImageSource:
         *,
         shape: Shape | None = None,
         labels: Callable[[], NDArray[Any] | None] | None = None,
+        some: Some | None = None,
+        remarks: Remarks | None = None,
     ) -> None:
         if not count:
             raise ApproxMassError(
@@ -60,11 +70,17 @@ class ImageSource:
             )
         self.name = name
         self.size: int | None = None
+        self.mode: Mode = "auto"
+        self.background = 255
         self._count = count
         self._batches = batches
-        self._native = shape
+        self._some = some
+        self._stored = shape
+        self._native: Shape | None = None
+        self._chosen: str | None = None  # how auto came out
         self._labels = labels
-        # The image that told the shape, by its place, until a stream comes to it.
+        self._remarks = Remarks() if remarks is None else remarks
+        # Images that told the shape and the mode, by their place, until a stream comes to them.
         self._decoded: dict[int, Pixels] = {}
 
     def __len__(self) -> int:
@@ -75,13 +91,15 @@ class ImageSource:
 
     @property
     def native_shape(self) -> Shape:
-        """`(C, H, W)` of the first readable image, before any resizing.
+        """`(C, H, W)` of the first readable image, before any resizing; C by the mode.
 
         Raises:
             ApproxMassError: Not one image of the source can be read.
         """
         if self._native is None:
-            self._native = self._look()
+            stored = self._stored or first_shape(self.name, self._batches, self._kept)
+            channels = {"grey": 1, "rgb": 3}.get(self.mode) or self._vote(stored[0])
+            self._native = (channels, *stored[1:])
         return self._native
 
     @property
@@ -94,6 +112,8 @@ class ImageSource:
     def labels(self) -> NDArray[Any] | None:
         """Labels as they are written, one an image, read at every call; None where there are none.
 
+        A column `(N, 1)` becomes `(N,)`.
+
         Raises:
             ApproxMassError: They cannot be read.
 
@@ -102,7 +122,43 @@ class ImageSource:
             >>> open_images("sample:mnist").labels() is None
             True
         """
-        return None if self._labels is None else self._labels()
+        return None if self._labels is None else one_an_image(self._labels())
+
+    def remarks(self) -> list[str]:
+        """What has been done to the images unasked so far, a line each, in plain words.
+
+        Some of it shows as the images are read.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> source = open_images(np.full((1, 2, 2), 7))
+            >>> source.remarks()
+            ['pixels: int64 does not say its range: taken as 8-bit values, 0 to 255']
+        """
+        return [*filter(None, [self._chosen]), *self._remarks.lines()]
+
+    def parts(self) -> tuple[Batches, Callable[[], NDArray[Any] | None] | None, Remarks]:
+        """What opens its items, what reads its labels, what is said of it: for one made from it."""
+        return self._batches, self._labels, self._remarks.anew()
+
+    def seen(self, *, mode: Mode | None = None, background: int | None = None) -> Self:
+        """The same source, its images grey or RGB, and on another ground; None changes nothing.
+
+        Raises:
+            ApproxMassError: There is no such mode; `background` is not 0 to 255.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> open_images("sample:mnist").seen(mode="rgb").shape
+            (3, 28, 28)
+        """
+        check_options(self.name, mode, background)
+        other = copy.copy(self)
+        other.mode = self.mode if mode is None else mode
+        other.background = self.background if background is None else background
+        other._native, other._chosen = None, None
+        other._decoded, other._remarks = {}, self._remarks.anew()
+        return other
 
     def resized(self, size: int) -> Self:
         """The same source, with every image resized to `size` x `size` pixels.
@@ -115,7 +171,7 @@ class ImageSource:
             >>> open_images(np.zeros((5, 28, 28), np.uint8)).resized(32).shape
             (1, 32, 32)
         """
-        _at_least_one(self.name, size, "resize to {}")
+        at_least_one(self.name, size, "resize to {}")
         other = copy.copy(self)
         other.size = size
         return other
@@ -126,6 +182,8 @@ class ImageSource:
         """Stream the images in order, at most `n` at a time; unreadable ones become errors.
 
         An image of another shape than `shape`, or than the first readable image, is unreadable.
+        Where `shape` is grey, RGB images whose pixels are grey pass, those in colour only in mode
+        "grey"; where it is RGB, grey images pass with three equal channels.
 
         Arguments:
             n: Images of a chunk.
@@ -141,21 +199,24 @@ class ImageSource:
             >>> [len(chunk.names) for chunk in open_images("sample:mnist").chunks(400)]
             [400, 400, 200]
         """
-        _at_least_one(self.name, n, "stream {} images at a time")
-        _at_least_one(self.name, 1 if threads is None else threads, "decode in {} threads")
+        at_least_one(self.name, n, "stream {} images at a time")
+        at_least_one(self.name, 1 if threads is None else threads, "decode in {} threads")
         waiting: deque[Future[Chunk]] = deque()
         pool: ThreadPoolExecutor | None = None
+        convert: Converter | None = None
         start = 0
         try:
             for names, items in self._batches(n):
+                if convert is None:
+                    convert = self._converter(shape)
                 if isinstance(items, np.ndarray):
-                    yield self._resized_array(names, items, shape)
+                    yield convert.pixels(start, names, items)
+                    start += len(names)
                     continue
                 if pool is None:
                     workers = _workers(items[0], threads)
                     pool = ThreadPoolExecutor(workers)
-                wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
-                waiting.append(pool.submit(self._decode, start, names, items, *wanted))
+                waiting.append(pool.submit(convert.encoded, start, names, items))
                 start += len(names)
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
@@ -189,7 +250,7 @@ class ImageSource:
             >>> open_images("sample:mnist").read().shape
             (1000, 1, 28, 28)
         """
-        places = None if order is None else self._places(order)
+        places = None if order is None else row_of_each(self.name, order, len(self))
         images = np.empty((len(self), *(self.shape if shape is None else shape)), np.uint8)
         done = 0
         for chunk in self.chunks(shape=shape, threads=threads):
@@ -201,80 +262,39 @@ class ImageSource:
             done = rows.stop
         return images
 
-    def _places(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row that each image becomes."""
-        places = np.arange(len(self))
-        if not np.array_equal(np.sort(order), places):
-            raise ApproxMassError(
-                f"{self.name}: order must hold each of 0 to {len(self) - 1} once", code="bad-option"
-            )
-        places[order] = np.arange(len(self))
-        return places
-
-    def _look(self) -> Shape:
-        first, place = "", 0
-        with pillow_guard():
-            for names, items in self._batches(16):
-                if isinstance(items, np.ndarray):
-                    return shape_of(items)
-                for name, item in zip(names, items, strict=True):
-                    try:
-                        pixels = decode(item)
-                    except UnreadableError as error:
-                        first = first or f"image {name} {error}"
-                        place += 1
-                    else:
-                        self._decoded[place] = pixels
-                        return shape_of(pixels)
-        raise ApproxMassError(
-            f"{self.name}: no image can be read; the first, {first}", code="bad-image"
+    def _converter(self, shape: Shape | None) -> Converter:
+        how = How(
+            channels=(self.shape if shape is None else shape)[0],
+            luminance=shape is None or self.mode == "grey",
+            background=self.background,
         )
+        wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
+        kept, remarks = self._decoded, self._remarks
+        return Converter(self.name, *wanted, self.size, how, remarks, kept, decode)
 
-    def _resized_array(self, names: list[str], items: Pixels, shape: Shape | None) -> Chunk:
-        images = items if self.size is None else resize(items, self.size)
-        if shape is not None and images.shape[1:] != shape:
-            reason = mismatch(images.shape[1:], NEEDED, shape)
-            raise ApproxMassError(f"{self.name}: image {names[0]} {reason}", code="wrong-shape")
-        return Chunk(images, names, [None] * len(names), [None] * len(names))
+    def _vote(self, stored: int) -> int:
+        """Channels of all images, by the pixels of some of them."""
+        if self._stored is not None and stored == 1:
+            return 1
+        samples = samples_of(self._count, self._some, self._batches)
+        votes = votes_of(samples, self._decoded, self._kept)
+        self._chosen = votes.remark(votes.channels(stored))
+        return votes.channels(stored)
 
-    def _decode(
-        self, start: int, names: list[str], items: Sequence[Encoded], shape: Shape, what: str
-    ) -> Chunk:
-        images = np.empty((len(items), *shape), np.uint8)
-        errors: list[UnreadableError | None] = []
-        k = 0
-        with pillow_guard():
-            for place, item in enumerate(items, start):
-                try:
-                    pixels = self._pixels(place, item)
-                    if pixels.shape != shape:
-                        reason = mismatch(pixels.shape, what, shape)
-                        raise UnreadableError(reason, code="wrong-shape")
-                except UnreadableError as error:
-                    errors.append(error)
-                else:
-                    images[k] = pixels
-                    errors.append(None)
-                    k += 1
-        reasons = [None if error is None else str(error) for error in errors]
-        codes = [None if error is None else error.code for error in errors]
-        return Chunk(images[:k], names, reasons, codes)
-
-    def _pixels(self, place: int, item: Encoded) -> Pixels:
-        known = self._decoded.pop(place, None)
-        if known is None:
-            return decode(item, self.size)
-        return known if self.size is None else resize(known[None], self.size)[0]
+    def _kept(self, place: int, item: Encoded) -> Pixels:
+        """An image as it is stored, decoded and kept for the stream, if there is room."""
+        pixels = self._decoded.get(place)
+        if pixels is None:
+            notes: list[Note] = []
+            pixels = decode(item, None, How(background=self.background), notes)
+            self._remarks.note(place, notes)
+            kept = sum(each.nbytes for each in self._decoded.values())
+            if not kept or kept + pixels.nbytes <= _KEPT:
+                self._decoded[place] = pixels
+        return pixels
 
 
 def _workers(item: Encoded, most: int | None) -> int:
     """How many threads decode images like this one while the caller works on earlier ones."""
     small = isinstance(item, bytes) and len(item) < _SMALL
     return 1 if small else min(cores(), _MOST_THREADS, *([] if most is None else [most]))
-
-
-def _at_least_one(name: str, number: int, what: str) -> None:
-    if number < 1:
-        raise ApproxMassError(
-            f"{name}: cannot {what.format(number)}: give 1 or more", code="bad-option"
-        )

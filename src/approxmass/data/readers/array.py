@@ -11,14 +11,25 @@ from numpy.typing import NDArray
 
 from ...arrays import Pixels
 from ...errors import ApproxMassError, Code
-from ..decode import UnreadableError, channels_first, to_uint8
+from ..layouts import channels_first, stacked
+from ..modes import to_uint8
+from ..remarks import Remarks
 from ..shapes import shape_of
 from ..source import ImageSource
+from ..unreadable import UnreadableError
 from .common import numbered, reading
 
 
 def as_array(name: str, source: object, *, code: Code = "bad-source") -> NDArray[Any]:
     """Anything that can be one as an array; `name` is what an error calls it, `code` its kind."""
+    masked = int(np.ma.getmaskarray(source).sum()) if np.ma.isMaskedArray(source) else 0
+    if masked:
+        what = "pixels" if code != "bad-labels" else "labels"
+        raise ApproxMassError(
+            f"{name}: {masked:,} {what} are masked: give them a value (array.filled) or leave the "
+            "images out",
+            code="bad-labels" if code == "bad-labels" else "bad-image",
+        )
     try:
         return np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:  # tensors on a GPU, ragged lists
@@ -29,25 +40,50 @@ def as_array(name: str, source: object, *, code: Code = "bad-source") -> NDArray
 
 
 def open_array(
-    name: str, array: NDArray[Any], labels: Callable[[], NDArray[Any] | None] | None = None
+    name: str,
+    array: NDArray[Any],
+    labels: Callable[[], NDArray[Any] | None] | None = None,
+    *,
+    several: bool = False,
 ) -> ImageSource:
-    """Images of an array; values are looked at as the stream comes to them."""
+    """Images of an array; values are looked at as the stream comes to them.
+
+    Arguments:
+        name: What an error calls it.
+        array: The images.
+        labels: Reads their labels.
+        several: The first axis is known to count the images.
+    """
     try:
-        view = channels_first(np.asarray(array))  # plain, where it was a memory map
+        plain = np.asarray(array)  # where it was a memory map
+        view = stacked(plain) if several else channels_first(plain)
     except UnreadableError as error:
         raise ApproxMassError(f"{name}: {error}", code=error.code) from None
+    remarks = Remarks()
+    kind = view.dtype.kind + str(view.dtype.itemsize)
+    if kind[0] in "iu" and kind not in ("u1", "u2"):
+        remarks.say(f"pixels: {view.dtype} does not say its range: taken as 8-bit values, 0 to 255")
 
     def batches(n: int) -> Iterator[tuple[list[str], Pixels]]:
         for i in range(0, len(view), n):
+            block = view[i : i + n]
             try:
-                pixels = to_uint8(view[i : i + n])
+                pixels = to_uint8(block)
             except UnreadableError as error:
                 raise ApproxMassError(
                     f"{name}: image {i + error.index} {error}", code=error.code
                 ) from None
+            if kind == "u2":
+                remarks.note_block(i, len(block), ("deep", int(block.max())))
             yield numbered(i, len(pixels)), pixels
 
-    return ImageSource(name, len(view), batches, shape=shape_of(view), labels=labels)
+    def some(places: list[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+        for i in places:
+            yield i, view[i : i + 1]
+
+    return ImageSource(
+        name, len(view), batches, shape=shape_of(view), labels=labels, some=some, remarks=remarks
+    )
 
 
 def open_npy(name: str, path: Path) -> ImageSource:
@@ -61,4 +97,5 @@ def npy_labels(name: str, path: Path) -> NDArray[Any] | None:
     """Labels of a `.npy` file; None where it holds images."""
     with reading(name, "a file of labels"):
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    return array if array.ndim == 1 else None
+    column = array.ndim == 2 and array.shape[1] == 1
+    return array if array.ndim == 1 or column else None

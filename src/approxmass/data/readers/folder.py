@@ -11,6 +11,7 @@ __all__ = [
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,16 +21,24 @@ from PIL import Image
 from ...arrays import Labels
 from ...errors import ApproxMassError
 from ..decode import Encoded
+from ..remarks import Remarks
 from ..source import ImageSource
 from .common import KINDS, reading
 
 
 def open_folder(name: str, folder: Path) -> ImageSource:
     """Every image of a folder and below, sorted by path."""
-    found = image_files(name, folder)
+    others: list[str] = []
+    found = image_files(name, folder, others)
     if not found:
         raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}", code="bad-source")
-    return open_files(name, folder, found)
+    remarks = Remarks()
+    if others:
+        counts = Counter(os.path.splitext(file)[1].lower() or "no suffix" for file in others)
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
+        files = f"{len(others):,} file{'' if len(others) == 1 else 's'}"
+        remarks.say(f"folder: {files} left out, by the name no image that can be read ({listed})")
+    return open_files(name, folder, found, remarks)
 
 
 def folder_labels(name: str, folder: Path) -> Labels | None:
@@ -50,7 +59,9 @@ def open_file(name: str, path: Path) -> ImageSource:
     return source
 
 
-def open_files(name: str, folder: Path, files: list[str]) -> ImageSource:
+def open_files(
+    name: str, folder: Path, files: list[str], remarks: Remarks | None = None
+) -> ImageSource:
     """Image files, as paths from `folder`, in this order; `name` is what an error calls them."""
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
@@ -58,11 +69,20 @@ def open_files(name: str, folder: Path, files: list[str]) -> ImageSource:
             some = files[i : i + n]
             yield [shown_name(file) for file in some], [folder / file for file in some]
 
-    return ImageSource(name, len(files), batches, labels=lambda: _classes(files))
+    def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
+        for i in places:
+            yield i, folder / files[i]
+
+    return ImageSource(
+        name, len(files), batches, labels=lambda: _classes(files), some=some, remarks=remarks
+    )
 
 
-def image_files(name: str, folder: Path) -> list[str]:
-    """Images in a folder and below, as paths from there, in the order in which they are read."""
+def image_files(name: str, folder: Path, others: list[str] | None = None) -> list[str]:
+    """Images in a folder and below, as paths from there, in the order in which they are read.
+
+    Files that are not called like images are added to `others`; hidden ones nowhere.
+    """
     suffixes = _image_suffixes()
     found = []
     with reading(name, "a folder of images"):
@@ -70,11 +90,13 @@ def image_files(name: str, folder: Path) -> list[str]:
             folders[:] = [each for each in folders if not each.startswith(".")]
             below = Path(parent).relative_to(folder).as_posix()
             prefix = "" if below == "." else f"{below}/"  # a Path for each file takes far longer
-            found += [
-                prefix + each
-                for each in files
-                if not each.startswith(".") and os.path.splitext(each)[1].lower() in suffixes
-            ]
+            for each in files:
+                if each.startswith("."):
+                    continue
+                if os.path.splitext(each)[1].lower() in suffixes:
+                    found.append(prefix + each)
+                elif others is not None:
+                    others.append(each)
     return sorted(found)
 
 

@@ -31,13 +31,25 @@ def open_hub(name: str) -> ImageSource:
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         for i in range(0, len(data), n):
-            rows = [row or {"bytes": None, "path": None} for row in data[i : i + n][columns[0]]]
+            rows = data[i : i + n][columns[0]]
             yield (
-                stored([row["path"] for row in rows], i),
-                [row["bytes"] or (row["path"] and Path(row["path"])) for row in rows],
+                stored([row and row["path"] for row in rows], i),
+                [_encoded(row) for row in rows],
             )
 
-    return ImageSource(name, len(data), batches, labels=lambda: _labels(whole))
+    def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
+        for i in places:
+            yield i, _encoded(data[i][columns[0]])
+
+    return ImageSource(name, len(data), batches, labels=lambda: _labels(whole), some=some)
+
+
+def _encoded(row: dict[str, Any] | None) -> Encoded:
+    """The image of a row: its bytes, or the path of a file; None where the row is empty."""
+    if row is None:
+        return None
+    data: bytes | None = row["bytes"]
+    return data or (Path(row["path"]) if row["path"] else None)
 
 
 def hub_labels(name: str) -> NDArray[Any] | None:

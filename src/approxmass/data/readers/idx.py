@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from ...arrays import Pixels
 from ...errors import ApproxMassError
-from ..decode import UnreadableError, channels_first, to_uint8
+from ..layouts import stacked
+from ..modes import to_uint8
 from ..shapes import shape_of
 from ..source import ImageSource
+from ..unreadable import UnreadableError
 from .common import maybe_gzip, numbered, reading
 
 _WANTED = "an IDX file: download it again"
@@ -47,7 +49,7 @@ def open_idx(name: str, path: Path) -> ImageSource:
         if file.seek(0, os.SEEK_END) < start + total:
             raise _truncated(name)
     try:
-        view = channels_first(np.broadcast_to(np.uint8(0), shape))
+        view = stacked(np.broadcast_to(np.uint8(0), shape))
     except UnreadableError as error:
         raise ApproxMassError(f"{name}: {error}", code=error.code) from None
 
@@ -57,7 +59,7 @@ def open_idx(name: str, path: Path) -> ImageSource:
             for i in range(0, shape[0], n):
                 k = min(n, shape[0] - i)
                 data = np.frombuffer(file.read(k * (total // shape[0])), np.uint8)
-                yield numbered(i, k), to_uint8(channels_first(data.reshape(k, *shape[1:])))
+                yield numbered(i, k), to_uint8(stacked(data.reshape(k, *shape[1:])))
 
     return ImageSource(name, shape[0], batches, shape=shape_of(view))
 

@@ -36,7 +36,11 @@ def open_list(name: str, items: Sequence[Any]) -> ImageSource:
         for i in range(0, len(items), n):
             yield numbered(i, len(items[i : i + n])), items[i : i + n]
 
-    return ImageSource(name, len(items), batches)
+    def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
+        for i in places:
+            yield i, items[i]
+
+    return ImageSource(name, len(items), batches, some=some)
 
 
 def _open_arrays(name: str, items: Sequence[Any]) -> ImageSource:
@@ -50,4 +54,6 @@ def _open_arrays(name: str, items: Sequence[Any]) -> ImageSource:
                 f"{arrays[0].dtype} {arrays[0].shape}: give all the same shape and dtype",
                 code="bad-image" if array.shape == arrays[0].shape else "wrong-shape",
             )
-    return open_array(name, np.stack(arrays) if arrays else np.empty(0))
+    if not arrays:
+        return open_array(name, np.empty(0))
+    return open_array(name, np.stack(arrays), several=arrays[0].ndim > 1)

@@ -50,7 +50,31 @@ def open_parquet(name: str, path: Path) -> ImageSource:
                 yield stored(paths, done), encoded.to_pylist()
                 done += len(column)
 
-    return ImageSource(name, count, batches, labels=lambda: parquet_labels(name, path))
+    def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
+        with reading(name, _WANTED):
+            yield from _rows(file, places)
+
+    return ImageSource(name, count, batches, labels=lambda: parquet_labels(name, path), some=some)
+
+
+def _rows(file: Any, places: list[int]) -> Iterator[tuple[int, Encoded]]:
+    """The images of these rows, out of the groups that they are in."""
+    start = 0
+    for group in range(file.metadata.num_row_groups):
+        end = start + file.metadata.row_group(group).num_rows
+        inside = [place for place in places if start <= place < end]
+        for batch in (
+            file.iter_batches(256, row_groups=[group], columns=["image"]) if inside else ()
+        ):
+            column = batch.column(0)
+            encoded = column.field("bytes") if _has_field(column.type, "bytes") else column
+            for place in inside:
+                if start <= place < start + len(column):
+                    yield place, encoded[place - start].as_py()
+            start += len(column)
+            if start > inside[-1]:
+                break
+        start = end
 
 
 def parquet_labels(name: str, path: Path) -> NDArray[Any] | None:

@@ -1,0 +1,98 @@
+"""Items of a source to chunks of pixels."""
+
+__all__ = ["Converter", "Decode"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import Pixels, Shape
+from ..errors import ApproxMassError
+from .chunk import Chunk
+from .colour import in_channels
+from .decode import Encoded, How, finished, resize, to_pillow
+from .guard import pillow_guard
+from .remarks import Note, Remarks
+from .shapes import NEEDED, mismatch
+from .unreadable import UnreadableError
+
+Decode = Callable[[Encoded, int | None, How, list[Note] | None], Pixels]
+
+
+@dataclass(frozen=True)
+class Converter:
+    """What one pass over a source makes of its items.
+
+    Attributes:
+        name: What an error calls the source.
+        shape: `(C, H, W)` that every image must have.
+        what: Whose shape this is, for the errors.
+        size: Side that every image is resized to; None leaves them as they are.
+        how: What every image becomes.
+        remarks: Where what is done is noted.
+        kept: Images decoded before, as they are stored, by their place; each is used up.
+        decode: Decodes the others.
+    """
+
+    name: str
+    shape: Shape
+    what: str
+    size: int | None
+    how: How
+    remarks: Remarks
+    kept: dict[int, Pixels]
+    decode: Decode
+
+    def encoded(self, start: int, names: list[str], items: Sequence[Encoded]) -> Chunk:
+        """Encoded images, the first at the place `start`; unreadable ones become errors."""
+        images = np.empty((len(items), *self.shape), np.uint8)
+        errors: list[UnreadableError | None] = []
+        notes: list[Note] = []
+        k = 0
+        with pillow_guard():
+            for place, item in enumerate(items, start):
+                try:
+                    pixels = self._pixels(place, item, notes)
+                    if pixels.shape != self.shape:
+                        reason = mismatch(pixels.shape, self.what, self.shape)
+                        raise UnreadableError(reason, code="wrong-shape")
+                except UnreadableError as error:
+                    errors.append(error)
+                else:
+                    images[k] = pixels
+                    errors.append(None)
+                    k += 1
+                if notes:
+                    self.remarks.note(place, notes)
+                    notes.clear()
+        reasons = [None if error is None else str(error) for error in errors]
+        codes = [None if error is None else error.code for error in errors]
+        return Chunk(images[:k], names, reasons, codes)
+
+    def _pixels(self, place: int, item: Encoded, notes: list[Note]) -> Pixels:
+        known = self.kept.pop(place, None) if self.kept else None
+        if known is None:
+            return self.decode(item, self.size, self.how, notes)
+        if self.size is None and self.how.channels in (None, len(known)):
+            return known
+        return finished(to_pillow(known), self.size, self.how, notes)
+
+    def pixels(self, start: int, names: list[str], items: Pixels) -> Chunk:
+        """Images that are pixels `(k, C, H, W)`.
+
+        Raises:
+            ApproxMassError: They have not the shape that is needed.
+        """
+        height, width = items.shape[2:] if self.size is None else (self.size, self.size)
+        if (height, width) != self.shape[1:]:
+            reason = mismatch((items.shape[1], height, width), NEEDED, self.shape)
+            raise ApproxMassError(f"{self.name}: image {names[0]} {reason}", code="wrong-shape")
+        try:
+            images = in_channels(items, self.how, start, self.remarks)
+        except UnreadableError as error:
+            raise ApproxMassError(
+                f"{self.name}: image {names[error.index]} {error}", code=error.code
+            ) from None
+        images = images if self.size is None else resize(images, self.size)
+        return Chunk(images, names, [None] * len(names), [None] * len(names))
