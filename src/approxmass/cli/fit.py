@@ -111,11 +111,8 @@ def fit(
             checkpoint.unlink(missing_ok=True)
             show_detector(output, detector, json_file)
     except KeyboardInterrupt:
-        kept = "repeat the command to go on"
-        if checkpoint.exists():
-            kept = f"{checkpoint} holds the run: repeat the command with --resume"
         if is_main_process():
-            say(f"stopped; {kept}")
+            _say_stopped(checkpoint)
         raise typer.Exit(130) from None
     finally:
         end_processes()
@@ -150,6 +147,13 @@ def show_detector(folder: Path, detector: "Detector", json_file: Path | None) ->
     emit(facts, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
+
+
+def _say_stopped(checkpoint: Path) -> None:
+    kept = "repeat the command to go on"
+    if checkpoint.exists():
+        kept = f"{checkpoint} holds the run: repeat the command with --resume"
+    say(f"stopped; {kept}")
 
 
 def _given(**named: str | None) -> dict[str, str]:
