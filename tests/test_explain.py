@@ -142,7 +142,7 @@ def test_pictures_of_several_sources(fitted: Detector, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i, image in enumerate(textures(2, seed=4)):
         Image.fromarray(image).save(tmp_path / "in" / f"a b {i}.png")
-    np.save(tmp_path / "x.npy", textures(3, shift=1.0, seed=5))
+    np.save(tmp_path / "x.npy", textures(3, shift=1.0, seed=5)[:, None])
     facts = explain_files(fitted, [str(tmp_path / "in"), str(tmp_path / "x.npy")], tmp_path / "out")
     rows = facts["images"]
     assert [row["picture"] for row in rows] == [

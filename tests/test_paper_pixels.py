@@ -377,7 +377,8 @@ def test_a_figure_shows_what_its_rows_say(data: Path, tmp_path: Path) -> None:
 
 
 def test_sets_are_made_alike_when_the_id_images_are_jpeg(tmp_path: Path) -> None:
-    colour = np.repeat(textures(6, side=8)[..., None], 3, axis=3)
+    tint = np.array([0, 15, 40])
+    colour = (0.8 * textures(6, side=8)[..., None] + tint).astype(np.uint8)
     for name in ("cifar10_jpeg", "gtsrb"):
         write_images(tmp_path / name / "test.parquet", colour, np.zeros(6, np.int64))
     write_images(tmp_path / "cifar10_jpeg" / "train.parquet", colour, np.zeros(6, np.int64))

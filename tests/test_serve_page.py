@@ -184,7 +184,9 @@ def test_a_drop_and_a_paste(browser: webdriver.Chrome, address: str) -> None:
     page = Page(browser, address, 1280, "light")
     picture = """
       const canvas = new OffscreenCanvas(28, 28), done = arguments[arguments.length - 1];
-      canvas.getContext("2d").fillRect(5, 5, 9, 9);
+      const drawing = canvas.getContext("2d");
+      drawing.fillStyle = "orange";
+      drawing.fillRect(5, 5, 9, 9);
       canvas.convertToBlob().then((blob) => {
         const data = new DataTransfer();
         data.items.add(new File([blob], "made.png", {type: "image/png"}));
@@ -197,7 +199,7 @@ def test_a_drop_and_a_paste(browser: webdriver.Chrome, address: str) -> None:
         browser.execute_async_script(picture % event)
         page.verdicts()
         assert len(page.all(".card")) == i
-        # A canvas is in colour: the server says what to do about it.
+        # It is in colour: the server says what to do about it.
         assert "convert it to 28x28 grey" in page.text(".why")
 
 

@@ -111,7 +111,9 @@ def test_colour_images_are_augmented_and_grey_ones_are_not(
     monkeypatch.setattr("approxmass.baselines.classifier.crop_and_flip", spy)
     Energy(depth=10, width=1, epochs=1, seed=11).fit(IMAGES, LABELS)
     assert not calls
-    Energy(depth=10, width=1, epochs=1, seed=11).fit(np.stack([IMAGES] * 3, 1), LABELS)
+    Energy(depth=10, width=1, epochs=1, seed=11).fit(
+        np.stack([IMAGES, IMAGES // 2, IMAGES // 3], 1), LABELS
+    )
     assert calls
     assert all(shape[1] == 3 for shape in calls)
 

@@ -50,7 +50,7 @@ def test_the_untrained_flow_scores_by_its_mass_in_its_own_noise() -> None:
         model.score(images), approximate_mass(model._flow.log_prob, x), rtol=1e-4
     )
     # Saturated pixels alone do it: the slope of the logit is steepest there.
-    assert (model.score(np.zeros((3, 12, 12), np.uint8)) > model.score(images).max()).all()
+    assert (model.score(np.zeros((3, 1, 12, 12), np.uint8)) > model.score(images).max()).all()
 
 
 def test_png_sizes_count_to_both_sides() -> None:

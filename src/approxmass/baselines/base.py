@@ -150,7 +150,8 @@ class Baseline(ABC):
             raise ApproxMassError(
                 f"{self.name} has learnt nothing yet: call fit first", code="not-fitted"
             )
-        source = open_images(images)
+        # To a baseline of colour images a grey one has three equal channels.
+        source = open_images(images, mode="rgb" if self.shape[0] == 3 else "auto")
         if source.shape != self.shape:
             raise ApproxMassError(
                 f"{source.name} is {describe_shape(source.shape)}, fitted were images of "

@@ -5,7 +5,7 @@ __all__ = ["Labelling", "Loaded", "as_jpeg", "load", "load_all", "load_labels"]
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,12 @@ def load(
         ApproxMassError: as `find_set`.
     """
     found = find_set(name, split, data)
-    size = None if like is None else open_images(like.source).shape[-1]
-    images = open_images(found.source, size=size).read()[:most]
+    source = open_images(found.source)
+    if like is not None:  # grey or in colour as that set, whatever the pixels say
+        channels, _, side = open_images(like.source).shape
+        mode: Literal["grey", "rgb"] = "grey" if channels == 1 else "rgb"
+        source = open_images(found.source, size=side, mode=mode)
+    images = source.read()[:most]
     if like is not None and like.jpeg and not found.jpeg:
         images = as_jpeg(images)
     return Loaded(title=found.title, images=images)
