@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..errors import ApproxMassError
 from .colour import Mode
-from .options import check_options
+from .options import check_seen
 from .pages import every_page
 from .readers import reader_of
 from .readers.array import as_array, open_array
@@ -65,7 +65,7 @@ def open_images(
         (2000, (1, 32, 32), (1, 28, 28))
     """
     opened = _open(source)
-    check_options(opened.name, mode, background)
+    check_seen(opened.name, mode, background)
     if pages:
         opened = every_page(opened)
     if mode != "auto" or background != 255:

@@ -1,6 +1,6 @@
 """What may be asked of a source of images, and what its labels may be."""
 
-__all__ = ["at_least_one", "check_options", "one_an_image", "row_of_each"]
+__all__ = ["at_least_one", "check_seen", "one_an_image", "row_of_each"]
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def at_least_one(name: str, number: int, what: str) -> None:
         )
 
 
-def check_options(name: str, mode: str | None, background: int | None) -> None:
+def check_seen(name: str, mode: str | None, background: int | None) -> None:
     """Raise `ApproxMassError` where there is no such mode, or no such grey."""
     if mode is not None and mode not in MODES:
         raise ApproxMassError(

@@ -19,7 +19,7 @@ from .colour import Mode
 from .convert import Converter
 from .decode import Encoded, How, decode
 from .look import Batches, Some, first_shape, samples_of, votes_of
-from .options import at_least_one, check_options, one_an_image, row_of_each
+from .options import at_least_one, check_seen, one_an_image, row_of_each
 from .remarks import Note, Remarks
 from .shapes import NEEDED, describe_shape
 
@@ -152,7 +152,7 @@ class ImageSource:
             >>> open_images("sample:mnist").seen(mode="rgb").shape
             (3, 28, 28)
         """
-        check_options(self.name, mode, background)
+        check_seen(self.name, mode, background)
         other = copy.copy(self)
         other.mode = self.mode if mode is None else mode
         other.background = self.background if background is None else background
