@@ -2,34 +2,30 @@
 
 __all__ = ["Detector"]
 
-import hashlib
-import time
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 from torch import nn
 
 from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
-from .data import Chunk, ImageSource, open_images
-from .data.frame import framed
+from .data import Chunk, ImageSource
+from .data.colour import Mode
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .fitted import FitFacts, Fitted, Settings
-from .models.base import FitData, FitRun, Model, Statistic
-from .models.given import classes_for, outliers_for
+from .fitting import fitted_on
+from .models.base import FitRun, Model, Statistic
 from .models.registry import make_model
 from .models.settings import check_whole
 from .runtime.machine import is_main_process, limited_threads, pick_device
 from .scores import Scores
-from .training.holdout import three_shares
 
-# Images scored at a time.
-_CHUNK = 2048
+# Images scored at a time: as many as make so many bytes, within bounds.
+_MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
 
 
 class Detector:
@@ -39,18 +35,24 @@ class Detector:
 
     Arguments:
         encoder: What the flow models: `pca` (whitened principal components), `pixels`, `lite0`
-            (whitened features of a network that comes along), `auto` (pca for grey images,
-            pixels for colour), or a module from pixels in [0, 1] to features, whitened like `pca`.
+            (what a network that comes along sees, whitened), `hf:NAME` or `timm:NAME` (another
+            network), `auto` (pca for grey images of at most 32 pixels a side, else lite0), or a
+            module from pixels in [0, 1] to features, whitened like `pca`.
         method: `flow`, or a baseline to compare with, one of `approxmass.baselines.BASELINES`,
             which is calibrated in the same way.
         seed: Fixes the split, the initial weights, the training and the scores.
-        size: Resize every image to `size x size`. None: 256 for `lite0`, else 64 if they are
-            larger.
+        size: Bring every image into a frame of about `size x size` pixels, of the median aspect
+            of the images of the fit, unsquashed. None: 256 for `lite0` (128 if no side is above
+            64), else 64 if they are larger.
+        mode: See `open_images`; so are
+        background: and
+        pages.
         holdout: Share of the images held out to calibrate, never trained on.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
-            `0.35 sqrt(dimension)` of whitened codes and 2/32 in `pixels`, as released.
+            `0.35 sqrt(dimension)` of whitened codes, 2/32 in `pixels`, as released, and 8 of what
+            a network sees.
         preset: Of the flow: `compact` or `paper` on `pixels`; a name of `VECTOR_FLOWS` elsewhere.
         components: Of the flow: most principal components of whitened codes.
         epochs: Of the flow: passes over the training images; `auto` follows from their number.
@@ -79,6 +81,9 @@ class Detector:
         method: Literal["flow"] = ...,
         seed: int = ...,
         size: int | None = ...,
+        mode: Mode = ...,
+        background: int = ...,
+        pages: bool = ...,
         holdout: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
@@ -98,6 +103,9 @@ class Detector:
         method: str,
         seed: int = ...,
         size: int | None = ...,
+        mode: Mode = ...,
+        background: int = ...,
+        pages: bool = ...,
         holdout: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
@@ -111,6 +119,9 @@ class Detector:
         method: str = "flow",
         seed: int = 0,
         size: int | None = None,
+        mode: Mode = "auto",
+        background: int = 255,
+        pages: bool = False,
         holdout: float = 0.1,
         device: str | torch.device | None = None,
         threads: int | None = None,
@@ -119,7 +130,15 @@ class Detector:
         unsaid = isinstance(encoder, str) and encoder == "auto"
         given = options if unsaid else {"encoder": encoder, **options}
         self._given, self._said = given, given
-        self._asked = Settings(method=method, seed=seed, size=size, holdout=holdout)
+        self._asked = Settings(
+            method=method,
+            seed=seed,
+            size=size,
+            mode=mode,
+            background=background,
+            pages=pages,
+            holdout=holdout,
+        )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
         self._fitted: Fitted | None = None
@@ -127,7 +146,7 @@ class Detector:
 
     def __repr__(self) -> str:
         asked, plain = self._asked, Settings()
-        names = ("method", "seed", "size", "holdout")
+        names = ("method", "seed", "size", "mode", "background", "pages", "holdout")
         said = {n: v for n in names if (v := getattr(asked, n)) != getattr(plain, n)}
         said |= {n: type(v) if isinstance(v, nn.Module) else v for n, v in self._said.items()}
         line = f"Detector({', '.join(f'{name}={value!r}' for name, value in said.items())})"
@@ -202,13 +221,13 @@ class Detector:
         resume: bool = False,
         progress: bool = False,
     ) -> "Detector":
-        """Learn from in-distribution images, all read into memory as uint8.
+        """Learn from in-distribution images.
 
         Nine tenths train the flow. Of the rest, a quarter gives the in-distribution range of each
         statistic and the others the p-values, which keep their guarantee.
 
         Arguments:
-            images: In-distribution images, at least 100, all of one size.
+            images: In-distribution images, at least 100.
             labels: Their classes, for methods that learn a classifier: whatever `open_labels`
                 takes; None for those that come with the images. The flow needs none.
             outliers: Images for methods that learn from some outliers (`energy`).
@@ -223,11 +242,14 @@ class Detector:
         """
         with limited_threads(self.threads):
             # A fit that fails leaves an earlier one as it was.
-            self._fitted = self._learn(
-                open_images(images, size=self._asked.size),
+            self._fitted = fitted_on(
+                self._asked.open(images),
                 labels,
                 outliers,
+                self._asked,
+                self._given,
                 FitRun(
+                    threads=self.threads,
                     device=self.device,
                     checkpoint=None if checkpoint is None else Path(checkpoint),
                     resume=resume,
@@ -236,55 +258,13 @@ class Detector:
             )
         return self
 
-    def _learn(self, source: ImageSource, labels: Any, outliers: Any, run: FitRun) -> Fitted:
-        started, asked = time.monotonic(), self._asked
-        model = make_model(asked.method, asked.seed, self._given)
-        source, notes = framed(source, model.side(source.native_shape))
-        notes += model.plan(source.native_shape)
-        shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
-        classes = classes_for(model, source, labels)
-        others, learnt_from = outliers_for(model, source, outliers, threads=self.threads)
-        sha256 = hashlib.sha256()
-        # Each image goes to its place at once: the three shares are views of one array.
-        data = torch.from_numpy(
-            source.read(order=shares.order, digest=sha256, threads=self.threads)
-        )
-        given = FitData(
-            training=data[shares.training],
-            reference=data[shares.reference],
-            sha256=sha256.hexdigest(),
-            labels=None if classes is None else classes[shares.order[shares.training]],
-            outliers=others,
-        )
-        model.learn(given, replace(run, notes=notes))
-        scores = model.statistics_of(data[shares.calibration])
-        if not all(np.isfinite(values).all() for values in scores.values()):
-            raise ApproxMassError(
-                "the scores of in-distribution images are not finite: the method did not learn "
-                "from them",
-                code="diverged",
-            )
-        facts = FitFacts(
-            shape=source.shape,
-            source=source.name,
-            sha256=given.sha256,
-            training=len(given.training),
-            reference=len(given.reference),
-            calibration=len(scores[model.decides]),
-            outliers=learnt_from,
-            notes=(*notes, *source.remarks()),
-            fit_seconds=round(time.monotonic() - started, 2),
-        )
-        settings = replace(asked, size=source.size, options=model.options())
-        return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
-
     def score(self, images: Any) -> Scores:
         """Score images: arrays of one row an image; see `Scores`.
 
         Raises:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
-        source = self._open(images)
+        source = self.open(images)
         parts = []
         for chunk, scores in self._score_chunks(source):
             chunk.require_readable(source.name)
@@ -297,19 +277,26 @@ class Detector:
         Yields:
             Each chunk, with the scores of its readable images; those of another shape are not.
         """
-        return self._score_chunks(self._open(images))
+        return self._score_chunks(self.open(images))
+
+    def open(self, images: Any) -> ImageSource:
+        """Images as the detector sees them: of its mode, on its background, in its frame.
+
+        Raises:
+            ApproxMassError: they cannot be opened, or nothing has been learnt yet.
+        """
+        settings = self.fitted.settings
+        source = settings.open(images)
+        return source if settings.size is None else source.resized(self.shape[1:])
 
     def score_pixels(self, images: Pixels) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already."""
         with limited_threads(self.threads):
             return self.fitted.score(images)
 
-    def _open(self, images: Any) -> ImageSource:
-        size = self.fitted.settings.size  # what is not fitted is refused before anything is opened
-        return open_images(images, size=size)
-
     def _score_chunks(self, source: ImageSource) -> Iterator[tuple[Chunk, Scores]]:
-        for chunk in source.chunks(_CHUNK, shape=self.shape, threads=self.threads):
+        size = min(_MOST, max(_FEWEST, _BYTES // math.prod(self.shape)))
+        for chunk in source.chunks(size, shape=self.shape, threads=self.threads):
             yield chunk, self.score_pixels(chunk.images)
 
     def predict(
@@ -353,7 +340,7 @@ class Detector:
             ApproxMassError: as `score`, or a method without a density.
         """
         self.fitted.check_explains()
-        source = self._open(images)
+        source = self.open(images)
         return self.explain_pixels(source.read(shape=self.shape, threads=self.threads))
 
     def explain_pixels(self, images: Pixels) -> Explanation:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
+from .data import ImageSource, open_images
+from .data.colour import Mode
+from .data.options import check_seen
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .models.base import Model, Saved
@@ -30,7 +33,10 @@ class Settings:
     Attributes:
         method: One of `METHODS`.
         seed: Fixes split, training and scores.
-        size: Side that every image is resized to; None for as they are.
+        size: Of the square with as many pixels as every image gets; None for as they are.
+        mode: Of the images; this and the next two as in `open_images`.
+        background: Under those that are transparent.
+        pages: All are read.
         holdout: Share held out to calibrate.
         options: Of the model, as it chose them; empty before a fit.
 
@@ -41,6 +47,9 @@ class Settings:
     method: str = "flow"
     seed: int = 0
     size: int | None = None
+    mode: Mode = "auto"
+    background: int = 255
+    pages: bool = False
     holdout: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,6 +58,9 @@ class Settings:
         object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, 2**32 - 1))
         if self.size is not None:
             object.__setattr__(self, "size", check_whole("size", self.size, 1, 4096))
+        check_seen("images", self.mode, self.background)
+        if not isinstance(self.pages, bool):
+            raise ApproxMassError(f"pages is true or false, not {self.pages!r}", code="bad-option")
         smallest = 2.0**-53
         holdout = check_number("holdout", self.holdout, "between 0 and 1", smallest, 1)
         object.__setattr__(self, "holdout", holdout)
@@ -57,6 +69,10 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+    def open(self, images: Any) -> ImageSource:
+        """Images of the mode and on the background asked for, of the size that they have."""
+        return open_images(images, mode=self.mode, background=self.background, pages=self.pages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +162,8 @@ class Fitted:
             ApproxMassError: they are of another shape than those of the fit, or another type.
         """
         self.check(images)
-        statistics = self.model.statistics_of(torch.from_numpy(np.ascontiguousarray(images)))
+        views = self.model.view(torch.from_numpy(np.ascontiguousarray(images)))
+        statistics = self.model.statistics_of(views)
         statistic = statistics[self.model.decides]
         p = p_values(self.calibration[self.model.decides], statistic)
         none = np.full(len(p), np.nan)

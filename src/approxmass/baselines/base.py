@@ -19,7 +19,7 @@ from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from ..models.base import FitData, FitRun, Saved, Statistic
+from ..models.base import FitData, FitRun, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
 from ..runtime.machine import pick_device
@@ -170,13 +170,18 @@ class Baseline(ABC):
         """Name of its statistic."""
         return self.statistic.name
 
-    def plan(self, shape: Shape) -> list[str]:
-        """There is no choice left to it."""
-        return []
+    def plan(self, shape: Shape) -> Plan:
+        """There is no choice left to it; larger images get as many pixels as 64 x 64."""
+        return Plan(side=LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None, stride=8)
 
-    def side(self, shape: Shape) -> int | None:
-        """64 for larger images."""
-        return LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None
+    def prepare(self, shape: Shape, device: torch.device) -> str | None:
+        """It learns from the images themselves."""
+        self._device = device
+        return None
+
+    def view(self, images: Tensor) -> Tensor:
+        """The images themselves."""
+        return images
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit behind a detector.
@@ -184,12 +189,11 @@ class Baseline(ABC):
         Raises:
             ApproxMassError: as `fit`.
         """
-        self._device = run.device
         self._learn(data.training.numpy(), data.labels, data.outliers, run.progress)
 
-    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
+    def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
-        scores = self._score(images.numpy()) if len(images) else np.empty(0)
+        scores = self._score(views.numpy()) if len(views) else np.empty(0)
         return {self.decides: scores.astype(np.float64)}
 
     def explain(self, images: Tensor) -> NoReturn:

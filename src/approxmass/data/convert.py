@@ -12,12 +12,13 @@ from ..errors import ApproxMassError
 from .chunk import Chunk
 from .colour import in_channels
 from .decode import Encoded, How, finished, resize, to_pillow
+from .frame import Frame
 from .guard import pillow_guard
 from .remarks import Note, Remarks
 from .shapes import NEEDED, mismatch
 from .unreadable import UnreadableError
 
-Decode = Callable[[Encoded, int | None, How, list[Note] | None], Pixels]
+Decode = Callable[[Encoded, Frame | None, How, list[Note] | None], Pixels]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Converter:
         name: What an error calls the source.
         shape: `(C, H, W)` that every image must have.
         what: Whose shape this is, for the errors.
-        size: Side that every image is resized to; None leaves them as they are.
+        frame: Brought into it is every image; None leaves them as they are.
         how: What every image becomes.
         remarks: Where what is done is noted.
         kept: Images decoded before, as they are stored, by their place; each is used up.
@@ -38,7 +39,7 @@ class Converter:
     name: str
     shape: Shape
     what: str
-    size: int | None
+    frame: Frame | None
     how: How
     remarks: Remarks
     kept: dict[int, Pixels]
@@ -73,10 +74,10 @@ class Converter:
     def _pixels(self, place: int, item: Encoded, notes: list[Note]) -> Pixels:
         known = self.kept.pop(place, None) if self.kept else None
         if known is None:
-            return self.decode(item, self.size, self.how, notes)
-        if self.size is None and self.how.channels in (None, len(known)):
+            return self.decode(item, self.frame, self.how, notes)
+        if self.frame is None and self.how.channels in (None, len(known)):
             return known
-        return finished(to_pillow(known), self.size, self.how, notes)
+        return finished(to_pillow(known), self.frame, self.how, notes)
 
     def pixels(self, start: int, names: list[str], items: Pixels) -> Chunk:
         """Images that are pixels `(k, C, H, W)`.
@@ -84,7 +85,7 @@ class Converter:
         Raises:
             ApproxMassError: They have not the shape that is needed.
         """
-        height, width = items.shape[2:] if self.size is None else (self.size, self.size)
+        height, width = items.shape[2:] if self.frame is None else self.frame
         if (height, width) != self.shape[1:]:
             reason = mismatch((items.shape[1], height, width), NEEDED, self.shape)
             raise ApproxMassError(f"{self.name}: image {names[0]} {reason}", code="wrong-shape")
@@ -94,5 +95,5 @@ class Converter:
             raise ApproxMassError(
                 f"{self.name}: image {names[error.index]} {error}", code=error.code
             ) from None
-        images = images if self.size is None else resize(images, self.size)
+        images = images if self.frame is None else resize(images, self.frame)
         return Chunk(images, names, [None] * len(names), [None] * len(names))

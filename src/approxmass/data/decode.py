@@ -12,6 +12,7 @@ __all__ = [
     "finished",
     "resize",
     "stored_grey",
+    "stored_size",
     "to_pillow",
     "to_uint8",
 ]
@@ -28,6 +29,7 @@ from PIL import Image, ImageOps
 
 from ..arrays import Pixels
 from .checked_png import SIGNATURE, check_png, ordinary_pixels
+from .frame import Frame, placed
 from .frames import Page, first_of_several, opened, page_of
 from .modes import Declared, declared, eight_bit, is_grey, to_uint8
 from .remarks import Note
@@ -35,6 +37,7 @@ from .unreadable import DAMAGED, UnreadableError
 
 # Where Pillow keeps what can hold the orientation of a PNG image.
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
+_ORIENTATION = 0x0112
 _GREY_MODES = {"1", "L", "LA", "La", "F"}
 
 Encoded = bytes | Path | Image.Image | Page | None
@@ -60,18 +63,18 @@ AS_STORED = How()
 
 def decode(
     item: Encoded,
-    size: int | None = None,
+    frame: Frame | None = None,
     how: How = AS_STORED,
     notes: list[Note] | None = None,
 ) -> Pixels:
-    """Pixels `(C, H, W)` of one encoded image, upright, resized to `size` x `size` if given.
+    """Pixels `(C, H, W)` of one encoded image, upright, brought into a frame if given.
 
     Modes 1, L, LA, I;16, I and F are grey (C = 1), all others RGB (C = 3), until `how` says
     otherwise. What is transparent is drawn on a ground first. Call it within `pillow_guard()`.
 
     Arguments:
         item: The image.
-        size: Side, in pixels.
+        frame: Height and width, in pixels.
         how: What it becomes.
         notes: What was done to it unasked is added here.
 
@@ -79,7 +82,7 @@ def decode(
         UnreadableError: There is no image in it, too large a one, or one that is damaged.
 
     Example:
-        >>> decode(Image.new("LA", (4, 2), (7, 255)), size=3).tolist()
+        >>> decode(Image.new("LA", (4, 2), (7, 255)), frame=(3, 3)).tolist()
         [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
         >>> decode(Image.new("LA", (1, 1), (7, 0))).tolist()
         [[[255]]]
@@ -91,10 +94,10 @@ def decode(
     try:
         pixels = ordinary_pixels(item) if isinstance(item, bytes) else None
         if pixels is None:
-            return finished(_flat(item, how, notes), size, how, notes)
-        if size is None and how.channels in (None, 1 if pixels.ndim == 2 else 3):
+            return finished(_flat(item, how, notes), frame, how, notes)
+        if frame is None and how.channels in (None, 1 if pixels.ndim == 2 else 3):
             return _pixels(pixels)
-        return finished(Image.fromarray(pixels), size, how, notes)
+        return finished(Image.fromarray(pixels), frame, how, notes)
     except UnreadableError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -106,12 +109,12 @@ def decode(
 
 
 def finished(
-    image: Image.Image, size: int | None, how: How, notes: list[Note] | None = None
+    image: Image.Image, frame: Frame | None, how: How, notes: list[Note] | None = None
 ) -> Pixels:
-    """Pixels `(C, H, W)` of an image in mode L or RGB: its colours as `how` says, then its size.
+    """Pixels `(C, H, W)` of an image in mode L or RGB: its colours as `how` says, then its frame.
 
     Example:
-        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), 1, How(channels=1)).tolist()
+        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), (1, 1), How(channels=1)).tolist()
         [[[7]]]
     """
     stored = 1 if image.mode == "L" else 3
@@ -125,7 +128,7 @@ def finished(
             image = image.convert("L")
         if how.luminance and not grey and notes is not None:
             notes.append(("to-grey", 0))
-    return _pixels(image if size is None else _resized(image, size))
+    return _pixels(image if frame is None else placed(image, frame))
 
 
 def stored_grey(item: Encoded) -> bool:
@@ -146,6 +149,23 @@ def stored_grey(item: Encoded) -> bool:
     except Exception:  # decoding it says why
         pass
     return False
+
+
+def stored_size(item: Encoded) -> Frame:
+    """Height and width of an encoded image, upright, by its header.
+
+    Raises:
+        OSError: there is no image in it; Pillow's readers raise others too.
+
+    Example:
+        >>> stored_size(Image.new("L", (3, 2)))
+        (2, 3)
+    """
+    if isinstance(item, Page):
+        item = item.item
+    image = item if isinstance(item, Image.Image) else opened(item or b"")
+    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _is_grey_mode(mode: str) -> bool:
@@ -213,19 +233,19 @@ def _check_unread(image: Image.Image) -> None:
         check_png(data)
 
 
-def resize(images: Pixels, size: int) -> Pixels:
-    """Images `(k, C, H, W)` as `(k, C, size, size)`, each by Pillow like the encoded ones.
+def resize(images: Pixels, frame: Frame) -> Pixels:
+    """Images `(k, C, H, W)` in a frame, each as the encoded ones are.
 
     Example:
-        >>> resize(np.array([[[[0, 100], [0, 100]]]], np.uint8), 3)[0, 0, 0].tolist()
+        >>> resize(np.array([[[[0, 100], [0, 100]]]], np.uint8), (3, 3))[0, 0, 0].tolist()
         [0, 50, 100]
     """
-    if images.shape[2:] == (size, size):
+    if images.shape[2:] == frame:
         return images
     planes = images[:, 0] if images.shape[1] == 1 else np.moveaxis(images, 1, 3)
-    result = np.empty((*images.shape[:2], size, size), np.uint8)
+    result = np.empty((*images.shape[:2], *frame), np.uint8)
     for i, plane in enumerate(planes):
-        result[i] = _pixels(_resized(Image.fromarray(plane), size))
+        result[i] = _pixels(placed(Image.fromarray(plane), frame))
     return result
 
 
@@ -237,10 +257,6 @@ def to_pillow(image: Pixels) -> Image.Image:
         (5, 2)
     """
     return Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
-
-
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _pixels(image: Image.Image | Pixels) -> Pixels:

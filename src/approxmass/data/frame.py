@@ -1,28 +1,78 @@
-"""The size at which a model sees images, where nobody gives one."""
+"""The frame that images are brought into: its choice, and where in it an image lies."""
 
-__all__ = ["framed"]
+__all__ = ["Box", "Frame", "box_in", "chosen_frame", "placed"]
 
-from .source import ImageSource
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+# Height and width, in pixels.
+Frame = tuple[int, int]
 
 
-def framed(source: ImageSource, side: int | None) -> tuple[ImageSource, list[str]]:
-    """The images resized to a square, and a remark, unless they are of a size that was asked for.
+class Box(NamedTuple):
+    """Where an image lies in a frame, in pixels of the frame."""
 
-    Arguments:
-        source: Images.
-        side: Of the square; None for as they are.
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def box_in(height: int, width: int, frame: Frame) -> Box:
+    """The largest place in a frame, in its middle, that has the aspect of an image.
+
+    An image whose sides come within half a pixel of the frame's fills it.
 
     Example:
-        >>> import numpy as np
-        >>> from approxmass.data import open_images
-        >>> source, notes = framed(open_images(np.zeros((2, 80, 100), np.uint8)), 64)
-        >>> source.shape, len(notes)
-        ((1, 64, 64), 1)
+        >>> box_in(100, 200, (64, 64))
+        Box(top=16, left=0, height=32, width=64)
     """
-    _, height, width = source.native_shape
-    if source.size is not None or side is None or (height, width) == (side, side):
-        return source, []
-    return source.resized(side), [
-        f"size: images are resized to {side}x{side} (the first is {width}x{height}); give a size "
-        "to choose another"
+    scale = min(frame[0] / height, frame[1] / width)
+    inside = [
+        min(side, max(1, round(scale * of)))
+        for of, side in zip((height, width), frame, strict=True)
     ]
+    top, left = ((side - of) // 2 for of, side in zip(inside, frame, strict=True))
+    return Box(top, left, *inside)
+
+
+def placed(image: Image.Image, frame: Frame) -> Image.Image:
+    """An image scaled into a frame, not squashed; what it leaves free is filled by its reflection.
+
+    So nothing of an image is lost, and there is no border that usual images do not have.
+
+    Example:
+        >>> image = Image.fromarray(np.array([[0, 50, 100]], np.uint8))
+        >>> np.asarray(placed(image, (1, 5))).tolist(), placed(image, (3, 3)).size
+        ([[50, 0, 50, 100, 50]], (3, 3))
+    """
+    box = box_in(image.height, image.width, frame)
+    if (image.height, image.width) != (box.height, box.width):
+        image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
+    if (box.height, box.width) == frame:
+        return image
+    below, right = frame[0] - box.top - box.height, frame[1] - box.left - box.width
+    free = [(box.top, below), (box.left, right)] + [(0, 0)] * (len(image.getbands()) > 1)
+    return Image.fromarray(np.pad(np.asarray(image), free, mode="reflect"))
+
+
+def chosen_frame(sizes: Sequence[Frame], side: int, stride: int) -> Frame:
+    """A frame of the median aspect of some images and the area of a square.
+
+    Arguments:
+        sizes: Height and width of the images.
+        side: Of the square.
+        stride: Height and width are multiples of it.
+
+    Example:
+        >>> chosen_frame([(533, 400), (400, 533), (533, 400)], 256, 32)
+        (288, 224)
+    """
+    aspect = float(np.median([height / width for height, width in sizes]))
+    root = math.sqrt(aspect)
+    height, width = (max(stride, round(of / stride) * stride) for of in (side * root, side / root))
+    return height, width

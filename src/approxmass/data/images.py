@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..errors import ApproxMassError
 from .colour import Mode
+from .frame import Frame
 from .options import check_seen
 from .pages import every_page
 from .readers import reader_of
@@ -24,7 +25,7 @@ from .source import ImageSource
 def open_images(
     source: object,
     *,
-    size: int | None = None,
+    size: int | Frame | None = None,
     mode: Mode = "auto",
     background: int = 255,
     pages: bool = False,
@@ -48,7 +49,8 @@ def open_images(
               one;
             - `sample:NAME`, images that come with the library;
             - an `ImageSource`, whose own options stay where none is given here.
-        size: Resize every image to `size` x `size` pixels.
+        size: Bring every image to `size` x `size` pixels, or to a height and width, unsquashed:
+            what it leaves free is filled by its reflection.
         mode: "grey" or "rgb" for all images; "auto" takes what most are, by the pixels of up to 64
             of them: images stored as RGB whose channels are equal are grey.
         background: The grey, 0 (black) to 255 (white), of the ground under transparent images.

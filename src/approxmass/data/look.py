@@ -1,6 +1,6 @@
 """A first look at a source: the shape of its images, and whether they are grey or in colour."""
 
-__all__ = ["Batches", "Some", "first_shape", "sample_places", "samples_of", "votes_of"]
+__all__ = ["Batches", "Some", "first_shape", "sample_places", "samples_of", "sizes_of", "votes_of"]
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from .colour import Votes
-from .decode import Encoded, stored_grey
+from .decode import Encoded, stored_grey, stored_size
+from .frame import Frame
 from .guard import pillow_guard
 from .modes import to_uint8
 from .shapes import shape_of
@@ -80,6 +81,16 @@ def votes_of(samples: Iterator[_Sample], known: Collection[int], keep: _Keep) ->
                 else:
                     votes.count(keep(place, item))
     return votes
+
+
+def sizes_of(samples: Iterator[_Sample]) -> list[Frame]:
+    """Height and width of those that can be read, upright, by their headers."""
+    sizes = []
+    with pillow_guard():
+        for _, item in samples:
+            with suppress(Exception):  # the stream will say why
+                sizes.append(item.shape[2:] if isinstance(item, np.ndarray) else stored_size(item))
+    return sizes
 
 
 def first_shape(name: str, batches: Batches, keep: _Keep) -> Shape:

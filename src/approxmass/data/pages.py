@@ -49,7 +49,7 @@ def every_page(source: ImageSource) -> ImageSource:
         labels=repeated,
         remarks=remarks,
     )
-    made.size = source.size
+    made.frame = source.frame
     return made.seen(mode=source.mode, background=source.background)
 
 

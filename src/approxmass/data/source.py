@@ -18,7 +18,8 @@ from .chunk import Chunk
 from .colour import Mode
 from .convert import Converter
 from .decode import Encoded, How, decode
-from .look import Batches, Some, first_shape, samples_of, votes_of
+from .frame import Frame
+from .look import Batches, Some, first_shape, samples_of, sizes_of, votes_of
 from .options import at_least_one, check_seen, one_an_image, row_of_each
 from .remarks import Note, Remarks
 from .shapes import NEEDED, describe_shape
@@ -48,7 +49,7 @@ class ImageSource:
 
     Attributes:
         name: The source as a person wrote it, or "array".
-        size: Side of the square that every image is resized to; None leaves them as they are.
+        frame: Height and width that every image is brought to; None leaves them as they are.
         mode: "grey" or "rgb", or "auto": what most images are, by their pixels.
         background: Grey, 0 to 255, of the ground that transparent images are drawn on.
     """
@@ -69,7 +70,7 @@ class ImageSource:
                 f"{name}: holds no images: give a source that has some", code="bad-source"
             )
         self.name = name
-        self.size: int | None = None
+        self.frame: Frame | None = None
         self.mode: Mode = "auto"
         self.background = 255
         self._count = count
@@ -87,7 +88,7 @@ class ImageSource:
         return self._count
 
     def __repr__(self) -> str:
-        return f"ImageSource({self.name!r}, {len(self)} images, size={self.size})"
+        return f"ImageSource({self.name!r}, {len(self)} images, frame={self.frame})"
 
     @property
     def native_shape(self) -> Shape:
@@ -105,9 +106,9 @@ class ImageSource:
     @property
     def shape(self) -> Shape:
         """`(C, H, W)` of every image that `chunks` and `read` give."""
-        if self.size is None:
+        if self.frame is None:
             return self.native_shape
-        return (self.native_shape[0], self.size, self.size)
+        return (self.native_shape[0], *self.frame)
 
     def labels(self) -> NDArray[Any] | None:
         """Labels as they are written, one an image, read at every call; None where there are none.
@@ -160,20 +161,36 @@ class ImageSource:
         other._decoded, other._remarks = {}, self._remarks.anew()
         return other
 
-    def resized(self, size: int) -> Self:
-        """The same source, with every image resized to `size` x `size` pixels.
+    def sizes(self) -> list[Frame]:
+        """Height and width of up to 64 images, by their headers; those unreadable are left out.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> set(open_images("sample:mnist").sizes())
+            {(28, 28)}
+        """
+        if self._stored is not None:
+            return [self._stored[1:]]
+        found = sizes_of(samples_of(self._count, self._some, self._batches))
+        return found or [self.native_shape[1:]]
+
+    def resized(self, frame: int | Frame) -> Self:
+        """The same source, every image brought to a height and width, or to a square, unsquashed.
+
+        What an image leaves free is filled by its reflection.
 
         Raises:
-            ApproxMassError: `size` is below 1.
+            ApproxMassError: a side is below 1.
 
         Example:
             >>> from approxmass.data import open_images
             >>> open_images(np.zeros((5, 28, 28), np.uint8)).resized(32).shape
             (1, 32, 32)
         """
-        at_least_one(self.name, size, "resize to {}")
+        height, width = (frame, frame) if isinstance(frame, int) else frame
+        at_least_one(self.name, min(height, width), "resize to {}")
         other = copy.copy(self)
-        other.size = size
+        other.frame = (height, width)
         return other
 
     def chunks(
@@ -270,7 +287,7 @@ class ImageSource:
         )
         wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
         kept, remarks = self._decoded, self._remarks
-        return Converter(self.name, *wanted, self.size, how, remarks, kept, decode)
+        return Converter(self.name, *wanted, self.frame, how, remarks, kept, decode)
 
     def _vote(self, stored: int) -> int:
         """Channels of all images, by the pixels of some of them."""

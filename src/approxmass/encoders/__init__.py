@@ -1,8 +1,19 @@
 """Encoders: from images to what the flow models, and how an image gets there once."""
 
-__all__ = ["Encoder", "Lite0Encoder", "PixelEncoder", "WhitenedEncoder"]
+__all__ = [
+    "NETWORKS",
+    "Encoder",
+    "Network",
+    "PixelEncoder",
+    "PooledEncoder",
+    "WhitenedEncoder",
+    "is_network",
+    "network",
+]
 
 from .base import Encoder
+from .network import Network
+from .networks import NETWORKS, is_network, network
 from .pixels import PixelEncoder
-from .pooled import Lite0Encoder
+from .pooled import PooledEncoder
 from .whitened import WhitenedEncoder

@@ -2,7 +2,6 @@
 
 __all__ = ["Encoder", "through"]
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -11,13 +10,14 @@ from torch import Tensor, nn
 
 from ..arrays import Shape
 from ..data.pixels import unit_pixels
-from ..runtime.machine import all_processes
+from ..runtime.machine import all_processes, processes
 
 
 class Encoder(nn.Module, ABC):
     """From pixels `(N, C, H, W)` in [0, 1] to the flow's input; a gradient goes through.
 
-    What it has learnt is in its buffers.
+    It sees an image in two steps: `view` makes of it what a fit keeps, by nothing that is learnt,
+    and `codes` makes codes of views. What it has learnt is in its buffers.
     """
 
     @property
@@ -34,23 +34,34 @@ class Encoder(nn.Module, ABC):
         """Whether images `(C, H, W)` can go through, as far as it can tell without one."""
         return True
 
+    def view(self, images: Tensor) -> Tensor:
+        """What a fit keeps of images `(N, C, H, W)`, uint8: `(N, ...)`; the images themselves."""
+        return images
+
+    @property
+    def view_digest(self) -> str | None:
+        """Of all that `view` depends on, where its views are worth keeping for another fit."""
+        return None
+
     @abstractmethod
     def fit_transform(
-        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        """Learn from images `(N, C, H, W)`, uint8 or in [0, 1], and give what a flow trains on.
-
-        Every image goes through the encoder once. Of several processes that train together each
-        encodes its share.
+        """Learn from views, and give the codes that a flow trains on, on the CPU.
 
         Arguments:
-            images: Of the training.
+            views: Of the training images.
             seed: Fixes what is drawn.
             device: Where to compute; None for the CPU.
 
         Raises:
             ApproxMassError: images that cannot be learnt from.
         """
+
+    def codes(self, views: Tensor) -> Tensor:
+        """Codes `(N, dimension)` of views on its device."""
+        code: Tensor = self(unit_pixels(views))
+        return code
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -81,9 +92,9 @@ def through(
                 [1.],
                 [1.]])
     """
-    processes = torch.distributed.get_world_size() if _together() else 1
-    rank = torch.distributed.get_rank() if processes > 1 else 0
-    share = -(-len(images) // processes)
+    count = torch.distributed.get_world_size() if _together() else 1
+    rank = torch.distributed.get_rank() if count > 1 else 0
+    share = -(-len(images) // count)
     mine = images[rank * share : (rank + 1) * share]
     found = torch.empty(0)
     for start in range(0, len(mine), size):
@@ -92,22 +103,22 @@ def through(
         if start == 0:
             found = torch.empty(len(mine), rows.shape[1])
         found[start : start + size] = rows
-    return found if processes == 1 else _gathered(found, len(images), processes)
+    return found if count == 1 else _gathered(found, len(images), count)
 
 
 def _together() -> bool:
     """Whether several processes train together; Accelerate sets them up on first use."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         all_processes()
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _gathered(mine: Tensor, count: int, processes: int) -> Tensor:
+def _gathered(mine: Tensor, rows: int, count: int) -> Tensor:
     """The shares of all processes, one after the other; the last may be shorter."""
-    share = -(-count // processes)
+    share = -(-rows // count)
     device = all_processes().device
     padded = torch.zeros(share, mine.shape[1], device=device)
     padded[: len(mine)] = mine.to(device)
-    shares = [torch.empty_like(padded) for _ in range(processes)]
+    shares = [torch.empty_like(padded) for _ in range(count)]
     torch.distributed.all_gather(shares, padded)
-    return torch.cat(shares)[:count].cpu()
+    return torch.cat(shares)[:rows].cpu()

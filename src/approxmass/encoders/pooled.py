@@ -1,6 +1,6 @@
-"""Means of the maps of a frozen network, whitened in all dimensions."""
+"""What the maps of a frozen network hold of an image, whitened in all dimensions."""
 
-__all__ = ["Lite0Encoder"]
+__all__ = ["PooledEncoder"]
 
 import torch
 from sklearn.covariance import LedoitWolf
@@ -9,36 +9,50 @@ from torch import Tensor
 
 from ..arrays import Shape
 from ..errors import ApproxMassError
+from ..runtime.random import seeded_generator
 from .base import Encoder, through
-from .lite0 import CHANNELS, SHA256, lite0
+from .network import Network
+
+# Images that go through the network together, no more and no less: so the arithmetic of each is
+# the same whatever it comes with, and what a layer makes of a few stays in the processor's cache.
+_TOGETHER = 4
+# Of a map without variance over an image.
+_FLOOR = 1e-12
+# The whitening sees at most this many numbers, of images drawn at random.
+_NUMBERS = 2**24
+_FOLDS = 5
 
 
-class Lite0Encoder(Encoder):
-    """Spatial means of four maps of EfficientNet-Lite0: 496 numbers, whitened.
+class PooledEncoder(Encoder):
+    """Means and deviations of the maps of a network over the image, normalised and whitened.
 
-    Each number is divided by its deviation; what they share is taken out by the inverse root of
+    A view is the mean of each map and the standard deviation of the two before the last. Each of
+    these is divided by its length, which takes out contrast and keeps what there is beside what;
+    all but the mean of the last map are then made uncorrelated by the symmetric inverse root of
     their covariance, shrunk by Ledoit and Wolf, which few images can bear in all dimensions. So
-    the squared length of a code is the squared Mahalanobis distance of the image.
+    the squared length of a code is a squared Mahalanobis distance. The mean of the last map is
+    the `summary`, in which distances tell meaning.
 
-    The network is not part of the state: it is `sha256` of the package of its weights.
+    Arguments:
+        network: It is not part of the state: its name and digest are saved.
     """
 
     center: Tensor
-    spread: Tensor
     whitening: Tensor
 
-    sha256 = SHA256
-
-    def __init__(self) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = lite0().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for name in ("center", "spread", "whitening"):
+        self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        *widths, summary = network.widths
+        self.parts = (*widths, *widths[-2:], summary)
+        for name in ("center", "whitening"):
             self.register_buffer(name, torch.empty(0))
 
     @property
     def dimension(self) -> int:
-        """496."""
-        return sum(CHANNELS)
+        """Numbers of a view without the summary; 928 for lite0."""
+        return sum(self.parts[:-1])
 
     @property
     def names(self) -> list[str]:
@@ -46,55 +60,112 @@ class Lite0Encoder(Encoder):
         return []
 
     def fits(self, shape: Shape) -> bool:
-        """Grey or colour, of a size that leaves the last map a pixel."""
-        side = self.dimension
-        shapes = [value.shape for value in (self.center, self.spread, self.whitening)]
-        return shape[0] in (1, 3) and shapes == [(side,), (side,), (side, side)]
+        """Grey or colour, of a size that the network takes."""
+        side, stride = self.dimension, self.network.stride
+        learnt = [value.shape for value in (self.center, self.whitening)] == [(side,), (side, side)]
+        return learnt and shape[0] in (1, 3) and not any(of % stride for of in shape[1:])
+
+    def view(self, images: Tensor) -> Tensor:
+        """Pooled maps `(N, D)` of images `(N, C, H, W)`, uint8 or in [0, 1], on the CPU."""
+
+        def padded(x: Tensor) -> Tensor:
+            missing = _TOGETHER - len(x)
+            if missing:
+                x = torch.cat([x, x[:1].expand(missing, -1, -1, -1)])
+            return self.pooled(x)[: _TOGETHER - missing]
+
+        return through(padded, images, device=self.center.device, size=_TOGETHER)
+
+    @property
+    def view_digest(self) -> str:
+        """The network's."""
+        return self.network.digest
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """A view `(N, D)` of pixels `(N, C, H, W)` in [0, 1]; grey is R = G = B."""
+        x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        maps = [each.float() for each in self.network(x)]
+        means = [each.mean((2, 3)) for each in maps]
+        centered = [
+            each - mean[:, :, None, None]
+            for each, mean in zip(maps[-3:-1], means[-3:-1], strict=True)
+        ]
+        deviations = [(each.square().mean((2, 3)) + _FLOOR).sqrt() for each in centered]
+        return torch.cat([*means[:-1], *deviations, means[-1]], 1)
 
     @torch.no_grad()
     def fit_transform(
-        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        """Learn mean, deviations and covariance of the pooled maps; returns the codes `(N, 496)`.
+        """Learn mean and covariance; returns codes `(N, dimension)` as new images have them.
+
+        The code of each image is by a whitening that has not seen it (five folds): with few
+        images their own codes would be shorter than those of any other.
 
         Raises:
             ApproxMassError: fewer than ten images, or images that do not differ.
         """
-        if len(images) < 10:
+        if len(views) < 10:
             raise ApproxMassError(
-                f"whitening needs at least 10 images, not {len(images)}", code="too-few"
+                f"whitening needs at least 10 images, not {len(views)}", code="too-few"
             )
-        self.to(device or "cpu")
-        features = through(self.pooled, images, device=device, size=32)
-        if all(bool((part == features[0]).all()) for part in torch.split(features, 4096)):
+        parts = self._normalised(views)
+        if bool((parts == parts[0]).all()):
             raise ApproxMassError(
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
-        values = features.double()
-        center, spread = values.mean(0), values.std(0, correction=0).clamp_min(1e-6)
-        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
-            standard = ((values - center) / spread).numpy()
-            fitted = LedoitWolf(assume_centered=True).fit(standard)
-        variance, axes = torch.linalg.eigh(torch.from_numpy(fitted.covariance_))
-        learnt = {"center": center, "spread": spread, "whitening": axes * variance.rsqrt()}
-        for name, value in learnt.items():
-            self.register_buffer(name, value.float())
+        order = torch.randperm(len(parts), generator=seeded_generator(seed, "folds", 0))
+        most = max(10, _NUMBERS // parts.shape[1])
+        seen, codes = order[:most], torch.empty_like(parts)
+        self._learn(parts[seen])
+        codes[order[most:]] = self._whitened(parts[order[most:]])
+        center, whitening = self.center, self.whitening
+        for fold in range(_FOLDS):
+            held = seen[fold::_FOLDS]
+            others = torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold])
+            self._learn(parts[others])
+            codes[held] = self._whitened(parts[held])
+        self.center, self.whitening = center, whitening
         self.to(device or "cpu")
-        parts = [self._code(part.to(device or "cpu")) for part in torch.split(features, 4096)]
-        return torch.cat(parts).cpu()
+        return codes
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Means of the maps `(N, 496)` of pixels `(N, C, H, W)` in [0, 1]; grey is R = G = B."""
-        x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        return torch.cat([maps.mean((2, 3)) for maps in self.network(x)], 1)
+    def _learn(self, parts: Tensor) -> None:
+        values = parts.double()
+        center = values.mean(0)
+        with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
+            fitted = LedoitWolf(assume_centered=True).fit((values - center).numpy())
+        variance, axes = torch.linalg.eigh(torch.from_numpy(fitted.covariance_))
+        self.center = center.float()
+        self.whitening = ((axes * variance.rsqrt()) @ axes.T).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, 496)`."""
-        return self._code(self.pooled(x))
+        """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, dimension)`."""
+        return self.codes(self.pooled(x))
 
-    def _code(self, features: Tensor) -> Tensor:
-        return ((features - self.center) / self.spread) @ self.whitening
+    def codes(self, views: Tensor) -> Tensor:
+        """Codes `(N, dimension)` of views."""
+        return self._whitened(self._normalised(views))
+
+    def summary(self, views: Tensor) -> Tensor:
+        """The mean of the last map `(N, C)` of views, each divided by its length."""
+        return _unit(views[:, self.dimension :])
+
+    def _normalised(self, views: Tensor) -> Tensor:
+        parts = torch.split(views[:, : self.dimension], list(self.parts[:-1]), dim=1)
+        return torch.cat([_unit(part) for part in parts], 1)
+
+    def _whitened(self, parts: Tensor) -> Tensor:
+        return (parts - self.center) @ self.whitening
+
+    def extra_repr(self) -> str:
+        """For `print`."""
+        return f"{self.network.name}, {'' if len(self.center) else 'not '}fitted"
 
     def __repr__(self) -> str:
-        state = "fitted" if len(self.center) else "not fitted"
-        return f"Lite0Encoder(means of maps of {CHANNELS} channels, whitened; {state})"
+        return f"PooledEncoder({self.extra_repr()})"
+
+
+def _unit(part: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(part, dim=1, keepdim=True)
+    unit: Tensor = part / length.clamp_min(_FLOOR)
+    return unit

@@ -75,30 +75,40 @@ class WhitenedEncoder(Encoder):
         )
         return learnt and (self.features is not None or math.prod(shape) == width)
 
+    def view(self, images: Tensor) -> Tensor:
+        """Features `(N, D)` of images `(N, C, H, W)`; of pixels the images, which cost nothing."""
+        if self.features is None:
+            return images
+        return through(self.features, images, device=self.mean.device)
+
     @torch.no_grad()
     def fit_transform(
-        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
     ) -> Tensor:
-        """Fit the components on images `(N, C, H, W)`, uint8 or in [0, 1]; returns their codes.
+        """Fit the components on views: features, or images `(N, C, H, W)`; returns their codes.
 
         Raises:
             ApproxMassError: images that do not differ from each other, features that are not
                 finite, or fewer than ten images.
         """
-        if len(images) < 10:
+        if len(views) < 10:
             raise ApproxMassError(
-                f"whitening needs at least 10 images, not {len(images)}", code="too-few"
+                f"whitening needs at least 10 images, not {len(views)}", code="too-few"
             )
         self.to(device or "cpu")
+        some = _some(len(views), views[0].numel(), seed)
         if self.features is not None:
-            features = through(self.features, images, device=device)
-            self._fit(features[_some(len(features), features.shape[1], seed)], seed)
-            parts = [self._code(part.to(device or "cpu")) for part in torch.split(features, 4096)]
+            self._fit(views[some], seed)
+            parts = [self._code(part.to(device or "cpu")) for part in torch.split(views, 4096)]
             return torch.cat(parts).cpu()
-        # Pixels cost nothing to make again: only those that PCA sees are held as floats.
-        self._fit(_rows(images[_some(len(images), images[0].numel(), seed)]), seed)
+        # Only those that PCA sees are held as floats.
+        self._fit(_rows(views[some]), seed)
         self.to(device or "cpu")
-        return through(self, images, device=device, size=4096)
+        return through(self, views, device=device, size=4096)
+
+    def codes(self, views: Tensor) -> Tensor:
+        """Codes `(N, dimension)` of views."""
+        return self._code(views) if self.features is not None else super().codes(views)
 
     def _fit(self, features: Tensor, seed: int) -> None:
         """Fit the components on features `(N, D)`, on the CPU."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..arrays import Bools, Floats
-from ..data import Chunk, ImageSource, open_images
+from ..data import Chunk, ImageSource
 from ..detector import Detector
 from ..runtime.machine import machine_facts
 from ..scores import Scores
@@ -96,7 +96,7 @@ def score_set(
         ApproxMassError: an unreadable image, or one of another size than the detector's.
     """
     started = time.monotonic()
-    source = open_images(images, size=detector.settings.size)
+    source = detector.open(images)
     digest = hashlib.sha256()
     names: list[str] = []
     parts = []

@@ -1,6 +1,6 @@
 """What every model behind a detector is: the flow's, and each baseline."""
 
-__all__ = ["FitData", "FitRun", "Model", "Saved", "Statistic"]
+__all__ = ["FitData", "FitRun", "Model", "Plan", "Saved", "Statistic"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,18 +55,36 @@ class Statistic:
         return f"{self.shown}, {self.unit}" if self.unit else self.shown
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a model wants of images before it sees them.
+
+    Attributes:
+        notes: A remark for each choice worth one.
+        side: Of the square with as many pixels as each image is to have, where nobody gives a
+            size; None for as they are.
+        stride: Height and width of images that are resized are multiples of it.
+    """
+
+    notes: Sequence[str] = ()
+    side: int | None = None
+    stride: int = 1
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FitData:
     """What a model learns from.
 
     Attributes:
-        training: Images `(N, C, H, W)`, uint8.
-        reference: Others, for the in-distribution range of each statistic.
+        shape: `(C, H, W)` of the images.
+        training: What `Model.view` made of them, a row each.
+        reference: Of others, for the in-distribution range of each statistic.
         sha256: Of the pixels of all images of the fit, in their order.
         labels: Classes of the training images, for models that need them.
         outliers: Images `(M, C, H, W)`, for models that take some.
     """
 
+    shape: Shape
     training: Tensor
     reference: Tensor
     sha256: str
@@ -80,6 +98,7 @@ class FitRun:
 
     Attributes:
         device: Where to compute.
+        threads: The most that decode images at once; None for what suits the machine.
         notes: Remarks to show before the progress bar.
         checkpoint: File for the state of a training that does not keep its own.
         resume: Go on from `checkpoint`.
@@ -90,6 +109,7 @@ class FitRun:
     """
 
     device: torch.device
+    threads: int | None = None
     notes: Sequence[str] = ()
     checkpoint: Path | None = None
     resume: bool = False
@@ -165,20 +185,25 @@ class Model(Protocol):
     def options(self) -> dict[str, Any]:
         """Its options, ready for JSON: what `from_saved` makes it of."""
 
-    def plan(self, shape: Shape) -> list[str]:
-        """Make the choices left to it for images `(C, H, W)`; a remark for each worth one."""
+    def plan(self, shape: Shape) -> Plan:
+        """Make the choices left to it for images `(C, H, W)` as they come, before any resizing."""
 
-    def side(self, shape: Shape) -> int | None:
-        """Side of the square at which it sees images `(C, H, W)`, where nobody gives a size.
+    def prepare(self, shape: Shape, device: torch.device) -> str | None:
+        """Be ready to `view` images `(C, H, W)`.
 
-        None for as they are.
+        Returns:
+            A digest of all that its views depend on besides the images, where they are worth
+            keeping for another fit.
         """
+
+    def view(self, images: Tensor) -> Tensor:
+        """What it keeps of images `(N, C, H, W)`, uint8, in a fit: a row each, nothing learnt."""
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit."""
 
-    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
-        """Statistics `(N,)` by name of images `(N, C, H, W)`, uint8."""
+    def statistics_of(self, views: Tensor) -> dict[str, Floats]:
+        """Statistics `(N,)` by name of images as `view` gives them."""
 
     def explain(self, images: Tensor) -> Explanation:
         """Where in images `(N, C, H, W)`, uint8, the score comes from."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
+from ..encoders import Encoder
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation, explain
 from ..flows import RealNVP
@@ -20,8 +21,8 @@ from ..flows.pixels import bits_per_dim
 from ..runtime.progress import TrainingBar, short
 from ..storage.tensors import load_exactly, tensors_below
 from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
-from .base import FitData, FitRun, Saved, Statistic
-from .kinds import KINDS, MODULE
+from .base import FitData, FitRun, Plan, Saved, Statistic
+from .kinds import MODULE, Kind, kind_of
 from .scorer import FlowScorer
 from .settings import FlowOptions, check_number, check_options
 
@@ -54,7 +55,7 @@ class FlowModel:
 
     Arguments:
         seed: Fixes the initial weights, the training and the draws.
-        encoder: `auto`, `pca`, `pixels`, or a module from pixels to features.
+        encoder: As of `Detector`.
         options: Those of `FlowOptions` besides.
 
     Attributes:
@@ -81,9 +82,11 @@ class FlowModel:
         self.seed = seed
         self.asked = FlowOptions(encoder=kind, **options)
         self.chosen = self.asked  # after `plan`: what `auto` has become
+        self.encoder: Encoder  # made by `plan`, fitted by `learn`
         self.scorer: FlowScorer
         self.training: TrainingSettings
         self.history: Sequence[EpochRecord] = ()
+        self._kind: Kind
 
     def __repr__(self) -> str:
         chosen = self.chosen
@@ -123,14 +126,20 @@ class FlowModel:
         """As chosen, ready for JSON."""
         return asdict(self.chosen)
 
-    def plan(self, shape: Shape) -> list[str]:
-        """Replace what is `auto` for images of `shape`; a remark for each choice worth one."""
+    def plan(self, shape: Shape) -> Plan:
+        """Replace what is `auto` for images of `shape`."""
         self.chosen, notes = self.asked.resolve(shape)
-        return notes
+        self._kind = kind_of(self.chosen.encoder)
+        return Plan(notes=notes, side=self._kind.side(shape), stride=self._kind.stride)
 
-    def side(self, shape: Shape) -> int | None:
-        """What goes with its encoder."""
-        return KINDS[self.asked.resolve(shape)[0].encoder].side(shape)
+    def prepare(self, shape: Shape, device: torch.device) -> str | None:
+        """Make the encoder, not fitted, for images of `shape`; the digest of its views."""
+        self.encoder = self._kind.encoder(shape, self.chosen.components, self.module).to(device)
+        return self.encoder.view_digest
+
+    def view(self, images: Tensor) -> Tensor:
+        """What the encoder keeps of images `(N, C, H, W)`, uint8."""
+        return self.encoder.view(images)
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit the encoder, train the flow and learn the in-distribution range of each statistic.
@@ -138,11 +147,8 @@ class FlowModel:
         Raises:
             ApproxMassError: as `train`, and options that do not fit the images.
         """
-        count, *sides = data.training.shape
-        channels, height, width = sides
-        shape = (channels, height, width)
-        kind, chosen = KINDS[self.chosen.encoder], self.chosen
-        encoder = kind.encoder(shape, chosen.components, self.module)
+        count, shape = len(data.training), data.shape
+        kind, chosen, encoder = self._kind, self.chosen, self.encoder
         codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
         flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed)
         training = kind.training(chosen.preset, count, shape, encoder.dimension, run.device)
@@ -173,13 +179,12 @@ class FlowModel:
                 on_step=bar,
                 device=run.device,
             )
-        del codes
         self.scorer = FlowScorer(encoder, flow, shape, draws=chosen.draws, seed=self.seed)
-        self.scorer.fit(data.training, data.reference)
+        self.scorer.fit(data.training, data.reference, codes=codes)
 
-    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
-        """Statistics `(N,)` by name of images `(N, C, H, W)`, uint8."""
-        return self.scorer.statistics_of(images)
+    def statistics_of(self, views: Tensor) -> dict[str, Floats]:
+        """Statistics `(N,)` by name of views."""
+        return self.scorer.statistics_of(views)
 
     def explain(self, images: Tensor) -> Explanation:
         """Where in images `(N, C, H, W)`, uint8, and in which components the mass comes from."""
@@ -206,6 +211,7 @@ class FlowModel:
         return {
             "dimension": self.scorer.encoder.dimension,
             "weights": _weights(self.scorer.flow),
+            "views": self.encoder.view_digest,
             "training": asdict(self.training),
             "history": [asdict(record) for record in self.history],
         }
@@ -248,14 +254,21 @@ class FlowModel:
         made = cls(seed=saved.seed, **{**options, "encoder": encoder or options["encoder"]})
         made.training = TrainingSettings(**saved.facts["training"])
         made.history = [_record(record) for record in saved.facts["history"]]
-        kind, chosen = KINDS[made.chosen.encoder], made.chosen
-        code = kind.encoder(shape, chosen.components, encoder)
+        made._kind, chosen = kind_of(made.chosen.encoder), made.chosen
+        code = made._kind.encoder(shape, chosen.components, encoder)
+        if code.view_digest != saved.facts["views"]:
+            raise ApproxMassError(
+                f"it was fitted with other weights of {chosen.encoder}: install those, or fit "
+                "again",
+                code="wrong-encoder",
+            )
         load_exactly(code, tensors_below(state, "encoder"))
         if not code.fits(shape):
             raise ValueError(f"the encoder is not for images of shape {shape}")
-        flow = kind.flow(chosen.preset, shape, code.dimension, saved.seed)
+        flow = made._kind.flow(chosen.preset, shape, code.dimension, saved.seed)
         made.scorer = FlowScorer(code, flow, shape, draws=chosen.draws, seed=saved.seed)
         load_exactly(made.scorer, state)
+        made.encoder = code
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
         if made.history[-1].epoch != made.training.epochs:

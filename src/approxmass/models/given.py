@@ -46,5 +46,5 @@ def outliers_for(
         raise ApproxMassError(
             f"{model.name} learns from no outliers: give none", code="bad-outliers"
         )
-    opened = open_images(outliers, size=source.size)
+    opened = open_images(outliers, size=source.frame)
     return opened.read(threads=threads), opened.name

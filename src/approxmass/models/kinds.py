@@ -1,6 +1,6 @@
 """What goes with each encoder: the flow on its codes, how that is trained, what decides."""
 
-__all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind"]
+__all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind", "kind_of"]
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..arrays import Shape
-from ..encoders import Encoder, Lite0Encoder, PixelEncoder, WhitenedEncoder
+from ..encoders import Encoder, PixelEncoder, PooledEncoder, WhitenedEncoder, network
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
 from ..training import recipes
@@ -26,18 +26,20 @@ class Kind(ABC):
 
     Attributes:
         presets: Of the flow; the first where it is left to us.
+        stride: Of images that are resized, height and width are multiples of it.
         options: Those that mean something with it alone.
     """
 
     presets: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
+    stride: int = 8
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
         return "fused"
 
     def side(self, shape: Shape) -> int | None:
-        """Side of the square that images of `shape` are resized to; None for as they are."""
+        """Of the square with as many pixels as images of `shape` get; None for as they are."""
         return LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None
 
     @abstractmethod
@@ -85,14 +87,19 @@ class _Whitened(Kind):
         return WhitenedEncoder(components, module)
 
 
-class _Lite0(Kind):
+class _Network(Kind):
     presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
+    def __init__(self, name: str) -> None:
+        self.network = network(name)
+        self.stride = self.network.stride
+
     def side(self, shape: Shape) -> int | None:
-        return 256
+        small = max(shape[1:]) <= LARGEST_SIDE and not self.network.square
+        return self.network.side // 2 if small else self.network.side
 
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
-        return Lite0Encoder()
+        return PooledEncoder(self.network)
 
     def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
         return VectorFlow(preset, dimension, seed=seed, jitter=recipes.FEATURE_NOISE)
@@ -103,10 +110,14 @@ class _Lite0(Kind):
         return recipes.for_features(count)
 
 
-# By the value of the option `encoder`.
-KINDS: dict[str, Kind] = {
-    "pca": _Whitened(),
-    "pixels": _Pixels(),
-    "lite0": _Lite0(),
-    MODULE: _Whitened(),
-}
+# By the value of the option `encoder`; all others are names of networks.
+KINDS: dict[str, Kind] = {"pca": _Whitened(), "pixels": _Pixels(), MODULE: _Whitened()}
+
+
+def kind_of(encoder: str) -> Kind:
+    """What goes with the encoder of that name.
+
+    Raises:
+        ApproxMassError: a network that cannot be had here.
+    """
+    return KINDS[encoder] if encoder in KINDS else _Network(encoder)

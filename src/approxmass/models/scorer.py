@@ -6,25 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
-from ..data.pixels import unit_pixels
-from ..encoders import Encoder
+from ..encoders import Encoder, PooledEncoder
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .statistics import OVERFLOW, STATISTICS, capped, fused
+from .summary import Neighbour, Residual
+
+# The range of the NLL and the mass of a network's codes is from at most this many training images.
+_RANGE_IMAGES = 4096
 
 
 class FlowScorer(nn.Module):
-    """From pixels to every statistic of a flow; its buffers hold all that a score depends on.
+    """From views of images to every statistic of a flow; its buffers hold all that these need.
 
     Scores are deterministic: the flow is in eval mode, and on pixels every image gets the
     same dequantisation noise, drawn once from `seed`, so that a score depends on its image alone.
     With several draws, the log-likelihood is the mean over them and the mass is that of the mean.
 
     Arguments:
-        encoder: From pixels to the flow's input.
+        encoder: From images to views, and from these to the flow's input.
         flow: The trained flow.
         shape: `(C, H, W)` of the images.
         draws: Dequantisation draws an image (image flows only).
@@ -41,7 +44,11 @@ class FlowScorer(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.flow = flow.eval().requires_grad_(False)
         self.shape = shape
+        self.seed = seed
         self.latent = None
+        self.plain = nn.ModuleDict()
+        if isinstance(encoder, PooledEncoder):
+            self.plain = nn.ModuleDict({"residual": Residual(), "neighbour": Neighbour()})
         noise = torch.empty(0)
         if isinstance(flow, RealNVP):
             self.latent = LatentFit()
@@ -56,7 +63,7 @@ class FlowScorer(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The statistics that need no other statistic."""
-        return ("nll", "mass") if self.latent is None else ("nll", "mass", "latent_fit")
+        return ("nll", "mass", *(["latent_fit"] if self.latent is not None else []), *self.plain)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -73,20 +80,34 @@ class FlowScorer(nn.Module):
         """Images at a time."""
         return 2048 if self.latent is None else 64
 
-    def fit(self, training: Tensor, held_out: Tensor) -> "FlowScorer":
-        """Learn the in-distribution range: of the latent fit on training images, of the rest on
-        held-out ones.
+    def fit(
+        self, training: Tensor, held_out: Tensor, *, codes: Tensor | None = None
+    ) -> "FlowScorer":
+        """Learn the plain statistics and the latent fit, and the in-distribution range of each.
+
+        The range is from held-out images, and, where the training can tell what it would give a
+        new image (the folds of a network's codes), from the training images too.
 
         Arguments:
-            training: Images `(N, C, H, W)`, uint8, that the flow was trained on.
-            held_out: Images that it was not trained on, used for nothing else.
+            training: Views of the training images.
+            held_out: Views of images that it was not trained on, used for nothing else.
+            codes: Of the training images, as the flow was trained on them; a network's.
 
         Raises:
             ApproxMassError: a score of theirs overflows.
         """
         if self.latent is not None:
             self.latent.fit(self._latent_features(training[:LATENT_IMAGES]))
+        known: dict[str, Tensor] = {}
+        if isinstance(self.encoder, PooledEncoder) and codes is not None:
+            summary = self.encoder.summary(training.to(self.device))
+            for name, plain in self._plain():
+                known[name] = plain.fit(summary, seed=self.seed).double().cpu()
+            some = torch.split(codes[:_RANGE_IMAGES], self.batch_size)
+            found = [self._densities(part.to(self.device)) for part in some]
+            known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
         for place, (name, values) in enumerate(self.raw(held_out).items()):
+            values = torch.cat([values, known[name]]) if name in known else values
             if values.max() >= OVERFLOW:
                 raise ApproxMassError(
                     f"the {name} of in-distribution images overflows: the flow did not learn; fit "
@@ -97,42 +118,56 @@ class FlowScorer(nn.Module):
             self.moments[place] = torch.stack([center, spread])
         return self
 
-    def statistics_of(self, images: Tensor) -> dict[str, Floats]:
-        """Statistics of images `(N, C, H, W)`, uint8: one `(N,)` float64 array each.
+    def statistics_of(self, views: Tensor) -> dict[str, Floats]:
+        """Statistics of views, as the encoder gives them: one `(N,)` float64 array each.
 
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
         """
-        parts = self._in_batches(images)
+        parts = self._in_batches(views)
         return {s.name: parts[s.name].numpy() for s in self.statistics}
 
-    def raw(self, images: Tensor) -> dict[str, Tensor]:
-        """The statistics of `names`, `(N,)` float64 on the CPU, of images as for `statistics_of`.
+    def raw(self, views: Tensor) -> dict[str, Tensor]:
+        """The statistics of `names`, `(N,)` float64 on the CPU, of views.
 
         The in-distribution range is not needed, but for the latent fit.
         """
-        parts = self._in_batches(images)
+        parts = self._in_batches(views)
         return {name: parts[name] for name in self.names if name in parts}
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Every statistic `(N,)`, float64, of pixels `(N, C, H, W)`, uint8 or in [0, 1]."""
-        x = unit_pixels(pixels)
+    def forward(self, views: Tensor) -> dict[str, Tensor]:
+        """Every statistic `(N,)`, float64, of views."""
         with torch.no_grad():
-            code = self.encoder(x)
+            code = self.encoder.codes(views)
         seen: list[Tensor] = []
-
-        def density(at: Tensor) -> Tensor:
-            log_p, features = self._through(at)
-            seen.extend(features)
-            return log_p
-
-        log_p, mass = log_prob_and_mass(density, code)
-        scores = {"nll": capped(-log_p.double()), "mass": capped(mass.double())}
+        scores = dict(zip(("nll", "mass"), self._densities(code, seen), strict=True))
         if self.latent is not None and len(self.latent.center):
             scores["latent_fit"] = capped(self.latent(seen[0].double()))
+        if isinstance(self.encoder, PooledEncoder):
+            summary = self.encoder.summary(views)
+            scores |= {name: plain(summary).double() for name, plain in self._plain()}
         moments = dict(zip(self.names, self.moments, strict=True))
         scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
         scores["fused"] = fused(scores, moments)
         return scores
+
+    def _plain(self) -> list[tuple[str, Residual | Neighbour]]:
+        return [
+            (name, each)
+            for name, each in self.plain.items()
+            if isinstance(each, Residual | Neighbour)
+        ]
+
+    def _densities(self, code: Tensor, seen: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """NLL and mass `(N,)`, float64, of codes; latent features of an image flow go to `seen`."""
+
+        def density(at: Tensor) -> Tensor:
+            log_p, features = self._through(at)
+            if seen is not None:
+                seen.extend(features)
+            return log_p
+
+        log_p, mass = log_prob_and_mass(density, code)
+        return capped(-log_p.double()), capped(mass.double())
 
     def log_prob(self, code: Tensor) -> Tensor:
         """Log-density in nats `(N,)` of codes; differentiable."""
@@ -150,18 +185,18 @@ class FlowScorer(nn.Module):
         return torch.stack(log_p).mean(0), [torch.stack(latent).mean(0)]
 
     @torch.no_grad()
-    def _latent_features(self, images: Tensor) -> Tensor:
+    def _latent_features(self, views: Tensor) -> Tensor:
         """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
         parts = [
-            self._through(self.encoder(unit_pixels(batch.to(self.device))))[1][0].cpu()
-            for batch in torch.split(images, self.batch_size)
+            self._through(self.encoder.codes(batch.to(self.device)))[1][0].cpu()
+            for batch in torch.split(views, self.batch_size)
         ]
         return torch.cat(parts)
 
-    def _in_batches(self, images: Tensor) -> dict[str, Tensor]:
-        if len(images) == 0:  # of which zuko's transforms make nothing
+    def _in_batches(self, views: Tensor) -> dict[str, Tensor]:
+        if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = [self(batch.to(self.device)) for batch in torch.split(images, self.batch_size)]
+        parts = [self(batch.to(self.device)) for batch in torch.split(views, self.batch_size)]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:

@@ -10,9 +10,13 @@ from numbers import Real
 from typing import Any, Literal
 
 from ..arrays import Shape
+from ..encoders import NETWORKS, is_network
 from ..errors import ApproxMassError
-from .kinds import KINDS, MODULE
+from .kinds import KINDS, MODULE, kind_of
 from .statistics import STATISTICS
+
+# Grey images up to this side are few numbers enough for their principal components.
+_SMALL_SIDE = 32
 
 
 def check_whole(name: str, value: Any, low: int, high: int) -> int:
@@ -77,7 +81,7 @@ class FlowOptions:
         'pca'
     """
 
-    encoder: str = "auto"  # or one of KINDS
+    encoder: str = "auto"  # or one of KINDS, or a network
     alpha: float | Literal["auto"] = "auto"
     preset: str = "auto"
     components: int = 128
@@ -95,13 +99,16 @@ class FlowOptions:
             alpha = check_number("alpha", self.alpha, wanted, 0, math.inf)
             object.__setattr__(self, "alpha", alpha)
         for name, known in (
-            ("encoder", ("auto", *KINDS)),
+            ("encoder", ("auto", *KINDS, *NETWORKS)),
             ("statistic", ("auto", *STATISTICS)),
         ):
-            if not isinstance(getattr(self, name), str) or getattr(self, name) not in known:
+            value = getattr(self, name)
+            if name == "encoder" and isinstance(value, str) and is_network(value):
+                continue
+            if not isinstance(value, str) or value not in known:
                 shown = ", ".join(k for k in known if k != MODULE)
                 raise ApproxMassError(
-                    f"unknown {name} {getattr(self, name)!r}: use one of {shown}",
+                    f"unknown {name} {value!r}: use one of {shown}",
                     code="bad-option",
                 )
 
@@ -115,15 +122,15 @@ class FlowOptions:
             ApproxMassError: choices that do not go together.
         """
         notes = []
-        grey = shape[0] == 1
         encoder = self.encoder
         if encoder == "auto":
-            encoder = "pca" if grey else "pixels"
+            small = shape[0] == 1 and max(shape[1:]) <= _SMALL_SIDE
+            encoder = "pca" if small else "lite0"
+            what = f"of {shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'colour'} pixels"
             notes.append(
-                "encoder: pca, because the images are grey: the mass is strongest there"
-                if grey
-                else "encoder: pixels, because the images are in colour: the latent fit is "
-                "strongest there"
+                f"encoder: pca, because images {what} are few numbers, in which the mass is strong"
+                if small
+                else f"encoder: lite0, because images {what} are told apart by what a network sees"
             )
         if self.statistic == "latent_fit" and encoder != "pixels":
             raise ApproxMassError(
@@ -131,7 +138,7 @@ class FlowOptions:
                 "statistic",
                 code="bad-option",
             )
-        kind = KINDS[encoder]
+        kind = kind_of(encoder)
         if not isinstance(self.preset, str) or self.preset not in ("auto", *kind.presets):
             raise ApproxMassError(
                 f"the encoder {encoder} has no preset {self.preset!r}: use one of "

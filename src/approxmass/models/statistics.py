@@ -19,14 +19,18 @@ STATISTICS = {
         Statistic("mass", "approximate mass"),
         # Of image flows.
         Statistic("latent_fit", "latent fit: departure of the latents from white noise"),
+        # Of encoders that are networks: how far what it sees is from the span of usual images,
+        # and from the nearest of them.
+        Statistic("residual", "residual of the principal components"),
+        Statistic("neighbour", "distance from the nearest usual image"),
         # Distance of the NLL from its in-distribution mean (Nalisnick et al., 2019).
         Statistic("typicality", "typicality", "nats"),
-        # The largest of these three that there are, each in standard deviations of
-        # in-distribution images.
+        # The largest of those that there are, but for the typicality, each in standard deviations
+        # of in-distribution images.
         Statistic("fused", "fused score", "standard deviations"),
     )
 }
-FUSED = ("nll", "mass", "latent_fit")
+FUSED = ("nll", "mass", "latent_fit", "residual", "neighbour")
 
 
 def capped(scores: Tensor) -> Tensor:

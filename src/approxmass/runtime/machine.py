@@ -10,6 +10,7 @@ __all__ = [
     "limited_threads",
     "machine_facts",
     "pick_device",
+    "processes",
 ]
 
 import functools
@@ -68,7 +69,7 @@ def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
     """
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         if asked is not None:
             raise ApproxMassError(
                 "each of several processes has a device of its own: give none", code="bad-option"
@@ -136,6 +137,11 @@ def _controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:

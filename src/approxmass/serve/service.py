@@ -69,8 +69,8 @@ class Service:
             uploads = await self.in_thread(uploads_of, body, kind, self.limits)
             body.clear()  # the uploads hold the same again
             with self._batcher.reserve(len(uploads)):
-                shape, size = self.detector.shape, self.detector.settings.size
-                images = await self.in_thread(images_of, uploads, shape, size, self.limits)
+                detector = self.detector
+                images = await self.in_thread(images_of, uploads, detector, self.limits)
                 yield [upload.name for upload in uploads], images
 
     async def score(self, request: Request) -> Results:

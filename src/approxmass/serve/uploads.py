@@ -25,9 +25,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from ..arrays import Pixels, Shape
+from ..arrays import Pixels
 from ..data.guard import pillow_guard
 from ..data.source import ImageSource
+from ..detector import Detector
 from .limits import Limits, RequestRefused
 
 # What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
@@ -252,13 +253,12 @@ def _from_form(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     return form.uploads
 
 
-def images_of(uploads: Sequence[Upload], shape: Shape, size: int | None, limits: Limits) -> Pixels:
+def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> Pixels:
     """Pixels uint8 `(n, C, H, W)` of every image, those that scoring a folder of them would find.
 
     Arguments:
         uploads: The images.
-        shape: `(C, H, W)` that the detector needs.
-        size: What the detector resizes every image to, if it does.
+        detector: Says how it sees them.
         limits: How many pixels are too many; looked at before any is decoded.
 
     Raises:
@@ -283,9 +283,8 @@ def images_of(uploads: Sequence[Upload], shape: Shape, size: int | None, limits:
     def batches(n: int) -> Iterator[tuple[list[str], list[bytes]]]:
         yield [upload.name for upload in uploads], [upload.data for upload in uploads]
 
-    source = ImageSource("upload", len(uploads), batches)
-    source = source if size is None else source.resized(size)
-    (chunk,) = source.chunks(len(uploads), shape=shape)
+    source = detector.open(ImageSource("upload", len(uploads), batches))
+    (chunk,) = source.chunks(len(uploads), shape=detector.shape)
     for name, error in chunk.unreadable:
         raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
     return chunk.images

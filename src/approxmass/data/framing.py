@@ -1,0 +1,30 @@
+"""The images of a source, brought into one frame."""
+
+__all__ = ["framed"]
+
+from .frame import chosen_frame
+from .source import ImageSource
+
+
+def framed(source: ImageSource, side: int, stride: int) -> tuple[ImageSource, str]:
+    """The images in a frame of their median aspect and the area of a square, and a remark.
+
+    Arguments:
+        source: Images.
+        side: Of the square.
+        stride: Height and width are multiples of it.
+
+    Example:
+        >>> import numpy as np
+        >>> from approxmass.data import open_images
+        >>> framed(open_images(np.zeros((2, 80, 160), np.uint8)), 64, 8)[0].shape
+        (1, 48, 88)
+    """
+    sizes = source.sizes()
+    frame = chosen_frame(sizes, side, stride)
+    height, width = frame
+    first = f"the first is {sizes[0][1]}x{sizes[0][0]}"
+    return source.resized(frame), (
+        f"size: images are brought to {width}x{height} ({first}), unsquashed; what they leave "
+        "free is filled by their reflection; give a size to choose another area"
+    )

@@ -1,0 +1,93 @@
+"""A fit from one end to the other: images, model, calibration."""
+
+__all__ = ["fitted_on"]
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .data import ImageSource
+from .data.framing import framed
+from .errors import ApproxMassError
+from .fitted import FitFacts, Fitted, Settings
+from .models.base import FitData, FitRun
+from .models.given import classes_for, outliers_for
+from .models.registry import make_model
+from .models.views import views_of
+from .training.holdout import three_shares
+
+
+def fitted_on(
+    source: ImageSource,
+    labels: Any,
+    outliers: Any,
+    asked: Settings,
+    options: Mapping[str, Any],
+    run: FitRun,
+) -> Fitted:
+    """Learn from images and calibrate on a share of them; see `Detector.fit`.
+
+    Arguments:
+        source: Images in the size that they have.
+        labels: As of `Detector.fit`.
+        outliers: As of `Detector.fit`.
+        asked: Settings.
+        options: Of the model.
+        run: How.
+
+    Raises:
+        ApproxMassError: as `Detector.fit`.
+    """
+    started = time.monotonic()
+    model = make_model(asked.method, asked.seed, options)
+    plan = model.plan(source.native_shape)
+    notes = list(plan.notes)
+    size = plan.side if asked.size is None else asked.size
+    if size is not None:
+        source, note = framed(source, size, plan.stride)
+        notes += [note] if asked.size is None else []
+    shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
+    classes = classes_for(model, source, labels)
+    others, learnt_from = outliers_for(model, source, outliers, threads=run.threads)
+    # Each image goes to its place at once: the three shares are parts of one array.
+    data, sha256 = views_of(
+        model,
+        model.prepare(source.shape, run.device),
+        source,
+        shares.order,
+        device=run.device,
+        threads=run.threads,
+        progress=run.progress,
+    )
+    given = FitData(
+        shape=source.shape,
+        training=data[shares.training],
+        reference=data[shares.reference],
+        sha256=sha256,
+        labels=None if classes is None else classes[shares.order[shares.training]],
+        outliers=others,
+    )
+    model.learn(given, replace(run, notes=notes))
+    scores = model.statistics_of(data[shares.calibration])
+    if not all(np.isfinite(values).all() for values in scores.values()):
+        raise ApproxMassError(
+            "the scores of in-distribution images are not finite: the method did not learn "
+            "from them",
+            code="diverged",
+        )
+    facts = FitFacts(
+        shape=source.shape,
+        source=source.name,
+        sha256=sha256,
+        training=len(given.training),
+        reference=len(given.reference),
+        calibration=len(scores[model.decides]),
+        outliers=learnt_from,
+        notes=(*notes, *source.remarks()),
+        fit_seconds=round(time.monotonic() - started, 2),
+    )
+    settings = replace(asked, size=size, options=model.options())
+    return Fitted(settings=settings, facts=facts, model=model, calibration=scores)

@@ -1,0 +1,103 @@
+"""Two plain statistics of what a network sees in an image, beside the flow's."""
+
+__all__ = ["Neighbour", "Residual"]
+
+import torch
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from ..runtime.random import seeded_generator
+
+_COMPONENTS, _FOLDS = 64, 5
+# Images that the components are learnt from, and that are remembered: drawn at random.
+_MOST_LEARNT, _MOST_REMEMBERED = 10_000, 4000
+
+
+class Residual(nn.Module):
+    """What the first 64 principal components of usual images leave of a summary: its length.
+
+    Example:
+        >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)) * torch.arange(8)
+        >>> residual = Residual()
+        >>> new = residual.fit(x, seed=0)  # of each image as if it were new
+        >>> residual(x).shape, bool(residual(x + 1).mean() > residual(x).mean())
+        (torch.Size([100]), True)
+    """
+
+    center: Tensor
+    axes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("center", "axes"):
+            self.register_buffer(name, torch.empty(0))
+
+    def fit(self, summaries: Tensor, *, seed: int) -> Tensor:
+        """Learn from summaries `(N, C)`.
+
+        Returns:
+            The statistic `(n,)` of up to 10,000 of them, each by components that have not seen it.
+        """
+        order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
+        seen = summaries[order[:_MOST_LEARNT]]
+        held_out = []
+        for fold in range(_FOLDS):
+            self._learn(torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold]), seed)
+            held_out.append(self(seen[fold::_FOLDS]))
+        self._learn(seen, seed)
+        return torch.cat(held_out)
+
+    def _learn(self, summaries: Tensor, seed: int) -> None:
+        # With as many components as images nothing would be left of them.
+        kept = max(1, min(_COMPONENTS, len(summaries) // 3, summaries.shape[1] - 1))
+        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
+            fitted = PCA(kept, random_state=seed).fit(summaries.double().cpu().numpy())
+        self.center = torch.from_numpy(fitted.mean_).to(summaries)
+        self.axes = torch.from_numpy(fitted.components_).to(summaries).contiguous()
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """The statistic `(N,)`."""
+        centered = summaries - self.center
+        rest = centered - (centered @ self.axes.T) @ self.axes
+        length: Tensor = torch.linalg.vector_norm(rest, dim=1)
+        return length
+
+
+class Neighbour(nn.Module):
+    """Distance of a summary from the nearest of those remembered; both have length 1.
+
+    Example:
+        >>> neighbour = Neighbour()
+        >>> neighbour.fit(torch.eye(3), seed=0)  # of each to the nearest other
+        tensor([1.4142, 1.4142, 1.4142])
+        >>> neighbour(torch.eye(3)[:1])
+        tensor([0.])
+    """
+
+    remembered: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("remembered", torch.empty(0, dtype=torch.float16))
+
+    def fit(self, summaries: Tensor, *, seed: int) -> Tensor:
+        """Remember up to 4,000 summaries `(N, C)`, in half precision.
+
+        Returns:
+            Of each of these the distance `(n,)` to the nearest other.
+        """
+        order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
+        seen = summaries[order[:_MOST_REMEMBERED]]
+        self.remembered = seen.half()
+        others = seen @ seen.T
+        others.fill_diagonal_(-1)
+        return _distance(others.amax(1))
+
+    def forward(self, summaries: Tensor) -> Tensor:
+        """The statistic `(N,)`."""
+        return _distance((summaries @ self.remembered.to(summaries).T).amax(1))
+
+
+def _distance(cosine: Tensor) -> Tensor:
+    return (2 - 2 * cosine).clamp_min(0).sqrt()
