@@ -14,6 +14,7 @@ from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
 from .data import Chunk, ImageSource
 from .data.colour import Mode
+from .data.frame import Frame
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .fitted import FitFacts, Fitted, Settings
@@ -51,8 +52,8 @@ class Detector:
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
-            `0.35 sqrt(dimension)` of whitened codes, 2/32 in `pixels`, as released, and 8 of what
-            a network sees.
+            `0.35 sqrt(dimension)` of whitened codes, 2/32 in `pixels`, as released, and
+            `sqrt(dimension)` of what a network sees.
         preset: Of the flow: `compact` or `paper` on `pixels`; a name of `VECTOR_FLOWS` elsewhere.
         components: Of the flow: most principal components of whitened codes.
         epochs: Of the flow: passes over the training images; `auto` follows from their number.
@@ -287,7 +288,11 @@ class Detector:
         """
         settings = self.fitted.settings
         source = settings.open(images)
-        return source if settings.size is None else source.resized(self.shape[1:])
+        return (
+            source
+            if settings.size is None
+            else source.resized(Frame(*self.shape[1:], settings.resample))
+        )
 
     def score_pixels(self, images: Pixels) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already."""

@@ -5,7 +5,7 @@ __all__ = ["FitFacts", "Fitted", "Settings"]
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .data import ImageSource, open_images
 from .data.colour import Mode
+from .data.frame import Resample
 from .data.options import check_seen
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
@@ -37,6 +38,7 @@ class Settings:
         mode: Of the images; this and the next two as in `open_images`.
         background: Under those that are transparent.
         pages: All are read.
+        resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
         options: Of the model, as it chose them; empty before a fit.
 
@@ -50,6 +52,7 @@ class Settings:
     mode: Mode = "auto"
     background: int = 255
     pages: bool = False
+    resample: Resample = "bilinear"
     holdout: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,6 +64,8 @@ class Settings:
         check_seen("images", self.mode, self.background)
         if not isinstance(self.pages, bool):
             raise ApproxMassError(f"pages is true or false, not {self.pages!r}", code="bad-option")
+        if self.resample not in get_args(Resample):
+            raise ApproxMassError(f"there is no resampling {self.resample!r}", code="bad-option")
         smallest = 2.0**-53
         holdout = check_number("holdout", self.holdout, "between 0 and 1", smallest, 1)
         object.__setattr__(self, "holdout", holdout)

@@ -47,7 +47,14 @@ def fitted_on(
     notes = list(plan.notes)
     size = plan.side if asked.size is None else asked.size
     if size is not None:
-        source, note = framed(source, size, plan.stride)
+        if plan.square and size != plan.side:
+            raise ApproxMassError(
+                f"this encoder takes images of {plan.side}x{plan.side}: leave the size out",
+                code="bad-option",
+            )
+        source, note = framed(
+            source, size, stride=plan.stride, square=plan.square, resample=plan.resample
+        )
         notes += [note] if asked.size is None else []
     shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
     classes = classes_for(model, source, labels)
@@ -89,5 +96,5 @@ def fitted_on(
         notes=(*notes, *source.remarks()),
         fit_seconds=round(time.monotonic() - started, 2),
     )
-    settings = replace(asked, size=size, options=model.options())
+    settings = replace(asked, size=size, resample=plan.resample, options=model.options())
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)

@@ -85,7 +85,7 @@ class Converter:
         Raises:
             ApproxMassError: They have not the shape that is needed.
         """
-        height, width = items.shape[2:] if self.frame is None else self.frame
+        height, width = items.shape[2:] if self.frame is None else self.frame[:2]
         if (height, width) != self.shape[1:]:
             reason = mismatch((items.shape[1], height, width), NEEDED, self.shape)
             raise ApproxMassError(f"{self.name}: image {names[0]} {reason}", code="wrong-shape")

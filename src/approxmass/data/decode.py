@@ -82,7 +82,7 @@ def decode(
         UnreadableError: There is no image in it, too large a one, or one that is damaged.
 
     Example:
-        >>> decode(Image.new("LA", (4, 2), (7, 255)), frame=(3, 3)).tolist()
+        >>> decode(Image.new("LA", (4, 2), (7, 255)), frame=Frame(3, 3)).tolist()
         [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
         >>> decode(Image.new("LA", (1, 1), (7, 0))).tolist()
         [[[255]]]
@@ -114,7 +114,7 @@ def finished(
     """Pixels `(C, H, W)` of an image in mode L or RGB: its colours as `how` says, then its frame.
 
     Example:
-        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), (1, 1), How(channels=1)).tolist()
+        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), Frame(1, 1), How(channels=1)).tolist()
         [[[7]]]
     """
     stored = 1 if image.mode == "L" else 3
@@ -151,7 +151,7 @@ def stored_grey(item: Encoded) -> bool:
     return False
 
 
-def stored_size(item: Encoded) -> Frame:
+def stored_size(item: Encoded) -> tuple[int, int]:
     """Height and width of an encoded image, upright, by its header.
 
     Raises:
@@ -237,13 +237,13 @@ def resize(images: Pixels, frame: Frame) -> Pixels:
     """Images `(k, C, H, W)` in a frame, each as the encoded ones are.
 
     Example:
-        >>> resize(np.array([[[[0, 100], [0, 100]]]], np.uint8), (3, 3))[0, 0, 0].tolist()
+        >>> resize(np.array([[[[0, 100], [0, 100]]]], np.uint8), Frame(3, 3))[0, 0, 0].tolist()
         [0, 50, 100]
     """
-    if images.shape[2:] == frame:
+    if images.shape[2:] == frame[:2]:
         return images
     planes = images[:, 0] if images.shape[1] == 1 else np.moveaxis(images, 1, 3)
-    result = np.empty((*images.shape[:2], *frame), np.uint8)
+    result = np.empty((*images.shape[:2], frame.height, frame.width), np.uint8)
     for i, plane in enumerate(planes):
         result[i] = _pixels(placed(Image.fromarray(plane), frame))
     return result

@@ -1,16 +1,23 @@
 """The frame that images are brought into: its choice, and where in it an image lies."""
 
-__all__ = ["Box", "Frame", "box_in", "chosen_frame", "placed"]
+__all__ = ["Box", "Frame", "Resample", "box_in", "chosen_frame", "placed"]
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-# Height and width, in pixels.
-Frame = tuple[int, int]
+Resample = Literal["bilinear", "bicubic", "lanczos"]
+
+
+class Frame(NamedTuple):
+    """What images are brought into: height and width in pixels, and how they are scaled."""
+
+    height: int
+    width: int
+    resample: Resample = "bilinear"
 
 
 class Box(NamedTuple):
@@ -22,22 +29,28 @@ class Box(NamedTuple):
     width: int
 
 
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
 def box_in(height: int, width: int, frame: Frame) -> Box:
     """The largest place in a frame, in its middle, that has the aspect of an image.
 
     An image whose sides come within half a pixel of the frame's fills it.
 
     Example:
-        >>> box_in(100, 200, (64, 64))
+        >>> box_in(100, 200, Frame(64, 64))
         Box(top=16, left=0, height=32, width=64)
     """
-    scale = min(frame[0] / height, frame[1] / width)
-    inside = [
-        min(side, max(1, round(scale * of)))
-        for of, side in zip((height, width), frame, strict=True)
-    ]
-    top, left = ((side - of) // 2 for of, side in zip(inside, frame, strict=True))
-    return Box(top, left, *inside)
+    scale = min(frame.height / height, frame.width / width)
+    inside = (
+        min(frame.height, max(1, round(scale * height))),
+        min(frame.width, max(1, round(scale * width))),
+    )
+    return Box((frame.height - inside[0]) // 2, (frame.width - inside[1]) // 2, *inside)
 
 
 def placed(image: Image.Image, frame: Frame) -> Image.Image:
@@ -47,32 +60,36 @@ def placed(image: Image.Image, frame: Frame) -> Image.Image:
 
     Example:
         >>> image = Image.fromarray(np.array([[0, 50, 100]], np.uint8))
-        >>> np.asarray(placed(image, (1, 5))).tolist(), placed(image, (3, 3)).size
+        >>> np.asarray(placed(image, Frame(1, 5))).tolist(), placed(image, Frame(3, 3)).size
         ([[50, 0, 50, 100, 50]], (3, 3))
     """
     box = box_in(image.height, image.width, frame)
     if (image.height, image.width) != (box.height, box.width):
-        image = image.resize((box.width, box.height), Image.Resampling.BILINEAR)
-    if (box.height, box.width) == frame:
+        image = image.resize((box.width, box.height), _FILTERS[frame.resample])
+    below = frame.height - box.top - box.height
+    right = frame.width - box.left - box.width
+    if not any((box.top, below, box.left, right)):
         return image
-    below, right = frame[0] - box.top - box.height, frame[1] - box.left - box.width
     free = [(box.top, below), (box.left, right)] + [(0, 0)] * (len(image.getbands()) > 1)
     return Image.fromarray(np.pad(np.asarray(image), free, mode="reflect"))
 
 
-def chosen_frame(sizes: Sequence[Frame], side: int, stride: int) -> Frame:
+def chosen_frame(
+    sizes: Sequence[tuple[int, int]], side: int, stride: int, resample: Resample = "bilinear"
+) -> Frame:
     """A frame of the median aspect of some images and the area of a square.
 
     Arguments:
         sizes: Height and width of the images.
         side: Of the square.
         stride: Height and width are multiples of it.
+        resample: How they are scaled.
 
     Example:
         >>> chosen_frame([(533, 400), (400, 533), (533, 400)], 256, 32)
-        (288, 224)
+        Frame(height=288, width=224, resample='bilinear')
     """
     aspect = float(np.median([height / width for height, width in sizes]))
     root = math.sqrt(aspect)
     height, width = (max(stride, round(of / stride) * stride) for of in (side * root, side / root))
-    return height, width
+    return Frame(height, width, resample)

@@ -25,7 +25,7 @@ from .source import ImageSource
 def open_images(
     source: object,
     *,
-    size: int | Frame | None = None,
+    size: int | tuple[int, int] | Frame | None = None,
     mode: Mode = "auto",
     background: int = 255,
     pages: bool = False,

@@ -13,7 +13,6 @@ from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from .colour import Votes
 from .decode import Encoded, stored_grey, stored_size
-from .frame import Frame
 from .guard import pillow_guard
 from .modes import to_uint8
 from .shapes import shape_of
@@ -83,7 +82,7 @@ def votes_of(samples: Iterator[_Sample], known: Collection[int], keep: _Keep) ->
     return votes
 
 
-def sizes_of(samples: Iterator[_Sample]) -> list[Frame]:
+def sizes_of(samples: Iterator[_Sample]) -> list[tuple[int, int]]:
     """Height and width of those that can be read, upright, by their headers."""
     sizes = []
     with pillow_guard():

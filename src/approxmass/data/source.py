@@ -108,7 +108,7 @@ class ImageSource:
         """`(C, H, W)` of every image that `chunks` and `read` give."""
         if self.frame is None:
             return self.native_shape
-        return (self.native_shape[0], *self.frame)
+        return (self.native_shape[0], self.frame.height, self.frame.width)
 
     def labels(self) -> NDArray[Any] | None:
         """Labels as they are written, one an image, read at every call; None where there are none.
@@ -161,7 +161,7 @@ class ImageSource:
         other._decoded, other._remarks = {}, self._remarks.anew()
         return other
 
-    def sizes(self) -> list[Frame]:
+    def sizes(self) -> list[tuple[int, int]]:
         """Height and width of up to 64 images, by their headers; those unreadable are left out.
 
         Example:
@@ -174,7 +174,7 @@ class ImageSource:
         found = sizes_of(samples_of(self._count, self._some, self._batches))
         return found or [self.native_shape[1:]]
 
-    def resized(self, frame: int | Frame) -> Self:
+    def resized(self, frame: int | tuple[int, int] | Frame) -> Self:
         """The same source, every image brought to a height and width, or to a square, unsquashed.
 
         What an image leaves free is filled by its reflection.
@@ -187,10 +187,10 @@ class ImageSource:
             >>> open_images(np.zeros((5, 28, 28), np.uint8)).resized(32).shape
             (1, 32, 32)
         """
-        height, width = (frame, frame) if isinstance(frame, int) else frame
-        at_least_one(self.name, min(height, width), "resize to {}")
+        wanted = Frame(frame, frame) if isinstance(frame, int) else Frame(*frame)
+        at_least_one(self.name, min(wanted.height, wanted.width), "resize to {}")
         other = copy.copy(self)
-        other.frame = (height, width)
+        other.frame = wanted
         return other
 
     def chunks(

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ..data.frame import Resample
+
 
 class Network(nn.Module, ABC):
     """A network whose weights stay as they are, and are not saved with a detector.
@@ -17,6 +19,7 @@ class Network(nn.Module, ABC):
         stride: Height and width of its input are multiples of it.
         side: Of the square input that suits it.
         square: It takes no input but that square.
+        resample: How its images are scaled.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Network(nn.Module, ABC):
     stride: int
     side: int
     square: bool = False
+    resample: Resample = "bilinear"
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

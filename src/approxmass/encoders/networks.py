@@ -2,9 +2,10 @@
 
 __all__ = ["NETWORKS", "is_network", "network"]
 
-from ..errors import ApproxMassError
 from .lite0 import lite0
 from .network import Network
+from .timm_network import timm_network
+from .transformers_network import transformers_network
 
 # What a name may look like, as it is shown.
 NETWORKS = ("lite0", "hf:NAME", "timm:NAME")
@@ -28,4 +29,6 @@ def network(name: str) -> Network:
     """
     if name == "lite0":
         return lite0()
-    raise ApproxMassError(f"unknown encoder {name!r}", code="bad-option")
+    if name.startswith("hf:"):
+        return transformers_network(name)
+    return timm_network(name)

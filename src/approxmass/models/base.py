@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
+from ..data.frame import Resample
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation
 from ..training.flow import EpochRecord
@@ -64,11 +65,15 @@ class Plan:
         side: Of the square with as many pixels as each image is to have, where nobody gives a
             size; None for as they are.
         stride: Height and width of images that are resized are multiples of it.
+        square: It takes no images but such squares.
+        resample: How images are scaled.
     """
 
     notes: Sequence[str] = ()
     side: int | None = None
     stride: int = 1
+    square: bool = False
+    resample: Resample = "bilinear"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -130,7 +130,14 @@ class FlowModel:
         """Replace what is `auto` for images of `shape`."""
         self.chosen, notes = self.asked.resolve(shape)
         self._kind = kind_of(self.chosen.encoder)
-        return Plan(notes=notes, side=self._kind.side(shape), stride=self._kind.stride)
+        kind = self._kind
+        return Plan(
+            notes=notes,
+            side=kind.side(shape),
+            stride=kind.stride,
+            square=kind.square,
+            resample=kind.resample,
+        )
 
     def prepare(self, shape: Shape, device: torch.device) -> str | None:
         """Make the encoder, not fitted, for images of `shape`; the digest of its views."""
@@ -147,11 +154,13 @@ class FlowModel:
         Raises:
             ApproxMassError: as `train`, and options that do not fit the images.
         """
-        count, shape = len(data.training), data.shape
+        shape = data.shape
         kind, chosen, encoder = self._kind, self.chosen, self.encoder
         codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
+        unseen = kind.unseen(len(codes))
+        codes, for_ranges = codes[unseen:], codes[:unseen]
         flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed)
-        training = kind.training(chosen.preset, count, shape, encoder.dimension, run.device)
+        training = kind.training(chosen.preset, len(codes), shape, encoder.dimension, run.device)
         given: dict[str, Any] = {
             name: value
             for name in ("alpha", "epochs")
@@ -180,7 +189,7 @@ class FlowModel:
                 device=run.device,
             )
         self.scorer = FlowScorer(encoder, flow, shape, draws=chosen.draws, seed=self.seed)
-        self.scorer.fit(data.training, data.reference, codes=codes)
+        self.scorer.fit(data.training, data.reference, codes=for_ranges)
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of views."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..arrays import Shape
+from ..data.frame import Resample
 from ..encoders import Encoder, PixelEncoder, PooledEncoder, WhitenedEncoder, network
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
@@ -19,6 +20,8 @@ from ..training.flow import TrainingSettings
 MODULE = "module"
 # Images larger than this a side are resized to it, where nothing else is asked for.
 LARGEST_SIDE = 64
+# For the ranges of a network's statistics: a fifth of the training images, at most so many.
+_MOST_UNSEEN = 1000
 
 
 class Kind(ABC):
@@ -26,13 +29,16 @@ class Kind(ABC):
 
     Attributes:
         presets: Of the flow; the first where it is left to us.
-        stride: Of images that are resized, height and width are multiples of it.
+        stride: Of images that are resized, height and width are multiples of it; for this and the
+            next two see `Plan`.
         options: Those that mean something with it alone.
     """
 
     presets: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
     stride: int = 8
+    square: bool = False
+    resample: Resample = "bilinear"
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -41,6 +47,10 @@ class Kind(ABC):
     def side(self, shape: Shape) -> int | None:
         """Of the square with as many pixels as images of `shape` get; None for as they are."""
         return LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None
+
+    def unseen(self, count: int) -> int:
+        """Of so many training images, those that the flow does not see: for the ranges."""
+        return 0
 
     @abstractmethod
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
@@ -92,11 +102,15 @@ class _Network(Kind):
 
     def __init__(self, name: str) -> None:
         self.network = network(name)
-        self.stride = self.network.stride
+        self.stride, self.square = self.network.stride, self.network.square
+        self.resample = self.network.resample
 
     def side(self, shape: Shape) -> int | None:
         small = max(shape[1:]) <= LARGEST_SIDE and not self.network.square
         return self.network.side // 2 if small else self.network.side
+
+    def unseen(self, count: int) -> int:
+        return min(_MOST_UNSEEN, count // 5)
 
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
         return PooledEncoder(self.network)
@@ -107,7 +121,7 @@ class _Network(Kind):
     def training(
         self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
     ) -> TrainingSettings:
-        return recipes.for_features(count)
+        return recipes.for_features(count, dimension)
 
 
 # By the value of the option `encoder`; all others are names of networks.

@@ -15,9 +15,6 @@ from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .statistics import OVERFLOW, STATISTICS, capped, fused
 from .summary import Neighbour, Residual
 
-# The range of the NLL and the mass of a network's codes is from at most this many training images.
-_RANGE_IMAGES = 4096
-
 
 class FlowScorer(nn.Module):
     """From views of images to every statistic of a flow; its buffers hold all that these need.
@@ -85,13 +82,13 @@ class FlowScorer(nn.Module):
     ) -> "FlowScorer":
         """Learn the plain statistics and the latent fit, and the in-distribution range of each.
 
-        The range is from held-out images, and, where the training can tell what it would give a
-        new image (the folds of a network's codes), from the training images too.
+        The range is from held-out images, and, of a network's codes, from those training images
+        too that the flow has not seen, and by folds from all for the plain statistics.
 
         Arguments:
             training: Views of the training images.
             held_out: Views of images that it was not trained on, used for nothing else.
-            codes: Of the training images, as the flow was trained on them; a network's.
+            codes: A network's, of training images that the flow has not seen.
 
         Raises:
             ApproxMassError: a score of theirs overflows.
@@ -103,8 +100,7 @@ class FlowScorer(nn.Module):
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
                 known[name] = plain.fit(summary, seed=self.seed).double().cpu()
-            some = torch.split(codes[:_RANGE_IMAGES], self.batch_size)
-            found = [self._densities(part.to(self.device)) for part in some]
+            found = [self._densities(part.to(self.device)) for part in codes.split(self.batch_size)]
             known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
         for place, (name, values) in enumerate(self.raw(held_out).items()):
             values = torch.cat([values, known[name]]) if name in known else values

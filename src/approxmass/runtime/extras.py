@@ -13,6 +13,8 @@ _EXTRAS = {
         "vl_convert": "vl-convert-python",
         "jinja2": "jinja2",
     },
+    "transformers": {"transformers": "transformers"},
+    "timm": {"timm": "timm"},
     "serve": {
         "altair": "altair",
         "vl_convert": "vl-convert-python",
@@ -45,7 +47,7 @@ def require_extra(extra: str, what: str) -> None:
     """Refuse to go on without the libraries of an extra.
 
     Arguments:
-        extra: `report` or `serve`.
+        extra: One of those of pyproject.toml.
         what: That needs them.
 
     Raises:

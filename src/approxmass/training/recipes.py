@@ -47,16 +47,19 @@ def for_codes(count: int, dimension: int, device: torch.device) -> TrainingSetti
     return replace(training, batch_size=_LARGER_BATCH, learning_rate=_HIGHER_RATE)
 
 
-def for_features(count: int) -> TrainingSettings:
+def for_features(count: int, dimension: int) -> TrainingSettings:
     """For a flow that starts at the identity, on whitened features of a network.
+
+    Alpha and the noise were chosen on altered in-distribution photos (docs/photos.md).
 
     Arguments:
         count: Codes to train on; some 300 steps are made, however few or many there are.
+        dimension: Of a code; alpha is its root.
     """
     batch = 64
     steps_per_epoch = max(1, count // batch)
     return TrainingSettings(
-        alpha=2.0, epochs=max(1, round(300 / steps_per_epoch)), batch_size=batch
+        alpha=math.sqrt(dimension), epochs=max(1, round(300 / steps_per_epoch)), batch_size=batch
     )
 
 
