@@ -66,6 +66,7 @@ class Detector:
         ApproxMassError: a value out of range, or an option that the method does not have.
 
     Example:
+        >>> import numpy as np
         >>> generator = np.random.default_rng(0)
         >>> images = generator.normal(0.5, 0.1, (400, 8, 8)).clip(0, 1)
         >>> detector = Detector(epochs=2).fit(images)

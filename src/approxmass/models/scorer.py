@@ -100,7 +100,10 @@ class FlowScorer(nn.Module):
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
                 known[name] = plain.fit(summary, seed=self.seed).double().cpu()
-            found = [self._densities(part.to(self.device)) for part in codes.split(self.batch_size)]
+            found = [
+                self._densities(part.to(self.device))
+                for part in torch.split(codes, self.batch_size)
+            ]
             known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
         for place, (name, values) in enumerate(self.raw(held_out).items()):
             values = torch.cat([values, known[name]]) if name in known else values

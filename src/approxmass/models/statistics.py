@@ -2,6 +2,8 @@
 
 __all__ = ["FUSED", "STATISTICS", "capped", "fused"]
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,7 @@ STATISTICS = {
         Statistic("neighbour", "distance from the nearest usual image"),
         # Distance of the NLL from its in-distribution mean (Nalisnick et al., 2019).
         Statistic("typicality", "typicality", "nats"),
-        # The largest of those that there are, but for the typicality, each in standard deviations
-        # of in-distribution images.
+        # The smooth largest of those that there are, but for the typicality; see `fused`.
         Statistic("fused", "fused score", "standard deviations"),
     )
 }
@@ -44,7 +45,11 @@ def capped(scores: Tensor) -> Tensor:
 
 
 def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:
-    """The largest of the statistics in `FUSED`, each in standard deviations; `(N,)`.
+    """The smooth largest of the statistics in `FUSED`, `(N,)`: the log of the mean of exp(z).
+
+    z is each in standard deviations. Were their tails exponential, that would be the harmonic mean
+    of their p-values (Wilson, 2019), which needs no independence; like the largest it goes by the
+    one that is furthest out, but two that agree count more than one.
 
     Arguments:
         scores: Statistics `(N,)` by name.
@@ -53,7 +58,7 @@ def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:
     Example:
         >>> scores = {"nll": torch.tensor([3.0]), "mass": torch.tensor([5.0])}
         >>> fused(scores, {"nll": torch.tensor([1.0, 1.0]), "mass": torch.tensor([1.0, 4.0])})
-        tensor([2.])
+        tensor([1.6201])
     """
     standard = [(scores[n] - moments[n][0]) / moments[n][1] for n in FUSED if n in scores]
-    return torch.stack(standard).amax(0)
+    return torch.stack(standard).logsumexp(0) - math.log(len(standard))
