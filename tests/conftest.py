@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,24 @@ def textures(n: int, side: int = 12, *, shift: float = 0.0, seed: int = 0) -> ND
     wave = np.sin(4 * np.pi * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
     noisy = 128 + 70 * wave + generator.normal(0, 8, (n, side, side))
     return noisy.clip(0, 255).astype(np.uint8)
+
+
+def unsquashed(
+    image: Image.Image,
+    height: int,
+    width: int,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> NDArray[np.uint8]:
+    """An image in a frame, by Pillow and NumPy: scaled, in its middle, then reflected outwards."""
+    h, w = image.height, image.width
+    if height * w <= width * h:  # it is as high as the frame, or as wide
+        inside = height, max(1, min(width, round(Fraction(height * w, h))))
+    else:
+        inside = max(1, min(height, round(Fraction(width * h, w)))), width
+    pixels = np.asarray(image.resize(inside[::-1], resample))
+    free = [(all_ - used) for all_, used in zip((height, width), inside, strict=True)]
+    around = [(n // 2, n - n // 2) for n in free] + [(0, 0)] * (pixels.ndim - 2)
+    return np.pad(pixels, around, mode="reflect")
 
 
 def two_classes(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

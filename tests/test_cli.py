@@ -693,6 +693,10 @@ def test_fit_sets_what_python_sets(
         "method": "flow",
         "seed": 5,
         "size": 10,
+        "mode": "auto",
+        "background": 255,
+        "pages": False,
+        "resample": "bilinear",
         "holdout": 0.2,
         "options": {
             "encoder": "pca",

@@ -26,9 +26,10 @@ from PIL import Image
 from approxmass.data import ImageSource, open_images
 from approxmass.data import source as stream
 from approxmass.data.decode import UnreadableError, decode
+from approxmass.data.frame import Frame
 from approxmass.data.guard import pillow_guard
 from approxmass.errors import Code
-from conftest import SHARED, mistake
+from conftest import SHARED, mistake, unsquashed
 
 # Neither square nor alike, so that no axis can be taken for another.
 IMAGES = {
@@ -144,16 +145,17 @@ def _own_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
 
 
-@pytest.mark.parametrize("size", [None, 5, 16])
+@pytest.mark.parametrize("size", [None, 5, 16, (11, 6), (4, 15)])
 @pytest.mark.parametrize("colours", IMAGES)
 @pytest.mark.parametrize("road", ROADS)
 def test_every_road_gives_the_same_pixels(
-    road: str, colours: str, size: int | None, tmp_path: Path
+    road: str, colours: str, size: int | tuple[int, int] | None, tmp_path: Path
 ) -> None:
     x = IMAGES[colours]
     expected = x
     if size:
-        small = [np.array(pillow(i).resize((size, size), Image.Resampling.BILINEAR)) for i in x]
+        sides = (size, size) if isinstance(size, int) else size
+        small = [unsquashed(pillow(i), *sides) for i in x]
         expected = np.stack([i[None] if i.ndim == 2 else i.transpose(2, 0, 1) for i in small])
     source = open_images(ROADS[road](x, tmp_path), size=size)
     assert len(source) == 12
@@ -185,10 +187,15 @@ def test_the_name_is_what_the_person_wrote(tmp_path: Path) -> None:
 def test_resizing_leaves_the_source_it_came_from_alone() -> None:
     source = open_images(IMAGES["RGB"])
     small = source.resized(4)
-    assert (source.size, source.shape) == (None, (3, 9, 7))
-    assert (small.size, small.shape, small.native_shape) == (4, (3, 4, 4), (3, 9, 7))
+    assert (source.frame, source.shape) == (None, (3, 9, 7))
+    assert (small.frame, small.shape) == (Frame(4, 4, "bilinear"), (3, 4, 4))
+    assert small.native_shape == (3, 9, 7)
     assert open_images(small) is small
     assert open_images(small, size=6).shape == (3, 6, 6)
+    assert open_images(small, size=(6, 5)).frame == Frame(6, 5)
+    wide = open_images(small, size=Frame(6, 5, "lanczos"))
+    assert (wide.frame, wide.shape) == (Frame(6, 5, "lanczos"), (3, 6, 5))
+    assert (small.frame, source.frame) == (Frame(4, 4), None)
 
 
 def test_resizing_is_antialiased() -> None:
@@ -432,7 +439,8 @@ def test_png_images_have_the_pixels_that_pillow_gives(
         expected = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     with pillow_guard():
         np.testing.assert_array_equal(pillow(decode(data)), np.asarray(expected))
-        np.testing.assert_array_equal(decode(data, 11), decode(expected, 11))
+        framed = decode(data, Frame(11, 7))
+    np.testing.assert_array_equal(pillow(framed), unsquashed(expected, 11, 7))
 
 
 def grey_png(header: bytes, pixels: bytes) -> bytes:

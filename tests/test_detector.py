@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from torch import nn
 
@@ -21,7 +22,7 @@ from approxmass.models.flow import FlowModel
 from approxmass.models.scorer import FlowScorer
 from approxmass.storage import artifact
 from approxmass.storage.tensors import load_exactly
-from conftest import mistake, textures
+from conftest import mistake, textures, unsquashed
 
 
 def training(detector: Detector) -> TrainingSettings:
@@ -130,18 +131,36 @@ def test_a_seed_repeats_a_fit_and_another_does_not() -> None:
 
 
 def test_a_detector_can_be_fitted_again() -> None:
-    detector = Detector(epochs=1).fit(textures(200, side=10))
+    detector = Detector(epochs=1, size=32).fit(textures(200, side=10))
     assert detector.settings.options["encoder"] == "pca"
-    detector.fit(colour(200))
-    assert detector.settings.options["encoder"] == "pixels"
+    detector.fit(colour(120))
+    assert detector.settings.options["encoder"] == "lite0"
     assert detector.score(colour(5)).p_value.shape == (5,)
 
 
-def test_colour_goes_to_pixels_with_the_latent_fit_and_says_why(tmp_path: Path) -> None:
-    detector = Detector(epochs=1, draws=2).fit(colour(200))
+def test_colour_goes_to_a_network_with_its_statistics_and_says_why() -> None:
+    detector = Detector(epochs=1, size=32).fit(colour(120))
+    options = detector.settings.options
+    assert (options["encoder"], options["preset"]) == ("lite0", "identity")
+    assert any("lite0" in note and "colour" in note for note in detector.facts.notes)
+    assert training(detector).alpha == pytest.approx(np.sqrt(detector.model.facts()["dimension"]))
+    scores = detector.score(colour(6, seed=4))
+    assert list(scores.statistics) == [
+        "nll",
+        "mass",
+        "residual",
+        "neighbour",
+        "typicality",
+        "fused",
+    ]
+    np.testing.assert_array_equal(scores.statistic, scores.statistics["fused"])
+
+
+def test_colour_in_pixels_has_the_latent_fit(tmp_path: Path) -> None:
+    detector = Detector("pixels", epochs=1, draws=2).fit(colour(200))
     assert detector.settings.options["encoder"] == "pixels"
     assert detector.settings.options["preset"] == "compact"
-    assert any("pixels" in note and "colour" in note for note in detector.facts.notes)
+    assert detector.statistic == "latent_fit"
     assert training(detector).alpha == 2 / 32
     x = colour(30, seed=4)
     assert "latent_fit" in detector.score(x).statistics
@@ -170,14 +189,23 @@ def test_grey_images_in_pixels_with_the_flow_named() -> None:
 
 def test_large_images_are_resized_and_it_is_said() -> None:
     large = textures(120, side=80)
-    detector = Detector(epochs=1).fit(large)
+    detector = Detector("pca", epochs=1).fit(large)
     assert detector.shape == (1, 64, 64)
     assert any("80x80" in note and "64x64" in note for note in detector.facts.notes)
     small = open_images(large, size=64).read()
     np.testing.assert_array_equal(detector.score(large[:9]).mass, detector.score(small[:9]).mass)
-    chosen = Detector(epochs=1, size=16).fit(large)
+    chosen = Detector("pca", epochs=1, size=16).fit(large)
     assert chosen.shape == (1, 16, 16)
-    assert not any("resized" in note for note in chosen.facts.notes)
+    assert not any("brought to" in note for note in chosen.facts.notes)
+
+
+def test_large_images_keep_their_aspect() -> None:
+    wide = textures(120, side=80)[:, :40]
+    detector = Detector("pca", epochs=1).fit(wide)
+    assert detector.shape == (1, 48, 88)  # of the area of 64x64, in multiples of 8
+    assert any("80x40" in note and "88x48" in note for note in detector.facts.notes)
+    small = np.stack([unsquashed(Image.fromarray(image), 48, 88) for image in wide[:9]])
+    np.testing.assert_array_equal(detector.score(wide[:9]).mass, detector.score(small).mass)
 
 
 def test_any_module_can_be_the_encoder(tmp_path: Path) -> None:
@@ -249,7 +277,7 @@ def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
 
 
 def test_a_fit_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
-    detector = Detector(epochs=1).fit(textures(200))
+    detector = Detector("pixels", epochs=1).fit(textures(120))
     before = detector.score(textures(5)).mass
     with mistake("wrong-shape"):
         detector.fit(colour(200, side=9))
@@ -259,10 +287,10 @@ def test_a_fit_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
 
 
 def test_the_size_of_an_opened_source_is_kept() -> None:
-    detector = Detector(epochs=1).fit(open_images(textures(120, side=80), size=32))
+    detector = Detector("pca", epochs=1).fit(open_images(textures(120, side=80), size=32))
     assert detector.shape == (1, 32, 32)
     assert detector.settings.size == 32
-    assert not any("resized" in note for note in detector.facts.notes)
+    assert not any("brought to" in note for note in detector.facts.notes)
 
 
 def test_an_image_unlike_any_other_spoils_no_batch() -> None:
@@ -431,6 +459,7 @@ def test_what_does_not_go_together_is_refused_before_the_images_are_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ImageSource, "read", None)
+    monkeypatch.setattr(ImageSource, "chunks", None)
     for options in (
         {"encoder": "pca", "preset": "compact"},
         {"encoder": "pixels", "preset": "realnvp"},

@@ -15,8 +15,13 @@ from conftest import mistake
 
 
 def fitted(encoder: WhitenedEncoder, images: torch.Tensor) -> WhitenedEncoder:
-    encoder.fit_transform(images)
+    encoder.fit_transform(encoder.view(images))
     return encoder
+
+
+def whiten(encoder: WhitenedEncoder, x: torch.Tensor) -> torch.Tensor:
+    """The codes of a fit on what the encoder keeps of images."""
+    return encoder.fit_transform(encoder.view(x))
 
 
 def images(n: int = 600, side: int = 8) -> torch.Tensor:
@@ -127,8 +132,21 @@ def test_mistakes_are_named() -> None:
 def test_the_codes_of_a_fit_are_those_of_the_encoder() -> None:
     for features in (None, nn.Sequential(nn.Flatten(), nn.Linear(64, 12))):
         encoder = WhitenedEncoder(9, features)
-        codes = encoder.fit_transform(images())
+        views = encoder.view(images())
+        codes = encoder.fit_transform(views)
         torch.testing.assert_close(codes, encoder(images()), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(encoder.codes(views), codes, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_is_the_image_itself_or_the_features_of_a_module() -> None:
+    x = (255 * images(20)).round().to(torch.uint8)
+    for encoder in (PixelEncoder((1, 8, 8)), WhitenedEncoder(3)):
+        assert encoder.view(x) is x
+        assert encoder.view_digest is None
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    views = WhitenedEncoder(3, module).view(x)
+    torch.testing.assert_close(views, module(x.float() / 255).flatten(1))
+    assert (views.dtype, views.requires_grad) == (torch.float32, False)
 
 
 class Counting(nn.Module):
@@ -146,24 +164,24 @@ class Counting(nn.Module):
 
 def test_in_a_fit_every_image_goes_through_the_module_once() -> None:
     encoder = WhitenedEncoder(5, Counting())
-    encoder.fit_transform(images(2500))
-    assert isinstance(encoder.features, Counting)
-    assert encoder.features.rows == [1024, 1024, 452]
+    whiten(encoder, images(2500))
+    assert isinstance(encoder.module, Counting)
+    assert encoder.module.rows == [1024, 1024, 452]
 
 
 PROCESS = """
 import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_encoders import Counting, images
+from test_encoders import Counting, images, whiten
 from approxmass.encoders import WhitenedEncoder
 from approxmass.runtime.machine import end_processes, is_main_process
 torch.manual_seed(0)
 encoder = WhitenedEncoder(5, Counting())
-codes = encoder.fit_transform(images(1001))
-rows = torch.tensor(sum(encoder.features.rows))
+codes = whiten(encoder, images(1001))
+rows = torch.tensor(sum(encoder.module.rows))
 torch.distributed.all_reduce(rows)
-assert sum(encoder.features.rows) in (500, 501)
+assert sum(encoder.module.rows) in (500, 501)
 if is_main_process():
     torch.save({{"codes": codes, "rows": rows}}, {result!r})
 end_processes()
@@ -179,7 +197,7 @@ def test_of_two_processes_each_encodes_its_share(tmp_path: Path) -> None:
     found = torch.load(result, weights_only=True)
     assert found["rows"] == 1001
     torch.manual_seed(0)
-    alone = WhitenedEncoder(5, Counting()).fit_transform(images(1001))
+    alone = whiten(WhitenedEncoder(5, Counting()), images(1001))
     torch.testing.assert_close(found["codes"], alone, rtol=1e-4, atol=1e-4)
 
 

@@ -19,6 +19,7 @@ from approxmass.data import ImageSource, open_images
 from approxmass.data import checked_png as decoding
 from approxmass.data import source as stream
 from approxmass.data.decode import Encoded, How, UnreadableError, decode
+from approxmass.data.frame import Frame
 from approxmass.data.guard import pillow_guard
 from approxmass.data.readers import array, idx
 from approxmass.data.remarks import Note
@@ -67,10 +68,10 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     to_uint8 = array.to_uint8
 
     def count_one(
-        item: Encoded, size: int | None, how: How, notes: list[Note]
+        item: Encoded, frame: Frame | None, how: How, notes: list[Note]
     ) -> NDArray[np.uint8]:
         counts.append(1)
-        return decode(item, size, how, notes)
+        return decode(item, frame, how, notes)
 
     def count_rows(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
         counts.append(len(block))
@@ -117,9 +118,11 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("size", [1, 5, 7, 9, 16])
+@pytest.mark.parametrize(
+    "frame", [*[Frame(s, s) for s in (1, 5, 7, 9, 16)], Frame(4, 11), Frame(11, 4, "lanczos")]
+)
 def test_its_pixels_are_resized_as_those_of_the_others(
-    size: int, tmp_path: Path, converted: list[int]
+    frame: Frame, tmp_path: Path, converted: list[int]
 ) -> None:
     rng = np.random.default_rng(4)
     square = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
@@ -142,8 +145,8 @@ def test_its_pixels_are_resized_as_those_of_the_others(
         assert source.native_shape
         converted.clear()
         with pillow_guard():
-            expected = decode(path, size)
-        np.testing.assert_array_equal(source.resized(size).read()[0], expected, err_msg=path.name)
+            expected = decode(path, frame)
+        np.testing.assert_array_equal(source.resized(frame).read()[0], expected, err_msg=path.name)
         assert not converted
 
 
@@ -182,13 +185,13 @@ def test_no_more_threads_decode_than_asked_for(
     seen: set[int] = set()
     together = threading.Barrier(threads or 3)
 
-    def note(item: Encoded, size: int | None, how: How, notes: list[Note]) -> NDArray[np.uint8]:
+    def note(item: Encoded, frame: Frame | None, how: How, notes: list[Note]) -> NDArray[np.uint8]:
         if threading.current_thread() is not threading.main_thread():
             if threading.get_ident() not in seen:
                 seen.add(threading.get_ident())
                 together.wait(20)  # until all of them are at work
             assert len(seen) <= (threads or 3)
-        return decode(item, size, how, notes)
+        return decode(item, frame, how, notes)
 
     monkeypatch.setattr(stream, "cores", lambda: 3)
     monkeypatch.setattr(stream, "decode", note)
@@ -218,10 +221,11 @@ def test_pillow_gives_the_same_pixels_without_pyspng(monkeypatch: pytest.MonkeyP
     pytest.importorskip("pyspng")
     colour = Image.fromarray(np.random.default_rng(6).integers(0, 256, (9, 7, 4), dtype=np.uint8))
     items = [png(colour.convert(mode)) for mode in ("L", "RGB", "RGBA", "LA", "P", "1")]
+    frames = (None, Frame(5, 5), Frame(6, 9, "bicubic"))
     with pillow_guard():
-        fast = [decode(item, size) for item in items for size in (None, 5)]
+        fast = [decode(item, frame) for item in items for frame in frames]
         monkeypatch.setattr(decoding, "pyspng", None)
-        plain = [decode(item, size) for item in items for size in (None, 5)]
+        plain = [decode(item, frame) for item in items for frame in frames]
     for one, other in zip(fast, plain, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -20,15 +20,25 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     ("shape", "encoder", "preset"),
-    [((1, 28, 28), "pca", "realnvp"), ((3, 32, 32), "pixels", "compact")],
+    [
+        ((1, 28, 28), "pca", "realnvp"),
+        ((1, 32, 32), "pca", "realnvp"),
+        ((1, 20, 33), "lite0", "identity"),
+        ((1, 33, 20), "lite0", "identity"),
+        ((3, 32, 32), "lite0", "identity"),
+        ((3, 8, 8), "lite0", "identity"),
+        ((3, 300, 400), "lite0", "identity"),
+    ],
 )
-def test_auto_follows_the_colours_and_says_why(
+def test_auto_follows_colours_and_size_and_says_why(
     shape: tuple[int, int, int], encoder: str, preset: str
 ) -> None:
     options, notes = FlowOptions().resolve(shape)
     assert (options.encoder, options.preset) == (encoder, preset)
     assert len(notes) == 1
     assert notes[0].startswith(f"encoder: {encoder}, because")
+    what = f"{shape[2]}x{shape[1]} {'grey' if shape[0] == 1 else 'colour'} pixels"
+    assert what in notes[0]
 
 
 def test_what_a_person_chose_is_kept_without_a_word() -> None:
@@ -36,11 +46,18 @@ def test_what_a_person_chose_is_kept_without_a_word() -> None:
     assert chosen.resolve((3, 200, 300)) == (chosen, [])
 
 
-@pytest.mark.parametrize(("side", "size"), [(64, None), (65, 64), (150, 64)])
-def test_large_images_are_made_smaller(side: int, size: int | None) -> None:
+@pytest.mark.parametrize(
+    ("side", "size", "shape"),
+    # Of the area of 64x64, the aspect of the images, in multiples of 8.
+    [(64, None, (1, 20, 64)), (65, 64, (1, 32, 112)), (150, 64, (1, 24, 176))],
+)
+def test_large_images_are_made_smaller(
+    side: int, size: int | None, shape: tuple[int, int, int]
+) -> None:
     images = textures(120, side)[:, :20]
     detector = Detector(method="pca-residual").fit(images)
     assert detector.settings.size == size
+    assert detector.shape == shape
     assert len(detector.facts.notes) == (size is not None)
 
 
@@ -98,6 +115,12 @@ def test_numbers_of_numpy_become_plain() -> None:
         {"threads": 0},
         {"encoder": "module"},
         {"encoder": "latent"},
+        {"encoder": "hf:"},
+        {"encoder": "timm:"},
+        {"mode": "sepia"},
+        {"background": 256},
+        {"background": -1},
+        {"pages": 1},
     ],
 )
 def test_values_out_of_range_name_the_option(given: dict[str, Any]) -> None:
@@ -106,16 +129,21 @@ def test_values_out_of_range_name_the_option(given: dict[str, Any]) -> None:
 
 
 def test_the_latent_fit_needs_pixels() -> None:
-    with mistake("bad-option"):
-        FlowOptions(statistic="latent_fit").resolve((1, 28, 28))
-    assert FlowOptions(statistic="latent_fit").resolve((3, 32, 32))[0].encoder == "pixels"
+    for shape in ((1, 28, 28), (3, 32, 32)):
+        with mistake("bad-option", "belongs to the encoder pixels"):
+            FlowOptions(statistic="latent_fit").resolve(shape)
+        with mistake("bad-option", "belongs to the encoder pixels"):
+            FlowOptions(statistic="latent_fit", encoder="lite0").resolve(shape)
+        chosen = FlowOptions(statistic="latent_fit", encoder="pixels").resolve(shape)[0]
+        assert chosen.statistic == "latent_fit"
 
 
 def test_the_statistic_is_the_one_that_works_with_the_encoder() -> None:
     def statistic(shape: tuple[int, int, int], **options: str) -> str:
         return FlowOptions(**options).resolve(shape)[0].statistic  # type: ignore[arg-type]
 
-    assert statistic((3, 32, 32)) == "latent_fit"
+    assert statistic((3, 32, 32)) == "fused"
+    assert statistic((3, 32, 32), encoder="pixels") == "latent_fit"
     assert statistic((3, 32, 32), encoder="pca") == "fused"
     assert statistic((1, 28, 28)) == "fused"
     assert statistic((1, 28, 28), encoder="pixels") == "fused"

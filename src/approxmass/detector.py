@@ -279,7 +279,7 @@ class Detector:
         Yields:
             Each chunk, with the scores of its readable images; those of another shape are not.
         """
-        return self._score_chunks(self.open(images))
+        return self._score_chunks(images)
 
     def open(self, images: Any) -> ImageSource:
         """Images as the detector sees them: of its mode, on its background, in its frame.
@@ -300,9 +300,13 @@ class Detector:
         with limited_threads(self.threads):
             return self.fitted.score(images)
 
-    def _score_chunks(self, source: ImageSource) -> Iterator[tuple[Chunk, Scores]]:
+    def chunks(self, images: Any) -> Iterator[Chunk]:
+        """Images as the detector sees them, some at a time."""
         size = min(_MOST, max(_FEWEST, _BYTES // math.prod(self.shape)))
-        for chunk in source.chunks(size, shape=self.shape, threads=self.threads):
+        return self.open(images).chunks(size, shape=self.shape, threads=self.threads)
+
+    def _score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
+        for chunk in self.chunks(images):
             yield chunk, self.score_pixels(chunk.images)
 
     def predict(

@@ -183,6 +183,10 @@ class Baseline(ABC):
         """The images themselves."""
         return images
 
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """The pixels."""
+        return {"pixels": unit_pixels(views).flatten(1)}
+
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit behind a detector.
 

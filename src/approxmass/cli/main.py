@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ApproxMassError
+from .compare import compare
 from .console import fail, out
 from .demo import demo
 from .evaluate import evaluate, report
@@ -27,7 +28,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo, fit, score, evaluate, report, explain, methods, inspect, serve, watch):
+for command in (
+    demo,
+    fit,
+    score,
+    evaluate,
+    report,
+    compare,
+    explain,
+    methods,
+    inspect,
+    serve,
+    watch,
+):
     app.command()(command)
 app.add_typer(paper, name="paper")
 

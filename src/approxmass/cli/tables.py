@@ -1,6 +1,7 @@
 """Terminal tables: the same facts as the JSON, for people."""
 
 __all__ = [
+    "comparison_table",
     "describe_methods",
     "evaluation_tables",
     "explanations_table",
@@ -49,6 +50,42 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
                 *(f"{each.value:.3f}" for each in rest),
             )
         yield table
+
+
+def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
+    """A row for each line of a comparison on one set of outliers, and what the penalty adds."""
+    inside = facts["id"]
+    table = Table(
+        title=f"{escape(ood)} against {escape(inside)}\n"
+        f"per image, {facts['counts'][inside]:,} + {facts['counts'][ood]:,}",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("line")
+    for column in ("AUROC", "95%\ninterval", "flagged at 5%\nof usual", "flagged at 5%\nof others"):
+        table.add_column(column, justify="right")
+    last = None
+    for line in facts["lines"]:
+        if last not in (None, line["of"]):
+            table.add_section()
+        last = line["of"]
+        area, name = line["auroc"][ood], line["name"]
+        table.add_row(
+            name if last == "plain" else f"{name}, {last}",
+            f"{area['value']:.4f}",
+            f"{area['low']:.3f}-{area['high']:.3f}",
+            f"{line['flagged'][inside]:.1%}",
+            f"{line['flagged'][ood]:.1%}",
+        )
+    table.add_section()
+    for name, by_set in facts["penalised_less_vanilla"].items():
+        area = by_set[ood]
+        clear = "" if area["low"] > 0 or area["high"] < 0 else ", not distinguishable"
+        between = f"{area['low']:+.3f} to {area['high']:+.3f}"
+        table.add_row(
+            f"{name}: penalised - vanilla{clear}", f"{area['value']:+.4f}", between, "", ""
+        )
+    return table
 
 
 def explanations_table(facts: Mapping[str, Any]) -> Table:

@@ -43,6 +43,14 @@ class Encoder(nn.Module, ABC):
         """Of all that `view` depends on, where its views are worth keeping for another fit."""
         return None
 
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """Plain features `(N, ...)` of views by kind: what other scores may be compared on.
+
+        The first is for those that need a covariance, the others, of length 1, for the nearest
+        neighbour; where there is but one kind, it is for all.
+        """
+        return {"pixels": unit_pixels(views).flatten(1)}
+
     @abstractmethod
     def fit_transform(
         self, views: Tensor, *, seed: int = 0, device: torch.device | None = None

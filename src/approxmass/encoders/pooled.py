@@ -146,6 +146,17 @@ class PooledEncoder(Encoder):
         """Codes `(N, dimension)` of views."""
         return self._whitened(self._normalised(views))
 
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """The means of all maps but the last; of the two last ones alone, of length 1."""
+        *widths, summary = self.network.widths
+        ends = sum(widths)
+        last = _unit(views[:, ends - widths[-1] : ends])
+        return {
+            "means": views[:, :ends],
+            f"{widths[-1]} channels": last,
+            f"{summary} channels": self.summary(views),
+        }
+
     def summary(self, views: Tensor) -> Tensor:
         """The mean of the last map `(N, C)` of views, each divided by its length."""
         return _unit(views[:, self.dimension :])

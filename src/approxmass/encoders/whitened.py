@@ -50,9 +50,9 @@ class WhitenedEncoder(Encoder):
         super().__init__()
         self.components = components
         # A copy: the module of the caller stays as it is.
-        self.features = None
+        self.module = None
         if features is not None:
-            self.features = copy.deepcopy(features).eval().requires_grad_(False)
+            self.module = copy.deepcopy(features).eval().requires_grad_(False)
         for name in ("mean", "axes", "scale", "energy"):
             self.register_buffer(name, torch.empty(0))
 
@@ -73,13 +73,17 @@ class WhitenedEncoder(Encoder):
             ((kept, width), (0,)),
             ((kept, width), (2,)),
         )
-        return learnt and (self.features is not None or math.prod(shape) == width)
+        return learnt and (self.module is not None or math.prod(shape) == width)
 
     def view(self, images: Tensor) -> Tensor:
         """Features `(N, D)` of images `(N, C, H, W)`; of pixels the images, which cost nothing."""
-        if self.features is None:
+        if self.module is None:
             return images
-        return through(self.features, images, device=self.mean.device)
+        return through(self.module, images, device=self.mean.device)
+
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """The pixels, or what the module makes of them."""
+        return super().features(views) if self.module is None else {"features": views}
 
     @torch.no_grad()
     def fit_transform(
@@ -97,7 +101,7 @@ class WhitenedEncoder(Encoder):
             )
         self.to(device or "cpu")
         some = _some(len(views), views[0].numel(), seed)
-        if self.features is not None:
+        if self.module is not None:
             self._fit(views[some], seed)
             parts = [self._code(part.to(device or "cpu")) for part in torch.split(views, 4096)]
             return torch.cat(parts).cpu()
@@ -108,7 +112,7 @@ class WhitenedEncoder(Encoder):
 
     def codes(self, views: Tensor) -> Tensor:
         """Codes `(N, dimension)` of views."""
-        return self._code(views) if self.features is not None else super().codes(views)
+        return self._code(views) if self.module is not None else super().codes(views)
 
     def _fit(self, features: Tensor, seed: int) -> None:
         """Fit the components on features `(N, D)`, on the CPU."""
@@ -140,7 +144,7 @@ class WhitenedEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, dimension)`."""
-        return self._code(x.flatten(1) if self.features is None else self.features(x).flatten(1))
+        return self._code(x.flatten(1) if self.module is None else self.module(x).flatten(1))
 
     def _code(self, features: Tensor) -> Tensor:
         coefficients, log_energy = self._project(features)
@@ -161,7 +165,7 @@ class WhitenedEncoder(Encoder):
     def extra_repr(self) -> str:
         """For `print`."""
         learnt = f"dimension={self.dimension}" if len(self.scale) else "not fitted"
-        of = "pixels" if self.features is None else type(self.features).__name__
+        of = "pixels" if self.module is None else type(self.module).__name__
         return f"components of {of}, at most {self.components}; {learnt}"
 
     def __repr__(self) -> str:

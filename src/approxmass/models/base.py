@@ -207,6 +207,9 @@ class Model(Protocol):
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit."""
 
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """Plain features of views by kind, for plain lines; see `Encoder.features`."""
+
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of images as `view` gives them."""
 

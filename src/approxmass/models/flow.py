@@ -148,6 +148,10 @@ class FlowModel:
         """What the encoder keeps of images `(N, C, H, W)`, uint8."""
         return self.encoder.view(images)
 
+    def features(self, views: Tensor) -> dict[str, Tensor]:
+        """What the encoder has for plain lines."""
+        return self.encoder.features(views)
+
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit the encoder, train the flow and learn the in-distribution range of each statistic.
 
@@ -159,7 +163,7 @@ class FlowModel:
         codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
         unseen = kind.unseen(len(codes))
         codes, for_ranges = codes[unseen:], codes[:unseen]
-        flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed)
+        flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed, chosen.alpha)
         training = kind.training(chosen.preset, len(codes), shape, encoder.dimension, run.device)
         given: dict[str, Any] = {
             name: value
@@ -274,7 +278,7 @@ class FlowModel:
         load_exactly(code, tensors_below(state, "encoder"))
         if not code.fits(shape):
             raise ValueError(f"the encoder is not for images of shape {shape}")
-        flow = made._kind.flow(chosen.preset, shape, code.dimension, saved.seed)
+        flow = made._kind.flow(chosen.preset, shape, code.dimension, saved.seed, chosen.alpha)
         made.scorer = FlowScorer(code, flow, shape, draws=chosen.draws, seed=saved.seed)
         load_exactly(made.scorer, state)
         made.encoder = code

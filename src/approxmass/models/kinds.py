@@ -3,7 +3,7 @@
 __all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind", "kind_of"]
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from ..runtime.random import seeded_init
 from ..training import recipes
 from ..training.flow import TrainingSettings
 
+Alpha = float | Literal["auto"]
 # Stands in a saved detector for the module that was its encoder.
 MODULE = "module"
 # Images larger than this a side are resized to it, where nothing else is asked for.
@@ -56,8 +57,8 @@ class Kind(ABC):
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
         """The encoder, not fitted."""
 
-    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
-        """The untrained flow."""
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
+        """The untrained flow, to be trained with that weight of the penalty."""
         return VectorFlow(preset, dimension, seed=seed)
 
     def training(
@@ -77,7 +78,7 @@ class _Pixels(Kind):
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
         return PixelEncoder(shape)
 
-    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
         with seeded_init(seed):
             return RealNVP.preset(preset, shape)
 
@@ -115,8 +116,8 @@ class _Network(Kind):
     def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
         return PooledEncoder(self.network)
 
-    def flow(self, preset: str, shape: Shape, dimension: int, seed: int) -> Flow:
-        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.FEATURE_NOISE)
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
+        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))
 
     def training(
         self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device

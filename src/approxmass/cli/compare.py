@@ -1,0 +1,60 @@
+"""The command `compare`."""
+
+__all__ = ["compare"]
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import check_outputs, emit, out
+from .evaluate import MoreOod, OodSources
+from .fit import Size
+from .options import SOURCE, Device, Json, Threads
+
+
+def compare(
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    ood: OodSources,
+    more_ood: MoreOod = None,
+    id_source: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="SOURCE", help="In-distribution images to try it on; else a fifth."
+        ),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
+    size: Size = None,
+    seed: Annotated[int, typer.Option(help="Fixes fits and intervals.")] = 0,
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """Fit the default on SOURCE, and show it beside its vanilla flow and plain lines."""
+    from ..evaluation.compare import compare as compared
+    from .tables import comparison_table
+
+    sources = [*ood, *(more_ood or [])]
+    check_outputs(json_file, inputs=[source, id_source, *sources])
+    found = compared(
+        source,
+        {name: name for name in sources},
+        id_images=id_source,
+        progress=True,
+        encoder=encoder,
+        size=size,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    facts = found.facts()
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        for ood_name in sources:
+            out.print(comparison_table(facts, ood_name))
+        out.print(
+            f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
+            "images/s. Larger score = more out-of-distribution; intervals by bootstrap.",
+            style="dim",
+            soft_wrap=True,
+        )

@@ -1,0 +1,70 @@
+"""Some of the images of a source."""
+
+__all__ = ["part_of"]
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Bools, Pixels
+from ..errors import ApproxMassError
+from .decode import Encoded
+from .look import Batches
+from .source import ImageSource
+
+
+def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
+    """Those images that are marked, in their order, with their labels.
+
+    Arguments:
+        source: Images.
+        keep: `(N,)`, whether an image is among them.
+        name: What errors call them.
+
+    Raises:
+        ApproxMassError: another number of marks, or none of them set.
+
+    Example:
+        >>> from approxmass.data import open_images
+        >>> images = open_images(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
+        >>> part_of(images, np.array([True, False, True]), "ends").read()[:, 0, 0, 0]
+        array([0, 8], dtype=uint8)
+    """
+    if keep.shape != (len(source),):
+        raise ApproxMassError(
+            f"{name}: there are {keep.size} marks for {len(source)} images", code="bad-option"
+        )
+    batches, labels, remarks = source.parts()
+
+    def kept_labels() -> NDArray[Any] | None:
+        found = None if labels is None else labels()
+        return None if found is None else found[keep]
+
+    made = ImageSource(
+        name, int(keep.sum()), _kept(batches, keep), labels=kept_labels, remarks=remarks
+    )
+    made.frame = source.frame
+    # Of one mode with the whole, whatever these images alone would be taken for.
+    mode = source.mode
+    if mode == "auto":
+        mode = "grey" if source.native_shape[0] == 1 else "rgb"
+    return made.seen(mode=mode, background=source.background)
+
+
+def _kept(batches: Batches, keep: Bools) -> Batches:
+    def some(n: int) -> Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]:
+        start = 0
+        for names, items in batches(n):
+            marks = keep[start : start + len(names)]
+            start += len(names)
+            if not marks.any():
+                continue
+            those = [name for name, mark in zip(names, marks, strict=True) if mark]
+            if isinstance(items, np.ndarray):
+                yield those, items[marks]
+            else:
+                yield those, [item for item, mark in zip(items, marks, strict=True) if mark]
+
+    return some
