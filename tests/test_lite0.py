@@ -11,17 +11,18 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from approxmass import Detector
-from approxmass.encoders import Lite0Encoder
+from approxmass.encoders import PooledEncoder, network
 from approxmass.encoders import lite0 as module
 from approxmass.encoders.lite0 import CHANNELS, Lite0, lite0
 from approxmass.evaluation.metrics import auroc
 from approxmass.flows import VectorFlow
 from approxmass.models.flow import FlowModel
 from conftest import mistake
+from tiny_network import WIDTHS, TinyNetwork
 
 
 def reference(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    """All block outputs, written out: TensorFlow's padding, batch norm apart, ReLU6."""
+    """All block outputs and the head, written out: TensorFlow's padding, batch norm, ReLU6."""
 
     def conv(x: Tensor, name: str, norm: str, stride: int, groups: int) -> Tensor:
         weight = weights[f"{name}.weight"].double()
@@ -48,14 +49,16 @@ def reference(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         h = conv(h, f"{at}._project_conv", f"{at}._bn2", 1, 1)
         y = y + h if h.shape == y.shape else h
         outputs.append(y)
-    return outputs
+    return [*outputs, conv(y, "_conv_head", "_bn1", 1, 1).clamp(0, 6)]
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (65, 97), (40, 33)])
 def test_the_maps_are_those_of_the_weights_written_out(sides: tuple[int, int]) -> None:
     x = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0))
     expected = reference(module._weights(), x)
-    for maps, block in zip(lite0()(x), (2, 4, 10, 15), strict=True):
+    found = lite0()(x)
+    assert tuple(maps.shape[1] for maps in found) == CHANNELS == (24, 40, 112, 320, 1280)
+    for maps, block in zip(found, (2, 4, 10, 15, 16), strict=True):
         wanted = expected[block]
         assert maps.shape == wanted.shape
         assert (maps - wanted).abs().max() < 1e-4 * wanted.abs().max()
@@ -90,26 +93,127 @@ def tensors(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
+def units(views: np.ndarray, widths: tuple[int, ...]) -> np.ndarray:
+    """Each part of views, but for the summary, divided by its length."""
+    *plain, _ = widths
+    ends = np.cumsum([*plain, *plain[-2:]])
+    parts = np.split(views.astype(np.float64)[:, : ends[-1]], ends[:-1], axis=1)
+    return np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts], 1)
+
+
+def whitened(learnt: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """New rows by the symmetric inverse root of the shrunk covariance of others."""
+    center = learnt.mean(0)
+    covariance = LedoitWolf(assume_centered=True).fit(learnt - center).covariance_
+    variance, axes = np.linalg.eigh(covariance)
+    return (new - center) @ (axes / np.sqrt(variance)) @ axes.T
+
+
+def test_a_view_is_means_and_deviations_of_the_maps() -> None:
+    images = tensors(photos(5, side=64))
+    encoder = PooledEncoder(network("lite0"))
+    views = encoder.view(images)
+    assert views.shape == (5, 928 + 1280)
+    assert (views.dtype, encoder.dimension) == (torch.float32, 928)
+    maps = [each.double().numpy() for each in lite0()(images.float() / 255)]
+    means = [each.mean((2, 3)) for each in maps]
+    deviations = [each.std((2, 3)) for each in maps[2:4]]
+    expected = np.concatenate([*means[:4], *deviations, means[4]], 1)
+    np.testing.assert_allclose(views.numpy(), expected, rtol=1e-3, atol=1e-4)
+    summary = means[4] / np.linalg.norm(means[4], axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.summary(views).numpy(), summary, rtol=1e-3, atol=1e-5)
+
+
+def test_a_view_depends_on_its_image_alone_to_the_bit() -> None:
+    images = tensors(photos(11, side=64))
+    encoder = PooledEncoder(network("lite0"))
+    views = encoder.view(images)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder.view(images[order]), views[order])
+    assert torch.equal(encoder.view(images[3:]), views[3:])
+    for i in (0, 5, 10):
+        assert torch.equal(encoder.view(images[i : i + 1]), views[i : i + 1])
+        assert torch.equal(
+            encoder.view(images[i : i + 1].expand(6, -1, -1, -1)[1:2]), views[i][None]
+        )
+    assert torch.equal(encoder.view(images.float() / 255), views)
+
+
+def test_the_network_always_sees_four_images_at_a_time() -> None:
+    encoder = PooledEncoder(TinyNetwork())
+    assert isinstance(encoder.network, TinyNetwork)
+    for count, calls in ((1, 1), (4, 1), (5, 2), (11, 3)):
+        encoder.network.seen.clear()
+        assert len(encoder.view(tensors(photos(count, side=32)))) == count
+        assert encoder.network.seen == [4] * calls
+
+
 def test_codes_are_white_and_their_length_is_the_mahalanobis_distance() -> None:
-    images = tensors(photos(60))
-    encoder = Lite0Encoder()
-    codes = encoder.fit_transform(images).double().numpy()
-    assert codes.shape == (60, sum(CHANNELS)) == (60, encoder.dimension)
-    pooled = encoder.pooled(images.float() / 255).double().numpy()
-    standard = (pooled - pooled.mean(0)) / pooled.std(0)
-    fitted = LedoitWolf(assume_centered=True).fit(standard)
-    expected = fitted.mahalanobis(standard)
-    np.testing.assert_allclose((codes**2).sum(1), expected, rtol=1e-3)
-    np.testing.assert_allclose(encoder(images.float() / 255).numpy(), codes, rtol=1e-3, atol=1e-3)
+    encoder = PooledEncoder(TinyNetwork())
+    assert encoder.dimension == sum((*WIDTHS[:-1], *WIDTHS[2:4]))
+    images = tensors(photos(400, side=32))
+    views = encoder.view(images)
+    encoder.fit_transform(views)
+    parts = units(views.numpy(), WIDTHS)
+    codes = encoder.codes(views).numpy()
+    np.testing.assert_allclose(codes, whitened(parts, parts), rtol=1e-3, atol=1e-3)
+    shrunk = LedoitWolf(assume_centered=True).fit(parts - parts.mean(0))
+    distance = shrunk.mahalanobis(parts - parts.mean(0))
+    np.testing.assert_allclose((codes**2).sum(1), distance, rtol=1e-3)
+    x = images[:9].float() / 255
+    np.testing.assert_allclose(encoder(x).numpy(), codes[:9], rtol=1e-3, atol=1e-3)
     with mistake("no-variation"):
-        Lite0Encoder().fit_transform(images[:1].expand(20, -1, -1, -1))
+        PooledEncoder(TinyNetwork()).fit_transform(views[:1].expand(20, -1))
     with mistake("too-few"):
-        Lite0Encoder().fit_transform(images[:9])
+        PooledEncoder(TinyNetwork()).fit_transform(views[:9])
+
+
+@pytest.mark.parametrize("probe", [0, 7, 58])
+def test_the_codes_of_a_fit_are_those_of_a_refit_without_the_fold(probe: int) -> None:
+    encoder = PooledEncoder(TinyNetwork())
+    views = encoder.view(tensors(photos(60, side=32)))
+    codes = encoder.fit_transform(views, seed=3)
+    # Another image in its place changes the codes of all but those of its own fold.
+    changed = views.clone()
+    changed[probe] = views.flip(1)[(probe + 1) % 60]
+    other = PooledEncoder(TinyNetwork()).fit_transform(changed, seed=3)
+    fold = (codes == other).all(1)
+    fold[probe] = True
+    assert fold.sum() == 12
+    parts = units(views.numpy(), WIDTHS)
+    expected = whitened(parts[~fold.numpy()], parts[fold.numpy()])
+    np.testing.assert_allclose(codes[fold].numpy(), expected, rtol=2e-3, atol=2e-3)
+    # What is learnt in the end is of all images, in which their own codes are shorter.
+    everything = encoder.codes(views)
+    np.testing.assert_allclose(everything.numpy(), whitened(parts, parts), rtol=2e-3, atol=2e-3)
+    assert codes.square().sum(1).mean() > 1.1 * everything.square().sum(1).mean()
+
+
+def test_the_folds_are_drawn_by_the_seed() -> None:
+    encoder = PooledEncoder(TinyNetwork())
+    views = encoder.view(tensors(photos(60, side=32)))
+    first, again, other = (encoder.fit_transform(views, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_gradient_reaches_the_pixels_and_is_the_true_one() -> None:
+    encoder = PooledEncoder(TinyNetwork())
+    encoder.fit_transform(encoder.view(tensors(photos(60, side=32))))
+    encoder.double()
+    x = (tensors(photos(1, side=32))[:, :, :8, :8].double() / 255).requires_grad_()
+    direction = torch.randn(encoder.dimension, dtype=torch.float64)
+    numbers = encoder(x) @ direction
+    (gradient,) = torch.autograd.grad(numbers.sum(), x)
+    step = 1e-4 * torch.randn_like(x)
+    change = (encoder(x + step) - encoder(x - step)) @ direction / 2
+    assert change.item() == pytest.approx((gradient * step).sum().item(), rel=1e-2)
 
 
 def test_grey_is_colour_with_all_channels_alike() -> None:
     grey = torch.rand(2, 1, 40, 40)
-    encoder = Lite0Encoder()
+    encoder = PooledEncoder(network("lite0"))
+    assert torch.equal(encoder.view(grey), encoder.view(grey.expand(-1, 3, -1, -1)))
     torch.testing.assert_close(encoder.pooled(grey), encoder.pooled(grey.expand(-1, 3, -1, -1)))
 
 
@@ -124,6 +228,7 @@ def test_a_flow_from_the_identity_starts_as_the_standard_normal() -> None:
 def test_a_detector_by_name_needs_nothing_else_to_be_loaded(tmp_path: Path) -> None:
     detector = Detector("lite0", size=48, epochs=2).fit(photos(150))
     assert detector.settings.options["preset"] == "identity"
+    assert detector.shape == (3, 64, 64)  # the nearest multiple of 32
     inside, outside = photos(40, seed=1), photos(40, shift=0.8, seed=2)
     scores = detector.score(inside)
     assert auroc(scores.statistic, detector.score(outside).statistic) > 0.95
@@ -134,5 +239,5 @@ def test_a_detector_by_name_needs_nothing_else_to_be_loaded(tmp_path: Path) -> N
     np.testing.assert_array_equal(loaded.score(inside).statistic, scores.statistic)
     assert isinstance(loaded.model, FlowModel)
     assert not any("network" in name for name in loaded.model.state())
-    assert "Lite0Encoder" in repr(loaded.model.scorer.encoder)
+    assert "PooledEncoder(lite0, fitted)" == repr(loaded.model.scorer.encoder)
     assert Lite0().state_dict() == {}

@@ -13,7 +13,6 @@ from torch import nn
 from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
 from .data import Chunk, ImageSource
-from .data.colour import Mode
 from .data.frame import Frame
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
@@ -83,7 +82,7 @@ class Detector:
         method: Literal["flow"] = ...,
         seed: int = ...,
         size: int | None = ...,
-        mode: Mode = ...,
+        mode: str = ...,
         background: int = ...,
         pages: bool = ...,
         holdout: float = ...,
@@ -105,7 +104,7 @@ class Detector:
         method: str,
         seed: int = ...,
         size: int | None = ...,
-        mode: Mode = ...,
+        mode: str = ...,
         background: int = ...,
         pages: bool = ...,
         holdout: float = ...,
@@ -121,7 +120,7 @@ class Detector:
         method: str = "flow",
         seed: int = 0,
         size: int | None = None,
-        mode: Mode = "auto",
+        mode: str = "auto",
         background: int = 255,
         pages: bool = False,
         holdout: float = 0.1,
@@ -379,7 +378,8 @@ class Detector:
 
         Arguments:
             folder: Where it was saved.
-            encoder: The module that was its encoder, if it was one; only its weights are saved.
+            encoder: The module that was its encoder, if it was one that torch could not export:
+                then only its weights are saved.
             device: As for a new detector; it need not be that of the fit.
             threads: As for a new detector.
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .data import ImageSource, open_images
-from .data.colour import Mode
 from .data.frame import Resample
 from .data.options import check_seen
 from .errors import ApproxMassError
@@ -49,7 +48,7 @@ class Settings:
     method: str = "flow"
     seed: int = 0
     size: int | None = None
-    mode: Mode = "auto"
+    mode: str = "auto"
     background: int = 255
     pages: bool = False
     resample: Resample = "bilinear"

@@ -19,7 +19,10 @@ Text = str | None
 
 
 Output = Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the detector.")]
-Encoder = Annotated[Text, typer.Option(help=f"{_FLOW}what it models: pca, pixels or lite0.")]
+Encoder = Annotated[
+    Text,
+    typer.Option(help=f"{_FLOW}what it models: pca, pixels, lite0, hf:NAME or timm:NAME."),
+]
 Alpha = Annotated[Text, typer.Option(help=f"{_FLOW}weight of the mass in the loss.")]
 Preset = Annotated[
     Text,
@@ -32,7 +35,8 @@ Epochs = Annotated[Text, typer.Option(help="Passes over the images.")]
 Statistic = Annotated[
     Text,
     typer.Option(
-        help=f"{_FLOW}the score behind the p-values: nll, mass, latent_fit, typicality or fused."
+        help=f"{_FLOW}the score behind the p-values: nll, mass, latent_fit, residual, neighbour, "
+        "typicality or fused."
     ),
 ]
 Draws = Annotated[Text, typer.Option(help=f"{_FLOW}dequantisation draws an image (pixels).")]
@@ -43,7 +47,16 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any option of the method; may be repeated."),
 ]
-Size = Annotated[int | None, typer.Option(help="Resize every image to SIZE x SIZE.")]
+Size = Annotated[
+    int | None, typer.Option(help="Bring images to about SIZE x SIZE pixels, unsquashed.")
+]
+Mode = Annotated[str, typer.Option(help="auto, grey or rgb: what all images are taken for.")]
+Background = Annotated[
+    int, typer.Option(min=0, max=255, help="Grey under transparent images; 255 is white.")
+]
+Pages = Annotated[
+    bool, typer.Option("--pages", help="Read all frames and pages of a file, not the first alone.")
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -70,6 +83,9 @@ def fit(
     method: Method = "flow",
     option: Set = None,
     size: Size = None,
+    mode: Mode = "auto",
+    background: Background = 255,
+    pages: Pages = False,
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
     labels: Labels = None,
@@ -99,6 +115,9 @@ def fit(
         method=method,
         seed=seed,
         size=size,
+        mode=mode,
+        background=background,
+        pages=pages,
         holdout=holdout,
         device=device,
         threads=threads,

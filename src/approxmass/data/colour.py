@@ -1,9 +1,8 @@
 """Whether the images of a source are grey or in colour, by their pixels."""
 
-__all__ = ["MODES", "Mode", "Votes", "in_channels"]
+__all__ = ["MODES", "Votes", "in_channels"]
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -14,8 +13,7 @@ from .remarks import Note, Remarks
 from .shapes import NEEDED, mismatch, shape_of
 from .unreadable import UnreadableError
 
-Mode = Literal["auto", "grey", "rgb"]
-MODES: tuple[Mode, ...] = ("auto", "grey", "rgb")
+MODES = ("auto", "grey", "rgb")
 
 # Images in colour are strays among grey ones up to this share.
 _STRAYS = 0.25

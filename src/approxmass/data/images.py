@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import ApproxMassError
-from .colour import Mode
 from .frame import Frame
 from .options import check_seen
 from .pages import every_page
@@ -26,7 +25,7 @@ def open_images(
     source: object,
     *,
     size: int | tuple[int, int] | Frame | None = None,
-    mode: Mode = "auto",
+    mode: str = "auto",
     background: int = 255,
     pages: bool = False,
 ) -> ImageSource:

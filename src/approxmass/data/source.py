@@ -15,7 +15,6 @@ from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from ..runtime.machine import cores
 from .chunk import Chunk
-from .colour import Mode
 from .convert import Converter
 from .decode import Encoded, How, decode
 from .frame import Frame
@@ -71,7 +70,7 @@ class ImageSource:
             )
         self.name = name
         self.frame: Frame | None = None
-        self.mode: Mode = "auto"
+        self.mode = "auto"
         self.background = 255
         self._count = count
         self._batches = batches
@@ -142,7 +141,7 @@ class ImageSource:
         """What opens its items, what reads its labels, what is said of it: for one made from it."""
         return self._batches, self._labels, self._remarks.anew()
 
-    def seen(self, *, mode: Mode | None = None, background: int | None = None) -> Self:
+    def seen(self, *, mode: str | None = None, background: int | None = None) -> Self:
         """The same source, its images grey or RGB, and on another ground; None changes nothing.
 
         Raises:

@@ -52,7 +52,10 @@ class WhitenedEncoder(Encoder):
         # A copy: the module of the caller stays as it is.
         self.module = None
         if features is not None:
-            self.module = copy.deepcopy(features).eval().requires_grad_(False)
+            if isinstance(features, torch.fx.GraphModule):  # exported, in eval mode, and our own
+                self.module = features.requires_grad_(False)
+            else:
+                self.module = copy.deepcopy(features).eval().requires_grad_(False)
         for name in ("mean", "axes", "scale", "energy"):
             self.register_buffer(name, torch.empty(0))
 

@@ -13,18 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
-from ..encoders import Encoder
+from ..encoders import Encoder, WhitenedEncoder
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation, explain
 from ..flows import RealNVP
 from ..flows.pixels import bits_per_dim
 from ..runtime.progress import TrainingBar, short
+from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
 from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
 from .base import FitData, FitRun, Plan, Saved, Statistic
 from .kinds import MODULE, Kind, kind_of
 from .scorer import FlowScorer
 from .settings import FlowOptions, check_number, check_options
+
+# Among what is saved: the exported module that is the encoder.
+_PROGRAM = "exported module"
 
 
 class FlowBar(TrainingBar):
@@ -216,8 +220,14 @@ class FlowModel:
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """The `state_dict` of the scorer."""
-        return self.scorer.state_dict()
+        """The `state_dict` of the scorer, and where it can be exported the module."""
+        state = self.scorer.state_dict()
+        if isinstance(self.encoder, WhitenedEncoder) and self.encoder.module is not None:
+            example = torch.zeros(2, *self.scorer.shape, device=self.scorer.device)
+            program = exported(self.encoder.module, example)
+            if program is not None:
+                state[_PROGRAM] = program
+        return state
 
     def facts(self) -> dict[str, Any]:
         """Dimension, weights, and how the training went."""
@@ -251,7 +261,10 @@ class FlowModel:
                 reverse.
             ValueError: options, state and facts do not fit together.
         """
-        options, state, shape = saved.options, saved.state, saved.shape
+        options, state, shape = saved.options, dict(saved.state), saved.shape
+        program = state.pop(_PROGRAM, None)
+        if options["encoder"] == MODULE and encoder is None and program is not None:
+            encoder = program_of(program)
         if (options["encoder"] == MODULE) != (encoder is not None):
             raise ApproxMassError(
                 f"it was fitted with {'a' if encoder is None else 'no'} module as its encoder: "
