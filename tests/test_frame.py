@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from approxmass import Detector, open_images
 from approxmass.data.frame import Box, Frame, Resample, box_in, chosen_frame, placed
@@ -67,12 +70,12 @@ def test_an_image_of_the_size_of_the_frame_stays_as_it_is() -> None:
         np.testing.assert_array_equal(found, np.asarray(image))
 
 
-@pytest.mark.parametrize("frame", [Frame(32, 32), Frame(32, 64), Frame(64, 32), Frame(20, 90)])
+@pytest.mark.parametrize("frame", [Frame(32, 32), Frame(32, 64), Frame(64, 32), Frame(50, 90)])
 @pytest.mark.parametrize("sides", [(64, 64), (60, 90), (90, 60), (40, 160), (160, 40)])
 def test_nothing_of_an_image_is_lost(sides: tuple[int, int], frame: Frame) -> None:
     height, width = sides
     marked = np.full((height, width), 100, np.uint8)
-    side = min(height, width) // 4
+    side = min(height, width) // 2  # so large that scaling blurs no corner away
     corners = {(0, 0): 0, (0, 1): 60, (1, 0): 180, (1, 1): 250}
     for (down, right), value in corners.items():
         rows = slice(height - side, height) if down else slice(0, side)
@@ -84,10 +87,19 @@ def test_nothing_of_an_image_is_lost(sides: tuple[int, int], frame: Frame) -> No
         row = box.top + (box.height - 1 if down else 0)
         column = box.left + (box.width - 1 if right else 0)
         assert found[row, column] == value
-    # The parts are as large in it as the scale says: it is not squashed either.
-    scale = min(frame.height / height, frame.width / width)
+
+
+@pytest.mark.parametrize("sides", [(80, 40), (40, 80), (33, 100), (64, 64)])
+def test_an_image_is_not_squashed(sides: tuple[int, int]) -> None:
+    rows, columns = np.mgrid[0 : sides[0], 0 : sides[1]]
+    center = (sides[0] - 1) / 2, (sides[1] - 1) / 2
+    disc = 255 * ((rows - center[0]) ** 2 + (columns - center[1]) ** 2 < 15**2)
+    found = np.asarray(placed(Image.fromarray(disc.astype(np.uint8)), Frame(64, 64))) > 127
+    box = box_in(*sides, Frame(64, 64))
     inside = found[box.top : box.top + box.height, box.left : box.left + box.width]
-    assert (inside == 0).sum() == pytest.approx((scale * side) ** 2, rel=0.5, abs=4)
+    high, wide = inside.any(1).sum(), inside.any(0).sum()
+    assert abs(int(high) - int(wide)) <= 1
+    assert high == pytest.approx(30 * min(64 / sides[0], 64 / sides[1]), abs=1.5)
 
 
 @pytest.mark.parametrize("sides", [(40, 100), (100, 40), (30, 31)])
@@ -127,7 +139,7 @@ def test_a_chosen_frame_follows_the_median_aspect_whatever_the_sizes() -> None:
     upright, wide = (400, 300), (30, 40)
     assert chosen_frame([upright, wide, upright], 96, 8) == chosen_frame([upright], 96, 8)
     assert chosen_frame([wide, (3000, 4000), upright], 96, 8) == chosen_frame([wide], 96, 8)
-    assert chosen_frame([(1, 5000)], 64, 32) == Frame(32, 576)  # never nothing
+    assert chosen_frame([(1, 5000)], 64, 32) == Frame(32, 4512)  # never nothing
     assert chosen_frame([upright], 96, 8, "lanczos").resample == "lanczos"
 
 
@@ -143,9 +155,7 @@ def mixed_folder(folder: Path, count: int = 8) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-def test_sizes_are_those_of_the_upright_images(
-    kind: str, orientation: int, tmp_path: Path
-) -> None:
+def test_sizes_are_those_of_the_upright_images(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(noise(30, 50, 3)).save(tmp_path / f"a.{kind}", exif=exif)
@@ -171,6 +181,20 @@ def test_sizes_are_read_from_headers_alone_and_leave_out_what_cannot_be_read(
         (33, 44),
         (64, 64),
     ]
+
+
+def test_sizes_decode_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(noise(30, 50, 3)).save(tmp_path / "a.png")
+    Image.fromarray(noise(30, 50, 3)).save(tmp_path / "b.jpg")
+    Image.fromarray(noise(30, 50, 3)).save(tmp_path / "c.tiff")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an image is decoded")
+
+    source = open_images(tmp_path)
+    for kind in (PngImageFile, JpegImageFile, TiffImageFile):
+        monkeypatch.setattr(kind, "load", refuse)
+    assert source.sizes() == [(30, 50)] * 3
 
 
 def test_sizes_of_arrays_and_lists() -> None:
@@ -237,9 +261,7 @@ def test_the_frame_comes_back_with_the_detector(detector: Detector, tmp_path: Pa
     images = [Image.fromarray(noise(33, 99)), Image.fromarray(noise(99, 33))]
     assert loaded.open(images).frame == detector.open(images).frame == Frame(56, 72)
     np.testing.assert_array_equal(loaded.open(images).read(), detector.open(images).read())
-    np.testing.assert_array_equal(
-        loaded.score(images).statistic, detector.score(images).statistic
-    )
+    np.testing.assert_array_equal(loaded.score(images).statistic, detector.score(images).statistic)
 
 
 def test_open_gives_the_images_as_the_detector_sees_them(detector: Detector) -> None:

@@ -164,7 +164,9 @@ def stored_size(item: Encoded) -> tuple[int, int]:
     if isinstance(item, Page):
         item = item.item
     image = item if isinstance(item, Image.Image) else opened(item or b"")
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    # Looking for an orientation decodes a PNG image, and most have none.
+    maybe = image.format != "PNG" or bool(_ORIENTED & image.info.keys())
+    turned = maybe and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
