@@ -208,18 +208,30 @@ def test_large_images_keep_their_aspect() -> None:
     np.testing.assert_array_equal(detector.score(wide[:9]).mass, detector.score(small).mass)
 
 
-def test_any_module_can_be_the_encoder(tmp_path: Path) -> None:
-    def features() -> nn.Module:
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.GELU(), nn.Flatten())
+class ByNumpy(nn.Module):
+    """Features that torch cannot export: NumPy has a part in them."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 8, 5, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.convolution(x).flatten(1)
+        return features + float(np.abs(x.detach().numpy()).max() > 9)
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 5, stride=2), nn.GELU(), nn.Flatten())
+
+
+@pytest.mark.parametrize("features", [convolutions, ByNumpy])
+def test_any_module_can_be_the_encoder(features: Callable[[], nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
     detector = Detector(features(), epochs=5).fit(textures(400))
     x = textures(50, seed=5)
     other = textures(50, shift=1.0, seed=6)
     assert auroc(detector.score(x).statistic, detector.score(other).statistic) > 0.9
     detector.save(tmp_path / "d")
-    with mistake("wrong-encoder"):
-        Detector.load(tmp_path / "d")
     blank = features()
     with torch.no_grad():
         for parameter in blank.parameters():
@@ -227,6 +239,30 @@ def test_any_module_can_be_the_encoder(tmp_path: Path) -> None:
     loaded = Detector.load(tmp_path / "d", encoder=blank)
     assert all(not parameter.any() for parameter in blank.parameters())  # those of a copy of it
     np.testing.assert_array_equal(loaded.score(x).statistic, detector.score(x).statistic)
+
+
+def test_a_module_that_torch_exports_need_not_be_given_again(tmp_path: Path) -> None:
+    detector = Detector(convolutions(), epochs=1).fit(textures(150))
+    detector.save(tmp_path / "d")
+    loaded = Detector.load(tmp_path / "d")
+    x = textures(50, seed=5)
+    for rows in (1, 2, 50):  # however many were its example
+        np.testing.assert_array_equal(
+            loaded.score(x[:rows]).statistic, detector.score(x[:rows]).statistic
+        )
+    np.testing.assert_array_equal(loaded.explain(x[:4]).maps, detector.explain(x[:4]).maps)
+    loaded.save(tmp_path / "again")
+    again = Detector.load(tmp_path / "again")
+    np.testing.assert_array_equal(again.score(x).statistic, detector.score(x).statistic)
+
+
+def test_a_module_that_torch_cannot_export_is_asked_for(tmp_path: Path) -> None:
+    Detector(ByNumpy(), epochs=1).fit(textures(150)).save(tmp_path / "d")
+    with mistake("wrong-encoder", "load it with encoder=..."):
+        Detector.load(tmp_path / "d")
+    Detector("pca", epochs=1).fit(textures(150)).save(tmp_path / "p")
+    with mistake("wrong-encoder", "load it without encoder=..."):
+        Detector.load(tmp_path / "p", encoder=convolutions())
 
 
 def test_a_stream_is_scored_as_the_whole(fitted: Detector) -> None:
@@ -326,6 +362,12 @@ Edit = Callable[[dict[str, Any]], object]
         lambda m: m["settings"]["options"].update(preset="nsf"),
         lambda m: m["settings"].update(extra=1),
         lambda m: m["settings"].update(seed="x"),
+        lambda m: m["settings"].update(mode="sepia"),
+        lambda m: m["settings"].update(background="white"),
+        lambda m: m["settings"].update(pages=3),
+        lambda m: m["settings"].update(resample="nearest"),
+        lambda m: m["settings"].update(size="large"),
+        lambda m: m["settings"].pop("options"),
         lambda m: m["settings"].update(method="energy"),
         lambda m: m["facts"].pop("shape"),
         lambda m: m["facts"].pop("source"),
@@ -337,6 +379,7 @@ Edit = Callable[[dict[str, Any]], object]
         lambda m: m["facts"].update(calibration=7),
         lambda m: m["facts"].update(fit_seconds="long"),
         lambda m: m["model"].pop("training"),
+        lambda m: m["model"].pop("views"),
         lambda m: m["model"].update(history=[]),
         lambda m: m["model"].update(history=[1]),
         lambda m: m["model"]["training"].update(epochs=3),
@@ -597,3 +640,65 @@ def test_a_long_stream_needs_no_more_memory_than_a_short_one(tmp_path: Path) -> 
         count, peak[blocks] = map(int, out.split())
         assert count == blocks * len(block)
     assert peak[25] < 1.05 * peak[3]
+
+
+def test_a_mode_holds_for_the_fit_and_for_every_score(tmp_path: Path) -> None:
+    usual, new = colour(120, side=12), colour(20, side=12, seed=3)
+
+    def luminance(images: np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+
+    detector = Detector("pca", epochs=1, mode="grey").fit(usual)
+    assert detector.shape == (1, 12, 12)
+    plain = Detector("pca", epochs=1).fit(luminance(usual))
+    detector.save(tmp_path / "d")
+    for each in (detector, Detector.load(tmp_path / "d")):
+        found = each.score(new)
+        np.testing.assert_array_equal(found.statistic, plain.score(luminance(new)).statistic)
+        assert len(each.explain(new).maps) == 20
+    with mistake("wrong-shape"):
+        plain.score(new)
+    grey = textures(120)
+    as_colour = Detector("pca", epochs=1, mode="rgb").fit(grey)
+    assert as_colour.shape == (3, 12, 12)
+    tripled = np.repeat(grey[:9, :, :, None], 3, axis=3)
+    np.testing.assert_array_equal(
+        as_colour.score(grey[:9]).statistic, as_colour.score(tripled).statistic
+    )
+
+
+@pytest.mark.parametrize("background", [0, 255, 99])
+def test_a_background_holds_for_the_fit_and_for_every_score(
+    background: int, tmp_path: Path
+) -> None:
+    def see_through(images: np.ndarray) -> list[Image.Image]:
+        made = [Image.fromarray(image) for image in images]
+        for image in made:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        return made
+
+    def drawn(images: np.ndarray) -> np.ndarray:
+        ground = Image.new("LA", (12, 12), (background, 255))
+        over = [Image.alpha_composite(ground, image) for image in see_through(images)]
+        return np.stack([np.asarray(image.convert("L")) for image in over])
+
+    usual, new = textures(120), textures(20, seed=3)
+    detector = Detector("pca", epochs=1, background=background).fit(see_through(usual))
+    plain = Detector("pca", epochs=1).fit(drawn(usual))
+    detector.save(tmp_path / "d")
+    for each in (detector, Detector.load(tmp_path / "d")):
+        found = each.score(see_through(new)).statistic
+        np.testing.assert_array_equal(found, plain.score(drawn(new)).statistic)
+
+
+def test_all_pages_are_read_in_the_fit_and_in_every_score(tmp_path: Path) -> None:
+    usual, new = textures(120), textures(20, seed=3)
+    for name, images in (("usual.tiff", usual), ("new.tiff", new)):
+        first, *others = [Image.fromarray(image) for image in images]
+        first.save(tmp_path / name, save_all=True, append_images=others)
+    detector = Detector("pca", epochs=1, pages=True).fit(tmp_path / "usual.tiff")
+    assert detector.facts.images == 120
+    expected = Detector("pca", epochs=1).fit(usual).score(new).statistic
+    detector.save(tmp_path / "d")
+    for each in (detector, Detector.load(tmp_path / "d")):
+        np.testing.assert_array_equal(each.score(tmp_path / "new.tiff").statistic, expected)

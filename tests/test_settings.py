@@ -62,6 +62,32 @@ def test_large_images_are_made_smaller(
 
 
 @pytest.mark.parametrize(
+    ("encoder", "shape", "side", "stride"),
+    [
+        ("lite0", (3, 300, 400), 256, 32),
+        ("lite0", (3, 65, 20), 256, 32),
+        ("lite0", (3, 64, 64), 128, 32),
+        ("lite0", (1, 28, 28), 128, 32),
+        ("pca", (1, 28, 28), None, 8),
+        ("pca", (3, 64, 64), None, 8),
+        ("pca", (3, 20, 65), 64, 8),
+        ("pixels", (3, 32, 32), None, 8),
+        ("pixels", (3, 65, 20), 64, 8),
+        ("auto", (1, 32, 32), None, 8),
+        ("auto", (1, 33, 32), 128, 32),
+        ("auto", (3, 480, 640), 256, 32),
+    ],
+)
+def test_the_plan_says_how_large_images_are_seen(
+    encoder: str, shape: tuple[int, int, int], side: int | None, stride: int
+) -> None:
+    plan = FlowModel(encoder=encoder).plan(shape)
+    assert (plan.side, plan.stride) == (side, stride)
+    assert (plan.square, plan.resample) == (False, "bilinear")
+    assert len(plan.notes) == (encoder == "auto")
+
+
+@pytest.mark.parametrize(
     ("count", "epochs"), [(54_000, 4), (9_000, 20), (100, 20), (10_000_000, 1)]
 )
 def test_epochs_see_about_as_many_images_whatever_their_number(count: int, epochs: int) -> None:

@@ -228,7 +228,7 @@ class Fitted:
             return cls._of(manifest, tensors, encoder, device)
         except ApproxMassError as error:
             # What a person can give right is named; all else that is refused was edited.
-            given = error.code in ("wrong-encoder", "missing-library")
+            given = error.code in ("wrong-encoder", "missing-library", "bad-source")
             code = error.code if given else "damaged"
             raise ApproxMassError(f"{folder}: {error}", code=code) from error
         # No RuntimeError: a GPU that is full is no fault of the folder.

@@ -46,8 +46,19 @@ def learnt(name: str) -> Baseline:
     model = small(name)
     images = torch.from_numpy(IMAGES[:, None])
     others = OTHER[:, None] if model.takes_outliers else None
-    data = FitData(training=images, reference=images[:9], sha256="", labels=LABELS, outliers=others)
-    model.learn(data, FitRun(device=torch.device("cpu")))
+    shape, device = (1, *IMAGES.shape[1:]), torch.device("cpu")
+    assert model.prepare(shape, device) is None
+    views = model.view(images)
+    assert views is images  # it learns from the pixels
+    data = FitData(
+        shape=shape,
+        training=views,
+        reference=views[:9],
+        sha256="",
+        labels=LABELS,
+        outliers=others,
+    )
+    model.learn(data, FitRun(device=device))
     return model
 
 

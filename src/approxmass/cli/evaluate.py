@@ -97,6 +97,8 @@ def show_evaluation(assessment: "Assessment") -> None:
     for table in evaluation_tables(assessment.evaluation):
         out.print(table)
     out.print(LEGEND, style="dim")
+    for line in assessment.warnings:
+        out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
     for name, share in assessment.flagged.items():
         line = f"{name}: {share:.1%} flagged at a false-alarm rate of 5%"
         out.print(line, soft_wrap=True, markup=False)

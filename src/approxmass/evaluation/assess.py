@@ -2,6 +2,7 @@
 
 __all__ = ["Assessment", "ScoredSet", "assess", "score_set"]
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from ..detector import Detector
 from ..runtime.machine import machine_facts
 from ..scores import Scores
 from .protocol import Evaluation, evaluate
+from .warnings import weak_spots
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,12 +69,24 @@ class Assessment:
         """Share of the images of each set that are called outliers at 5%."""
         return {name: scored.flagged for name, scored in self.sets.items()}
 
+    @functools.cached_property
+    def warnings(self) -> list[str]:
+        """A line for each set on which the deciding statistic is weak."""
+        first, *others = self.sets
+        return weak_spots(
+            self.detector.statistic,
+            self.sets[first].statistics,
+            {name: self.sets[name].statistics for name in others},
+            seed=self.seed,
+        )
+
     def facts(self) -> dict[str, Any]:
         """All of it as plain types, ready for JSON."""
         return {
             **self.evaluation.as_dict(),
             "seed": self.seed,
             "flagged_at_5_percent": self.flagged,
+            "warnings": self.warnings,
             "images": {
                 name: {
                     "count": len(scored.names),

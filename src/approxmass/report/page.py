@@ -89,6 +89,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(assessment),
+        "warnings": assessment.warnings,
         "id": first,
         "decides": decides,
         "protocol": assessment.evaluation.protocol,
