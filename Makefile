@@ -35,13 +35,14 @@ test-all: lint
 pin: $(INSTALLED)
 	$(BIN)/python tests/pinned/make.py tests/pinned/scores.json
 
-# A quarter of an hour; DATA=folder of image sets times the fit on FashionMNIST.
+# Half an hour; DATA=folder of image sets times the fit on FashionMNIST.
 RESULTS := benchmarks/results
 bench: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/pixels.py $(RESULTS)/pixels.json
 	$(BIN)/python benchmarks/vectors.py $(RESULTS)/vectors.json $(DATA)
 	$(BIN)/python benchmarks/scoring.py $(RESULTS)/scoring.json
+	$(BIN)/python benchmarks/photos.py $(RESULTS)/photos.json
 	$(BIN)/python benchmarks/growth.py $(RESULTS)/growth.json
 	$(BIN)/python benchmarks/table.py $(RESULTS)
 

@@ -151,6 +151,45 @@ def scoring() -> str:
     )
 
 
+def photos() -> str:
+    """Photos, whole process."""
+    facts = _read("photos")
+    speed, net = facts["speed"], facts["network"]
+    height, width = speed["height_width"]
+    rows = [
+        [
+            f"{speed['images']:,} of {width}x{height}",
+            name,
+            f"{found['seconds']:.0f} s",
+            f"{found['peak_mib']:,.0f}",
+        ]
+        for name, found in (
+            ("fit", speed["fit"]),
+            ("the same fit again (cached)", speed["fit_again"]),
+            (
+                f"score: {speed['scored_images_per_second']:.0f} images/s after the start",
+                speed["score"],
+            ),
+        )
+    ]
+    for found in facts["memory"]:
+        height, width = found["height_width"]
+        of = f"{found['images']:,} of {width}x{height}"
+        rows.append([of, "fit", f"{found['seconds']:.0f} s", f"{found['peak_mib']:,.0f}"])
+    return "\n\n".join(
+        [
+            _table(
+                ["photos (JPEG in a folder)", "command", "whole process", "peak memory, MiB"], rows
+            ),
+            f"The network alone, 256x256: {_rate(net['images_per_second'])} images/s, "
+            f"{net['gigaflop_per_image']:.2f} GFLOP each, which is "
+            f"{net['share_of_convolution_rate']:.0%} of what this machine's dense 3x3 convolutions "
+            f"of 64 channels reach ({net['dense_gigaflop_per_second']:,.0f} GFLOP/s in float32). "
+            f"{_machine(facts)}.",
+        ]
+    )
+
+
 def serve() -> str:
     """The server under load."""
     facts = _read("serve")
@@ -292,6 +331,7 @@ TABLES = {
     "pixels": pixels,
     "vectors": vectors,
     "scoring": scoring,
+    "photos": photos,
     "serve": serve,
     "growth": growth,
     "levers": levers,

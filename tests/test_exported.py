@@ -83,7 +83,7 @@ class Evil:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[object, ...]:
         return (Path.touch, (self.place,))
 
 

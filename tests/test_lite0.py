@@ -106,7 +106,8 @@ def whitened(learnt: np.ndarray, new: np.ndarray) -> np.ndarray:
     center = learnt.mean(0)
     covariance = LedoitWolf(assume_centered=True).fit(learnt - center).covariance_
     variance, axes = np.linalg.eigh(covariance)
-    return (new - center) @ (axes / np.sqrt(variance)) @ axes.T
+    codes: np.ndarray = (new - center) @ (axes / np.sqrt(variance)) @ axes.T
+    return codes
 
 
 def test_a_view_is_means_and_deviations_of_the_maps() -> None:

@@ -350,7 +350,12 @@ def test_a_model_of_timm_that_cannot_be_had_or_used_is_one_line(
 def test_an_input_that_is_not_understood_is_one_line(
     timm: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for facts in ({"interpolation": "nearest"}, {"mean": None}, {"input_size": (None,)}):
+    odd: list[dict[str, Any]] = [
+        {"interpolation": "nearest"},
+        {"mean": None},
+        {"input_size": (None,)},
+    ]
+    for facts in odd:
         model = Stages()
         model.pretrained_cfg |= facts
         monkeypatch.setattr(timm, "create_model", lambda name, model=model, **options: model)

@@ -19,7 +19,8 @@ def summaries(count: int, width: int = 30, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     spread = torch.linspace(2, 0.05, width)
     rows = 1 + spread * torch.randn(count, width, generator=generator)
-    return rows / rows.norm(dim=1, keepdim=True)
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
+    return unit
 
 
 def residual(learnt: np.ndarray, new: np.ndarray, kept: int) -> np.ndarray:
@@ -27,11 +28,13 @@ def residual(learnt: np.ndarray, new: np.ndarray, kept: int) -> np.ndarray:
     center = learnt.mean(0)
     axes = np.linalg.svd(learnt - center, full_matrices=False)[2][:kept]
     centered = new - center
-    return np.linalg.norm(centered - centered @ axes.T @ axes, axis=1)
+    length: np.ndarray = np.linalg.norm(centered - centered @ axes.T @ axes, axis=1)
+    return length
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(a[:, None] - b[None], axis=2)
+    apart: np.ndarray = np.linalg.norm(a[:, None] - b[None], axis=2)
+    return apart
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_the_range_of_each_statistic_is_of_images_it_has_not_seen() -> None:
     unseen = [densities(encoder.codes(held_out)), densities(codes[:30])]
     nll, mass = (np.concatenate(of) for of in zip(*unseen, strict=True))
     summary = encoder.summary(training)
-    plain = {"residual": Residual(), "neighbour": Neighbour()}
+    plain: dict[str, Residual | Neighbour] = {"residual": Residual(), "neighbour": Neighbour()}
     known = {name: each.fit(summary, seed=4).numpy() for name, each in plain.items()}
     of_held_out = {name: each(encoder.summary(held_out)).numpy() for name, each in plain.items()}
     ranges = {"nll": nll, "mass": mass} | {

@@ -11,13 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import photos
 from altered_images import markdown as altered_images
+from altered_photos import markdown as altered_photos
 from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
+from promise import markdown as promise
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -26,6 +29,7 @@ DOCUMENTS = (
     "docs/baselines.md",
     "docs/reproduction.md",
     "docs/performance.md",
+    "docs/photos.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -78,6 +82,12 @@ def fragments() -> dict[str, str]:
         "demo": _demo(demo),
         "classifier_rivals": classifier_rivals(_read("results/classifier_rivals.json")),
         "altered_images": altered_images(_read("results/altered_images.json")),
+        "altered_photos": altered_photos(_read("results/altered_photos.json")),
+        "photos_real": photos.real_markdown(_read("results/photos.json")),
+        "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
+        "photos_classes": photos.classes_markdown(_read("results/photos.json")),
+        "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
+        "promise": promise(_read("results/promise.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import Floats
 from .data import ImageSource
 from .data.framing import framed
 from .errors import ApproxMassError
 from .fitted import FitFacts, Fitted, Settings
-from .models.base import FitData, FitRun
+from .models.base import FitData, FitRun, Plan
 from .models.given import classes_for, outliers_for
 from .models.registry import make_model
 from .models.views import views_of
@@ -44,18 +45,8 @@ def fitted_on(
     started = time.monotonic()
     model = make_model(asked.method, asked.seed, options)
     plan = model.plan(source.native_shape)
-    notes = list(plan.notes)
     size = plan.side if asked.size is None else asked.size
-    if size is not None:
-        if plan.square and size != plan.side:
-            raise ApproxMassError(
-                f"this encoder takes images of {plan.side}x{plan.side}: leave the size out",
-                code="bad-option",
-            )
-        source, note = framed(
-            source, size, stride=plan.stride, square=plan.square, resample=plan.resample
-        )
-        notes += [note] if asked.size is None else []
+    source, notes = _in_frame(source, plan, size, asked.size)
     shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, threads=run.threads)
@@ -78,13 +69,7 @@ def fitted_on(
         outliers=others,
     )
     model.learn(given, replace(run, notes=notes))
-    scores = model.statistics_of(data[shares.calibration])
-    if not all(np.isfinite(values).all() for values in scores.values()):
-        raise ApproxMassError(
-            "the scores of in-distribution images are not finite: the method did not learn "
-            "from them",
-            code="diverged",
-        )
+    scores = _finite(model.statistics_of(data[shares.calibration]))
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
@@ -98,3 +83,30 @@ def fitted_on(
     )
     settings = replace(asked, size=size, resample=plan.resample, options=model.options())
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
+
+
+def _in_frame(
+    source: ImageSource, plan: Plan, size: int | None, asked: int | None
+) -> tuple[ImageSource, list[str]]:
+    """The images as the model wants them, and the remarks so far."""
+    if size is None:
+        return source, list(plan.notes)
+    if plan.square and size != plan.side:
+        raise ApproxMassError(
+            f"this encoder takes images of {plan.side}x{plan.side}: leave the size out",
+            code="bad-option",
+        )
+    source, note = framed(
+        source, size, stride=plan.stride, square=plan.square, resample=plan.resample
+    )
+    return source, [*plan.notes, *([note] if asked is None else [])]
+
+
+def _finite(scores: dict[str, Floats]) -> dict[str, Floats]:
+    if not all(np.isfinite(values).all() for values in scores.values()):
+        raise ApproxMassError(
+            "the scores of in-distribution images are not finite: the method did not learn "
+            "from them",
+            code="diverged",
+        )
+    return scores

@@ -100,15 +100,8 @@ def fit(
     from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
 
-    words = _given(
-        encoder=encoder,
-        alpha=alpha,
-        preset=preset,
-        components=components,
-        epochs=epochs,
-        statistic=statistic,
-        draws=draws,
-    )
+    words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
+    words |= _given(epochs=epochs, statistic=statistic, draws=draws)
     options = parse_options(method, _together(words, option or []))
     checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
     detector = Detector(

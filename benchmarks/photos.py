@@ -1,0 +1,136 @@
+"""Photos, whole process: a fit and a scoring of a folder of JPEG, and how memory grows.
+
+    python benchmarks/photos.py benchmarks/results/photos.json
+
+Photos are made (smooth noise of several scales, JPEG quality 85). `approxmass fit` and `score` run
+as processes of their own, with an empty cache, so that everything counts: start, decoding, network,
+training, writing. Beside them the network alone, and the rate of the machine's convolutions.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from approxmass.encoders import PooledEncoder, network
+from timing import alternate, rate, write
+
+SPEED = (500, (533, 400))  # images, height and width
+MEMORY = ((2000, (1000, 750)), (8000, (1000, 750)))
+COMMAND = [sys.executable, "-m", "approxmass"]
+
+
+def photo(generator: np.random.Generator, height: int, width: int) -> Image.Image:
+    """Noise of several scales, in colour."""
+    pixels = np.zeros((height, width, 3))
+    for scale in (8, 32, 128):
+        shape = (height // scale + 2, width // scale + 2, 3)
+        noise = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
+        pixels += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) / 3
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def folder(at: Path, count: int, size: tuple[int, int]) -> Path:
+    """Photos in a new folder."""
+    at.mkdir()
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        photo(generator, *size).save(at / f"{i:05}.jpg", quality=85)
+    return at
+
+
+def process(*words: str, cache: Path) -> dict[str, float]:
+    """Seconds and peak memory of one run of the command."""
+    started = time.perf_counter()
+    run = subprocess.Popen(
+        [*COMMAND, *words],
+        env=os.environ | {"APPROXMASS_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(run.pid, 0)
+    if status:
+        raise RuntimeError(f"approxmass {' '.join(words)} failed")
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_mib": round(usage.ru_maxrss / 1024),
+    }
+
+
+def flops(images: torch.Tensor) -> float:
+    """Of the convolutions of one image."""
+    counted = 0.0
+
+    def count(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += 2 * module.weight[0].numel() * output[0].numel()
+
+    net = network("lite0")
+    hooks = [
+        module.register_forward_hook(count) for module in net.modules() if hasattr(module, "weight")
+    ]
+    with torch.no_grad():
+        net(images)
+    for hook in hooks:
+        hook.remove()
+    return counted
+
+
+def alone() -> dict[str, Any]:
+    """The network without decoding, and dense convolutions as a floor."""
+    encoder = PooledEncoder(network("lite0"))
+    images = torch.randint(0, 256, (64, 3, 256, 256), dtype=torch.uint8)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    x = torch.rand(8, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found = alternate({"network": lambda: encoder.view(images), "dense": lambda: layer(x)}, 5)
+    dense = 2 * 64 * 64 * 9 * x[:, 0].numel() / np.median(found["dense"])
+    per_image = flops(images[:1].float() / 255)
+    reached = len(images) * per_image / np.median(found["network"])
+    return {
+        "images_per_second": rate(len(images), found["network"]),
+        "gigaflop_per_image": round(per_image / 1e9, 3),
+        "share_of_convolution_rate": round(float(reached / dense), 3),
+        "dense_gigaflop_per_second": round(float(dense / 1e9)),
+    }
+
+
+def main(target: Path) -> None:
+    """Measure and write."""
+    facts: dict[str, Any] = {"network": alone()}
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        count, size = SPEED
+        photos, cache = folder(place / "photos", count, size), place / "cache"
+        fit = process("fit", str(photos), "-o", str(place / "detector"), cache=cache)
+        again = process("fit", str(photos), "-o", str(place / "again"), cache=cache)
+        out = str(place / "scores.csv")
+        score = process("score", str(place / "detector"), str(photos), "-o", out, cache=cache)
+        start = process("inspect", str(place / "detector"), cache=cache)
+        facts["speed"] = {
+            "images": count,
+            "height_width": size,
+            "fit": fit,
+            "fit_again": again,
+            "score": score,
+            "start_seconds": start["seconds"],
+            "scored_images_per_second": round(count / (score["seconds"] - start["seconds"]), 1),
+        }
+        facts["memory"] = []
+        for count, size in MEMORY:
+            photos = folder(place / f"{count}", count, size)
+            detector = str(place / f"d{count}")
+            found = process("fit", str(photos), "-o", detector, cache=place / f"c{count}")
+            facts["memory"].append({"images": count, "height_width": size, **found})
+    write(target, facts)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
