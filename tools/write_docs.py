@@ -84,6 +84,7 @@ def fragments() -> dict[str, str]:
         "altered_images": altered_images(_read("results/altered_images.json")),
         "altered_photos": altered_photos(_read("results/altered_photos.json")),
         "photos_real": photos.real_markdown(_read("results/photos.json")),
+        "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),
         "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
         "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),

@@ -50,10 +50,10 @@ def fitted_on(
     shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, threads=run.threads)
+    model.prepare(source.shape, run.device)
     # Each image goes to its place at once: the three shares are parts of one array.
     data, sha256 = views_of(
         model,
-        model.prepare(source.shape, run.device),
         source,
         shares.order,
         device=run.device,

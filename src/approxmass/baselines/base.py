@@ -174,10 +174,14 @@ class Baseline(ABC):
         """There is no choice left to it; larger images get as many pixels as 64 x 64."""
         return Plan(side=LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None, stride=8)
 
-    def prepare(self, shape: Shape, device: torch.device) -> str | None:
-        """It learns from the images themselves."""
-        self._device = device
+    @property
+    def view_digest(self) -> None:
+        """None: it learns from the images themselves."""
         return None
+
+    def prepare(self, shape: Shape, device: torch.device) -> None:
+        """Compute there."""
+        self._device = device
 
     def view(self, images: Tensor) -> Tensor:
         """The images themselves."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ..arrays import Bools, Floats
 from ..calibration import FALSE_ALARM_RATE, p_values
@@ -28,6 +29,8 @@ _SHOWN = ("fused", "nll", "mass", "residual", "neighbour")
 _OF_THE_FLOW = ("fused", "nll", "mass")
 # What the plain lines are calibrated on and tried on, by these names.
 _CALIBRATION = "calibration"
+# Images whose scoring is timed.
+_TIMED = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ def compare(
         raise ApproxMassError("two sets have one name: name them apart", code="bad-option")
     scores: dict[str, dict[str, Floats]] = {}
     with limited_threads(detector.threads):
-        features, seconds = _score(detector, vanilla, sources, scores)
+        features = _score(detector, vanilla, sources, scores)
         training, calibration = _fitted_features(detector, source)
         found = plain_lines(training, {_CALIBRATION: calibration, **features})
     calibrations = {f"plain: {name}": by_set.pop(_CALIBRATION) for name, by_set in found.items()}
@@ -145,7 +148,7 @@ def compare(
         differences=_differences(scores, id_source.name, list(oods), seed),
         scores=scores,
         detector=detector,
-        images_per_second=sum(counts.values()) / seconds,
+        images_per_second=_rate(detector, id_source),
         seed=seed,
     )
 
@@ -166,51 +169,56 @@ def _score(
     vanilla: Detector,
     sources: Mapping[str, ImageSource],
     scores: dict[str, dict[str, Floats]],
-) -> tuple[dict[str, dict[str, Any]], float]:
-    """Add the scores of both flows; the features of every set, and what the first one took."""
-    features, seconds = {}, 0.0
+) -> dict[str, dict[str, Any]]:
+    """Add the scores of both flows; returns the features of every set."""
+    features = {}
     for name, of in sources.items():
-        started = time.monotonic()
-        parts = []
-        for chunk in detector.chunks(of):
-            chunk.require_readable(of.name)
-            parts.append(detector.model.view(torch.from_numpy(chunk.images)))
-        views = torch.cat(parts)
-        first = detector.model.statistics_of(views)
-        seconds += time.monotonic() - started
-        second = vanilla.model.statistics_of(views)
-        for kind, statistics, shown in (
-            ("penalised", first, _SHOWN),
-            ("vanilla", second, _OF_THE_FLOW),
+        views = _views(detector, of, np.arange(len(of)))
+        for kind, each, shown in (
+            ("penalised", detector, _SHOWN),
+            ("vanilla", vanilla, _OF_THE_FLOW),
         ):
+            statistics = each.model.statistics_of(views)
             for statistic in shown:
                 if statistic in statistics:
                     scores.setdefault(f"{kind}: {statistic}", {})[name] = statistics[statistic]
         features[name] = detector.model.features(views)
-    return features, seconds
+    return features
 
 
 def _fitted_features(
     detector: Detector, source: ImageSource
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Features of the images that were trained on, and of those that calibrate."""
-    shares = three_shares(
-        len(source), detector.settings.holdout, detector.settings.seed, source.name
-    )
-    opened = detector.open(source)
-    views, _ = views_of(
-        detector.model,
-        detector.model.prepare(detector.shape, detector.device),
-        opened,
-        shares.order,
-        device=detector.device,
-        threads=detector.threads,
-        progress=False,
-    )
+    settings = detector.settings
+    shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
+    views = _views(detector, source, shares.order)
     return (
         detector.model.features(views[shares.training]),
         detector.model.features(views[shares.calibration]),
     )
+
+
+def _views(detector: Detector, source: ImageSource, order: NDArray[np.int64]) -> Tensor:
+    views, _ = views_of(
+        detector.model,
+        detector.open(source),
+        order,
+        device=detector.device,
+        threads=detector.threads,
+        progress=False,
+    )
+    return views
+
+
+def _rate(detector: Detector, source: ImageSource) -> float:
+    """Images a second, from the source to the scores, without what is cached."""
+    started, count = time.monotonic(), 0
+    for chunk, _ in detector.score_chunks(source):
+        count += len(chunk.names)
+        if count >= _TIMED:
+            break
+    return count / (time.monotonic() - started)
 
 
 def _line(key: str, by_set: Mapping[str, Floats], calibration: Floats, seed: int) -> Line:

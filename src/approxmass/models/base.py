@@ -193,13 +193,12 @@ class Model(Protocol):
     def plan(self, shape: Shape) -> Plan:
         """Make the choices left to it for images `(C, H, W)` as they come, before any resizing."""
 
-    def prepare(self, shape: Shape, device: torch.device) -> str | None:
-        """Be ready to `view` images `(C, H, W)`.
+    @property
+    def view_digest(self) -> str | None:
+        """Of all that its views depend on besides the images, where they are worth keeping."""
 
-        Returns:
-            A digest of all that its views depend on besides the images, where they are worth
-            keeping for another fit.
-        """
+    def prepare(self, shape: Shape, device: torch.device) -> None:
+        """Be ready to `view` images `(C, H, W)` for a fit."""
 
     def view(self, images: Tensor) -> Tensor:
         """What it keeps of images `(N, C, H, W)`, uint8, in a fit: a row each, nothing learnt."""

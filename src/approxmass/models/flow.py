@@ -143,10 +143,14 @@ class FlowModel:
             resample=kind.resample,
         )
 
-    def prepare(self, shape: Shape, device: torch.device) -> str | None:
-        """Make the encoder, not fitted, for images of `shape`; the digest of its views."""
-        self.encoder = self._kind.encoder(shape, self.chosen.components, self.module).to(device)
+    @property
+    def view_digest(self) -> str | None:
+        """The encoder's."""
         return self.encoder.view_digest
+
+    def prepare(self, shape: Shape, device: torch.device) -> None:
+        """Make the encoder, not fitted, for images of `shape`."""
+        self.encoder = self._kind.encoder(shape, self.chosen.components, self.module).to(device)
 
     def view(self, images: Tensor) -> Tensor:
         """What the encoder keeps of images `(N, C, H, W)`, uint8."""
@@ -234,7 +238,7 @@ class FlowModel:
         return {
             "dimension": self.scorer.encoder.dimension,
             "weights": _weights(self.scorer.flow),
-            "views": self.encoder.view_digest,
+            "views": self.view_digest,
             "training": asdict(self.training),
             "history": [asdict(record) for record in self.history],
         }

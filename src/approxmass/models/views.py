@@ -27,7 +27,6 @@ _IMAGES, _SEEN_BY_A_NETWORK = 1024, 32
 
 def views_of(
     model: Model,
-    digest: str | None,
     source: ImageSource,
     order: NDArray[np.int64],
     *,
@@ -41,7 +40,6 @@ def views_of(
 
     Arguments:
         model: Sees them; prepared.
-        digest: As `Model.prepare` gave it.
         source: The images.
         order: `(N,)`, each of 0 to N-1 once: image `order[r]` becomes row `r`.
         device: Where the model computes.
@@ -53,6 +51,7 @@ def views_of(
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
     rows, done = torch.empty(0), 0
+    digest = model.view_digest
     at_once = _IMAGES if digest is None else _SEEN_BY_A_NETWORK
     with _cache(digest, device) as cache, _bar(progress and digest is not None) as bar:
         started = time.monotonic()
