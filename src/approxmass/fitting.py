@@ -2,6 +2,7 @@
 
 __all__ = ["fitted_on"]
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Floats
+from .arrays import Floats, Shape
 from .data import ImageSource
 from .data.framing import framed
 from .errors import ApproxMassError
@@ -44,12 +45,11 @@ def fitted_on(
     """
     started = time.monotonic()
     model = make_model(asked.method, asked.seed, options)
-    plan = model.plan(source.native_shape)
-    size = plan.side if asked.size is None else asked.size
-    source, notes = _in_frame(source, plan, size, asked.size)
+    plan = model.plan(_typical(source))
+    source, size, notes = _in_frame(source, plan, asked.size)
     shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
     classes = classes_for(model, source, labels)
-    others, learnt_from = outliers_for(model, source, outliers, threads=run.threads)
+    others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device)
     # Each image goes to its place at once: the three shares are parts of one array.
     data, sha256 = views_of(
@@ -85,12 +85,25 @@ def fitted_on(
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
 
 
+def _typical(source: ImageSource) -> Shape:
+    """`(C, H, W)` of the image of median area among some."""
+    sizes = sorted(source.sizes(), key=lambda size: size[0] * size[1])
+    return (source.native_shape[0], *sizes[len(sizes) // 2])
+
+
 def _in_frame(
-    source: ImageSource, plan: Plan, size: int | None, asked: int | None
-) -> tuple[ImageSource, list[str]]:
-    """The images as the model wants them, and the remarks so far."""
+    source: ImageSource, plan: Plan, asked: int | None
+) -> tuple[ImageSource, int | None, list[str]]:
+    """The images as the model wants them, the size that this is, and the remarks so far."""
+    notes = list(plan.notes)
+    if asked is None and source.frame is not None:  # as they were opened
+        return source, round(math.sqrt(source.frame.height * source.frame.width)), notes
+    size = plan.side if asked is None else asked
+    sizes = set(source.sizes())
+    if size is None and len(sizes) > 1:  # small, but not of one size
+        size = round(math.sqrt(np.median([height * width for height, width in sizes])))
     if size is None:
-        return source, list(plan.notes)
+        return source, None, notes
     if plan.square and size != plan.side:
         raise ApproxMassError(
             f"this encoder takes images of {plan.side}x{plan.side}: leave the size out",
@@ -99,7 +112,7 @@ def _in_frame(
     source, note = framed(
         source, size, stride=plan.stride, square=plan.square, resample=plan.resample
     )
-    return source, [*plan.notes, *([note] if asked is None else [])]
+    return source, size, [*notes, *([note] if asked is None else [])]
 
 
 def _finite(scores: dict[str, Floats]) -> dict[str, Floats]:

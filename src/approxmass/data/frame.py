@@ -29,6 +29,8 @@ class Box(NamedTuple):
     width: int
 
 
+# The frame of longer images is no longer: a side can be no shorter than its stride.
+_LONGEST = 8
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -90,6 +92,6 @@ def chosen_frame(
         Frame(height=288, width=224, resample='bilinear')
     """
     aspect = float(np.median([height / width for height, width in sizes]))
-    root = math.sqrt(aspect)
+    root = math.sqrt(min(max(aspect, 1 / _LONGEST), _LONGEST))
     height, width = (max(stride, round(of / stride) * stride) for of in (side * root, side / root))
     return Frame(height, width, resample)

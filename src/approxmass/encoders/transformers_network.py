@@ -50,8 +50,11 @@ def transformers_network(name: str) -> HeldNetwork:
     """
     require_extra("transformers", f"the encoder {name}")
     from transformers import AutoImageProcessor, AutoModel
+    from transformers.utils import logging
 
     place = name.removeprefix("hf:")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # amid our own
     try:
         model = AutoModel.from_pretrained(place)
         processor = AutoImageProcessor.from_pretrained(place, backend="pil")  # type: ignore[no-untyped-call]
@@ -60,6 +63,9 @@ def transformers_network(name: str) -> HeldNetwork:
             f"the encoder {name} cannot be had: {str(error).strip().splitlines()[0]}",
             code="bad-source",
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     crop = getattr(processor, "crop_size", None) if processor.do_center_crop else None
     size = dict(crop or processor.size)
     side = size.get("height") or size.get("shortest_edge")

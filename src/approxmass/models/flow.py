@@ -134,14 +134,9 @@ class FlowModel:
         """Replace what is `auto` for images of `shape`."""
         self.chosen, notes = self.asked.resolve(shape)
         self._kind = kind_of(self.chosen.encoder)
-        kind = self._kind
-        return Plan(
-            notes=notes,
-            side=kind.side(shape),
-            stride=kind.stride,
-            square=kind.square,
-            resample=kind.resample,
-        )
+        stride, square, resample = self._kind.wants
+        side = self._kind.side(shape)
+        return Plan(notes=notes, side=side, stride=stride, square=square, resample=resample)
 
     @property
     def view_digest(self) -> str | None:

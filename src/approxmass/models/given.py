@@ -2,10 +2,11 @@
 
 __all__ = ["classes_for", "outliers_for"]
 
+from collections.abc import Callable
 from typing import Any
 
 from ..arrays import Labels, Pixels
-from ..data import ImageSource, check_labels, open_images, open_labels
+from ..data import ImageSource, check_labels, open_labels
 from ..errors import ApproxMassError
 from .base import Model
 
@@ -33,9 +34,21 @@ def classes_for(model: Model, source: ImageSource, labels: Any) -> Labels | None
 
 
 def outliers_for(
-    model: Model, source: ImageSource, outliers: Any, *, threads: int | None
+    model: Model,
+    source: ImageSource,
+    outliers: Any,
+    open_as: Callable[[Any], ImageSource],
+    *,
+    threads: int | None,
 ) -> tuple[Pixels | None, str | None]:
-    """Outliers to learn from, at the size of the source, and what they were read from.
+    """Outliers to learn from, in the frame of the source, and what they were read from.
+
+    Arguments:
+        model: Says whether it takes some.
+        source: The in-distribution images.
+        outliers: Whatever `open_as` takes; None for none.
+        open_as: Opens them as the source was opened.
+        threads: The most that decode at once.
 
     Raises:
         ApproxMassError: outliers that cannot be used, or were not asked for.
@@ -46,5 +59,7 @@ def outliers_for(
         raise ApproxMassError(
             f"{model.name} learns from no outliers: give none", code="bad-outliers"
         )
-    opened = open_images(outliers, size=source.frame)
+    opened = open_as(outliers)
+    if source.frame is not None:
+        opened = opened.resized(source.frame)
     return opened.read(threads=threads), opened.name

@@ -2,6 +2,7 @@
 
 __all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind", "kind_of"]
 
+import functools
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..arrays import Shape
 from ..data.frame import Resample
-from ..encoders import Encoder, PixelEncoder, PooledEncoder, WhitenedEncoder, network
+from ..encoders import Encoder, Network, PixelEncoder, PooledEncoder, WhitenedEncoder, network
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
 from ..training import recipes
@@ -30,16 +31,16 @@ class Kind(ABC):
 
     Attributes:
         presets: Of the flow; the first where it is left to us.
-        stride: Of images that are resized, height and width are multiples of it; for this and the
-            next two see `Plan`.
         options: Those that mean something with it alone.
     """
 
     presets: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
-    stride: int = 8
-    square: bool = False
-    resample: Resample = "bilinear"
+
+    @property
+    def wants(self) -> tuple[int, bool, Resample]:
+        """Of images that are resized: stride, square, resample, as of `Plan`."""
+        return 8, False, "bilinear"
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -102,9 +103,16 @@ class _Network(Kind):
     presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
     def __init__(self, name: str) -> None:
-        self.network = network(name)
-        self.stride, self.square = self.network.stride, self.network.square
-        self.resample = self.network.resample
+        self.name = name
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """Made once it is needed."""
+        return network(self.name)
+
+    @property
+    def wants(self) -> tuple[int, bool, Resample]:
+        return self.network.stride, self.network.square, self.network.resample
 
     def side(self, shape: Shape) -> int | None:
         small = max(shape[1:]) <= LARGEST_SIDE and not self.network.square

