@@ -76,8 +76,9 @@ def main() -> None:
     odd = open_images("sample:mnist").read()
     probe = np.concatenate([open_images("sample:fashion_mnist/test").read()[:8], odd[:8]])
     pinned = {}
-    for name, detector in {**detectors(), "colour": Detector(epochs=1, size=8)}.items():
-        images, asked = (usual, probe) if name != "colour" else (colour, colour[:16] // 2)
+    in_colour = {"colour": Detector("pixels", epochs=1, size=8), "photos": Detector(epochs=1)}
+    for name, detector in (detectors() | in_colour).items():
+        images, asked = (usual, probe) if name not in in_colour else (colour, colour[:16] // 2)
         kind = BASELINES.get(name)
         given: dict[str, Any] = {}
         if kind is not None and kind.needs_labels:

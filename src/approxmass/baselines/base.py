@@ -46,6 +46,7 @@ class Baseline(ABC):
     history: ClassVar[Sequence[EpochRecord]] = ()
     needs_labels: ClassVar[bool] = False
     takes_outliers: ClassVar[bool] = False
+    stride: ClassVar[int] = 1  # of images that are resized, sides are multiples of it
     needs_outliers: ClassVar[bool] = False
     # Options that may be negative, and those that may not be 0 either.
     signed: ClassVar[frozenset[str]] = frozenset()
@@ -171,8 +172,10 @@ class Baseline(ABC):
         return self.statistic.name
 
     def plan(self, shape: Shape) -> Plan:
-        """There is no choice left to it; larger images get as many pixels as 64 x 64."""
-        return Plan(side=LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None, stride=8)
+        """There is no choice left to it; larger images get as many pixels as 64x64."""
+        return Plan(
+            side=LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None, stride=self.stride
+        )
 
     @property
     def view_digest(self) -> None:

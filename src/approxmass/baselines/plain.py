@@ -116,6 +116,7 @@ class UntrainedFlow(Baseline):
     """
 
     name: ClassVar[str] = "untrained-flow"
+    stride: ClassVar[int] = 4
     statistic: ClassVar[Statistic] = Statistic("untrained-flow", "approximate mass, untrained flow")
 
     def _fit(

@@ -29,6 +29,8 @@ _SHOWN = ("fused", "nll", "mass", "residual", "neighbour")
 _OF_THE_FLOW = ("fused", "nll", "mass")
 # What the plain lines are calibrated on and tried on, by these names.
 _CALIBRATION = "calibration"
+# Of each interval: there are many.
+_DRAWS = 300
 # Images whose scoring is timed.
 _TIMED = 200
 
@@ -228,7 +230,9 @@ def _line(key: str, by_set: Mapping[str, Floats], calibration: Floats, seed: int
         name=name,
         of=of,
         auroc={
-            ood: ood_metrics(by_set[inside], by_set[ood], balanced=False, seed=seed).auroc
+            ood: ood_metrics(
+                by_set[inside], by_set[ood], balanced=False, bootstrap=_DRAWS, seed=seed
+            ).auroc
             for ood in outside
         },
         flagged={
@@ -246,7 +250,10 @@ def _differences(
         one, other = scores[f"penalised: {statistic}"], scores[f"vanilla: {statistic}"]
         found[statistic] = {
             ood: paired_difference(
-                [(one[inside], one[ood])], [(other[inside], other[ood])], seed=seed
+                [(one[inside], one[ood])],
+                [(other[inside], other[ood])],
+                bootstrap=_DRAWS,
+                seed=seed,
             )
             for ood in oods
         }

@@ -40,7 +40,7 @@ class Kind(ABC):
     @property
     def wants(self) -> tuple[int, bool, Resample]:
         """Of images that are resized: stride, square, resample, as of `Plan`."""
-        return 8, False, "bilinear"
+        return 1, False, "bilinear"
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -72,6 +72,10 @@ class Kind(ABC):
 class _Pixels(Kind):
     presets = ("compact", "paper")
     options = ("draws",)
+
+    @property
+    def wants(self) -> tuple[int, bool, Resample]:
+        return 4, False, "bilinear"  # the compact flow halves each side twice
 
     def statistic(self, shape: Shape) -> str:
         return "fused" if shape[0] == 1 else "latent_fit"
