@@ -2,7 +2,7 @@
 
     python benchmarks/photos.py benchmarks/results/photos.json
 
-Photos are made (smooth noise of several scales, JPEG quality 85). `approxmass fit` and `score` run
+Photos are made (smooth noise of two scales, JPEG quality 85). `approxmass fit` and `score` run
 as processes of their own, with an empty cache, so that everything counts: start, decoding, network,
 training, writing. Beside them the network alone, and the rate of the machine's convolutions.
 """
@@ -28,13 +28,13 @@ COMMAND = [sys.executable, "-m", "approxmass"]
 
 
 def photo(generator: np.random.Generator, height: int, width: int) -> Image.Image:
-    """Noise of several scales, in colour."""
-    pixels = np.zeros((height, width, 3))
-    for scale in (8, 32, 128):
+    """Smooth noise of two scales, in colour."""
+    parts = []
+    for scale in (12, 100):
         shape = (height // scale + 2, width // scale + 2, 3)
         noise = Image.fromarray(generator.integers(0, 256, shape, dtype=np.uint8))
-        pixels += np.asarray(noise.resize((width, height), Image.Resampling.BICUBIC)) / 3
-    return Image.fromarray(pixels.astype(np.uint8))
+        parts.append(noise.resize((width, height), Image.Resampling.BILINEAR))
+    return Image.blend(*parts, 0.6)
 
 
 def folder(at: Path, count: int, size: tuple[int, int]) -> Path:
@@ -124,12 +124,13 @@ def main(target: Path) -> None:
             "scored_images_per_second": round(count / (score["seconds"] - start["seconds"]), 1),
         }
         facts["memory"] = []
+        write(target, facts)
         for count, size in MEMORY:
             photos = folder(place / f"{count}", count, size)
             detector = str(place / f"d{count}")
             found = process("fit", str(photos), "-o", detector, cache=place / f"c{count}")
             facts["memory"].append({"images": count, "height_width": size, **found})
-    write(target, facts)
+            write(target, facts)  # what there is so far
 
 
 if __name__ == "__main__":

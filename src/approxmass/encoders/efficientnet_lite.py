@@ -101,6 +101,7 @@ class _Convolution(nn.Module):
 
     weight: Tensor
     bias: Tensor
+    wide: Tensor
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, stride: int, groups: int, relu: bool
@@ -111,25 +112,33 @@ class _Convolution(nn.Module):
         weight = torch.zeros(outputs, inputs // groups, kernel, kernel)
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", torch.zeros(outputs), persistent=False)
+        # With a row and a column of zeros before it: padded alike on both sides, it gives what the
+        # other does with one more on the right and below, without a padded copy of the input.
+        wide = torch.zeros(outputs, inputs // groups, kernel + 1, kernel + 1)
+        self.register_buffer("wide", wide if stride > 1 else torch.empty(0), persistent=False)
 
     def load(self, weight: Tensor, norm: Mapping[str, Tensor]) -> None:
         """Take over a weight and the running statistics and gains of its batch norm."""
         scale = norm["weight"] * (norm["running_var"] + _EPSILON).rsqrt()
         self.weight.copy_(weight * scale[:, None, None, None])
         self.bias.copy_(norm["bias"] - norm["running_mean"] * scale)
+        if self.stride > 1:
+            self.wide[:, :, 1:, 1:] = self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.weight.shape[-1]
-        padding: list[int] = []
-        for side in (x.shape[3], x.shape[2]):  # last axis first, as F.pad wants them
-            total = max((-(-side // self.stride) - 1) * self.stride + kernel - side, 0)
-            padding += [total // 2, total - total // 2]
-        if padding[0] == padding[1] and padding[2] == padding[3]:
-            pad = (padding[2], padding[0])
-        else:  # one more to the right and below
-            x, pad = F.pad(x, padding), (0, 0)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, pad, groups=self.groups)
-        return F.relu6(y) if self.relu else y
+        down, across = (
+            max((-(-side // self.stride) - 1) * self.stride + kernel - side, 0)
+            for side in x.shape[2:]
+        )
+        weight, pad = self.weight, (down // 2, across // 2)
+        if down % 2 and across % 2:
+            weight, pad = self.wide, (down // 2 + 1, across // 2 + 1)
+        elif down % 2 or across % 2:
+            x = F.pad(x, (across // 2, -(-across // 2), down // 2, -(-down // 2)))
+            pad = (0, 0)
+        y = F.conv2d(x, weight, self.bias, self.stride, pad, groups=self.groups)
+        return F.relu6(y, inplace=True) if self.relu else y
 
 
 class _Block(nn.Module):
