@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from approxmass import Detector
+from approxmass import Detector, open_images
 from approxmass.encoders import PooledEncoder, network
 from approxmass.encoders import efficientnet_lite as module
 from approxmass.encoders.efficientnet_lite import SIZES, EfficientNetLite, efficientnet_lite
@@ -20,6 +20,8 @@ from approxmass.flows import VectorFlow
 from approxmass.models.flow import FlowModel
 from conftest import mistake
 from tiny_network import WIDTHS, TinyNetwork
+
+SAMPLES = Path(__file__).parents[2] / "shared/data/pool_imagenet_samples/test.parquet"
 
 
 def reference(weights: dict[str, Tensor], strides: list[int], x: Tensor) -> list[Tensor]:
@@ -259,3 +261,40 @@ def test_a_detector_by_name_needs_nothing_else_to_be_loaded(tmp_path: Path) -> N
     assert not any("network" in name for name in loaded.model.state())
     assert repr(loaded.model.scorer.encoder) == "PooledEncoder(lite0, fitted)"
     assert EfficientNetLite("lite0").state_dict() == {}
+
+
+# Places of classes among the thousand of ImageNet, by their WordNet numbers.
+IMAGENET = {
+    "n04579432": 902,  # whistle
+    "n04118538": 768,  # rugby ball
+    "n07716906": 940,  # spaghetti squash
+    "n03347037": 556,  # fire screen
+    "n03935335": 719,  # piggy bank
+    "n02669723": 400,  # academic gown
+    "n03271574": 545,  # electric fan
+    "n03065424": 506,  # coil
+    "n02090379": 168,  # redbone
+    "n02077923": 150,  # sea lion
+    "n03388183": 562,  # fountain
+    "n03045698": 499,  # cleaver
+}
+
+
+@pytest.mark.skipif(not SAMPLES.exists(), reason="needs one image each of some ImageNet classes")
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_known_images_are_recognised(name: str) -> None:
+    if find_spec(SIZES[name].package) is None:
+        pytest.skip(f"no weights of {name}")
+    import pyarrow.parquet as pq
+
+    classes = pq.read_table(SAMPLES, columns=["class"])["class"].to_pylist()
+    source = open_images(SAMPLES, size=SIZES[name].side)
+    images = torch.from_numpy(source.read()).float() / 255
+    places = [place for place, word in enumerate(classes) if word in IMAGENET]
+    head = efficientnet_lite(name)(images[places])[-1].mean((2, 3))
+    weights = module._weights(name)
+    found = (head @ weights["_fc.weight"].T + weights["_fc.bias"]).argmax(1)
+    wanted = torch.tensor([IMAGENET[classes[place]] for place in places])
+    # Google gives 75% and 77% for all classes; at random it would be none of these.
+    assert len(places) == len(IMAGENET)
+    assert (found == wanted).float().mean() >= 0.75

@@ -15,7 +15,7 @@ from ..detector import Detector
 from ..runtime.machine import machine_facts
 from ..scores import Scores
 from .protocol import Evaluation, evaluate
-from .warnings import weak_spots
+from .weak_spots import weak_spots
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
