@@ -54,7 +54,8 @@ def compare(
             out.print(comparison_table(facts, ood_name))
         out.print(
             f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
-            "images/s. Larger score = more out-of-distribution; intervals by bootstrap.",
+            "images/s. Larger score = more out-of-distribution; at 5%: share called outliers; "
+            "intervals by bootstrap: a difference whose interval holds 0 is not distinguishable.",
             style="dim",
             soft_wrap=True,
         )

@@ -61,8 +61,8 @@ def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("line")
-    for column in ("AUROC", "95%\ninterval", "flagged at 5%\nof usual", "flagged at 5%\nof others"):
+    table.add_column("line", min_width=26)
+    for column in ("AUROC", "95%\ninterval", "at 5%:\nusual", "at 5%:\nothers"):
         table.add_column(column, justify="right")
     last = None
     for line in facts["lines"]:
@@ -80,11 +80,8 @@ def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
     table.add_section()
     for name, by_set in facts["penalised_less_vanilla"].items():
         area = by_set[ood]
-        clear = "" if area["low"] > 0 or area["high"] < 0 else ", not distinguishable"
-        between = f"{area['low']:+.3f} to {area['high']:+.3f}"
-        table.add_row(
-            f"{name}: penalised - vanilla{clear}", f"{area['value']:+.4f}", between, "", ""
-        )
+        between = f"{area['low']:+.3f}..{area['high']:+.3f}"
+        table.add_row(f"{name}: penalised - vanilla", f"{area['value']:+.4f}", between, "", "")
     return table
 
 
