@@ -1,12 +1,13 @@
 """Photos, whole process: a fit and a scoring of a folder of JPEG, and how memory grows.
 
-    python benchmarks/photos.py benchmarks/results/photos.json
+    python benchmarks/photos.py benchmarks/results/photos.json [network] [speed] [memory]
 
 Photos are made (smooth noise of two scales, JPEG quality 85). `approxmass fit` and `score` run
 as processes of their own, with an empty cache, so that everything counts: start, decoding, network,
 training, writing. Beside them the network alone, and the rate of the machine's convolutions.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -102,36 +103,48 @@ def alone() -> dict[str, Any]:
     }
 
 
-def main(target: Path) -> None:
-    """Measure and write."""
-    facts: dict[str, Any] = {"network": alone()}
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        count, size = SPEED
-        photos, cache = folder(place / "photos", count, size), place / "cache"
-        fit = process("fit", str(photos), "-o", str(place / "detector"), cache=cache)
-        again = process("fit", str(photos), "-o", str(place / "again"), cache=cache)
-        out = str(place / "scores.csv")
-        score = process("score", str(place / "detector"), str(photos), "-o", out, cache=cache)
-        start = process("inspect", str(place / "detector"), cache=cache)
-        facts["speed"] = {
-            "images": count,
-            "height_width": size,
-            "fit": fit,
-            "fit_again": again,
-            "score": score,
-            "start_seconds": start["seconds"],
-            "scored_images_per_second": round(count / (score["seconds"] - start["seconds"]), 1),
-        }
-        facts["memory"] = []
-        write(target, facts)
-        for count, size in MEMORY:
-            photos = folder(place / f"{count}", count, size)
-            detector = str(place / f"d{count}")
-            found = process("fit", str(photos), "-o", detector, cache=place / f"c{count}")
-            facts["memory"].append({"images": count, "height_width": size, **found})
-            write(target, facts)  # what there is so far
+def speed(place: Path) -> dict[str, Any]:
+    """A fit, the same again, and a scoring."""
+    count, size = SPEED
+    photos, cache = folder(place / "photos", count, size), place / "cache"
+    fit = process("fit", str(photos), "-o", str(place / "detector"), cache=cache)
+    again = process("fit", str(photos), "-o", str(place / "again"), cache=cache)
+    out = str(place / "scores.csv")
+    score = process("score", str(place / "detector"), str(photos), "-o", out, cache=cache)
+    start = process("inspect", str(place / "detector"), cache=cache)
+    return {
+        "images": count,
+        "height_width": size,
+        "fit": fit,
+        "fit_again": again,
+        "score": score,
+        "start_seconds": start["seconds"],
+        "scored_images_per_second": round(count / (score["seconds"] - start["seconds"]), 1),
+    }
+
+
+def memory(place: Path) -> list[dict[str, Any]]:
+    """Fits of few and of many photos."""
+    found = []
+    for count, size in MEMORY:
+        photos = folder(place / f"{count}", count, size)
+        detector = str(place / f"d{count}")
+        run = process("fit", str(photos), "-o", detector, cache=place / f"c{count}")
+        found.append({"images": count, "height_width": size, **run})
+    return found
+
+
+def main(target: Path, parts: list[str]) -> None:
+    """Measure what is asked for, or all, and put it into the file."""
+    facts = json.loads(target.read_text()) if target.exists() else {}
+    facts.pop("machine", None)
+    for name in parts or ["network", "speed", "memory"]:
+        with tempfile.TemporaryDirectory() as folder_name:
+            place = Path(folder_name)
+            made = {"network": lambda _: alone(), "speed": speed, "memory": memory}[name]
+            facts[name] = made(place)
+            write(target, facts)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -30,6 +30,11 @@ class Encoder(nn.Module, ABC):
     def names(self) -> list[str]:
         """Of the numbers of a code, where each has a meaning of its own; else none."""
 
+    @property
+    def at_once(self) -> int:
+        """Images that go through it together where a gradient is wanted of them."""
+        return 2048
+
     def fits(self, shape: Shape) -> bool:
         """Whether images `(C, H, W)` can go through, as far as it can tell without one."""
         return True

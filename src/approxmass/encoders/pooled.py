@@ -59,6 +59,11 @@ class PooledEncoder(Encoder):
         """None: a number of a code mixes all channels."""
         return []
 
+    @property
+    def at_once(self) -> int:
+        """Four, of which the activations of all layers are held."""
+        return _TOGETHER
+
     def fits(self, shape: Shape) -> bool:
         """Grey or colour, of a size that the network takes."""
         side, stride = self.dimension, self.network.stride

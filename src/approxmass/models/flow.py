@@ -210,7 +210,7 @@ class FlowModel:
             scorer.log_prob,
             images,
             device=scorer.device,
-            batch_size=scorer.batch_size,
+            batch_size=min(scorer.batch_size, scorer.encoder.at_once),
         )
 
     def to(self, device: torch.device) -> Self:
