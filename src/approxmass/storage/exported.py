@@ -1,7 +1,8 @@
 """A module as bytes that need no code of its own: its graph by torch.export, without any pickle.
 
-What torch.export writes can hold pickled objects, and its reader loads them unasked. So an archive
-is stripped of the sample inputs, and read only if nothing else in it is pickled.
+What torch.export writes can hold pickled objects and expressions that its reader evaluates. So an
+archive is stripped of sample inputs and remarks, and read only if it is a graph of ATen operators
+whose every word is a plain name or number.
 """
 
 __all__ = ["exported", "program_of"]
@@ -13,16 +14,26 @@ import types
 import warnings
 import zipfile
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import ApproxMassError
+
 _SAMPLES = re.compile(r"[^/]+/data/sample_inputs/[^/]+\.pt")
+_GRAPH = re.compile(r"[^/]+/models/[^/]+\.json")
 _PLAIN = re.compile(
-    r"[^/]+/(archive_format|archive_version|byteorder|\.data/[^/]+|models/[^/]+\.json"
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/[^/]+"
     r"|data/weights/weight_\d+|data/constants/tensor_\d+)"
 )
 _PAYLOADS = re.compile(r"[^/]+/data/(weights|constants)/[^/]+_config\.json")
+# What may stand in a graph: names, numbers, operators of ATen and of Python's integers, and the
+# number of rows.
+_WORD = re.compile(r"[A-Za-z0-9_.+\-]*")
+_TARGET = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|getitem)")
+_KEYS = re.compile(r"null|\[(\"\w+\"(, )?)*\]")
+_ROWS = re.compile(r"Symbol\('s\d+', (positive|integer)=True(, (positive|integer)=True)?\)|-?\d+")
 
 
 def exported(module: nn.Module, example: Tensor) -> Tensor | None:
@@ -46,9 +57,10 @@ def exported(module: nn.Module, example: Tensor) -> Tensor | None:
             torch.export.save(program, buffer)
         stripped = _stripped(buffer.getvalue())
         again = program_of(stripped)
-        one = example[:1]
-        if not torch.equal(again(one), module(one)):  # its graph is that of two rows alone
-            return None
+        for rows_of in (example, example[:1], torch.cat([example, example])):
+            tried = torch.rand_like(rows_of)
+            if not torch.allclose(again(tried), module(tried)):  # a graph of two rows alone
+                return None
     except Exception:  # what cannot be exported fails in many ways, and load(encoder=...) is there
         return None
     return stripped
@@ -58,19 +70,31 @@ def program_of(written: Tensor) -> nn.Module:
     """The module that was exported.
 
     Raises:
-        ValueError: no such bytes, or some of them are pickled.
+        ValueError: no such bytes, or they hold more than a plain graph and tensors.
+        ApproxMassError: this version of torch cannot read them.
     """
     data = written.numpy().tobytes()
     for name, content in _files(data):
         if _SAMPLES.fullmatch(name) and not content:
             continue
-        if _PAYLOADS.fullmatch(name):
+        if _GRAPH.fullmatch(name):
+            _check_graph(json.loads(content))
+        elif _PAYLOADS.fullmatch(name):
             _check_payloads(content)
         elif not _PLAIN.fullmatch(name):
             raise ValueError(f"{name} has no place in an exported module")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+    except MemoryError:
+        raise
+    except Exception as error:  # of another version of torch
+        raise ApproxMassError(
+            f"torch {torch.__version__} cannot read the module that is saved with it: load it "
+            "with encoder=...",
+            code="wrong-encoder",
+        ) from error
     # It is in eval mode for good, and says so with an error to whatever holds it.
     for name in ("train", "eval"):
         setattr(module, name, types.MethodType(_as_it_is, module))
@@ -94,8 +118,38 @@ def _stripped(data: bytes) -> Tensor:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in _files(data):
-            archive.writestr(name, b"" if _SAMPLES.fullmatch(name) else content)
+            if _SAMPLES.fullmatch(name):
+                content = b""
+            elif _GRAPH.fullmatch(name):  # remarks tell where the code lay on this machine
+                graph = json.loads(content)
+                for node in graph["graph_module"]["graph"]["nodes"]:
+                    node["metadata"] = {}
+                content = json.dumps(graph).encode()
+            archive.writestr(name, content)
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _check_graph(graph: dict[str, Any]) -> None:
+    if graph.get("guards_code"):
+        raise ValueError("the exported module has guards")
+    _check_words(graph, "")
+
+
+def _check_words(value: Any, key: str) -> None:
+    """Every word is one that means nothing to an interpreter of Python."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_words(name, "")
+            _check_words(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_words(inner, key)
+    elif isinstance(value, str) and key in ("in_spec", "out_spec"):  # of the arguments, as JSON
+        _check_words(json.loads(value), "")
+    elif isinstance(value, str):
+        allowed = {"target": _TARGET, "expr_str": _ROWS, "context": _KEYS}.get(key, _WORD)
+        if not allowed.fullmatch(value):
+            raise ValueError(f"{value!r} has no place in an exported module")
 
 
 def _check_payloads(content: bytes) -> None:
