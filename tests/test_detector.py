@@ -22,6 +22,7 @@ from approxmass.models.flow import FlowModel
 from approxmass.models.scorer import FlowScorer
 from approxmass.storage import artifact
 from approxmass.storage.tensors import load_exactly
+from approxmass.training.holdout import three_shares
 from conftest import mistake, textures, unsquashed
 
 
@@ -202,9 +203,9 @@ def test_large_images_are_resized_and_it_is_said() -> None:
 def test_large_images_keep_their_aspect() -> None:
     wide = textures(120, side=80)[:, :40]
     detector = Detector("pca", epochs=1).fit(wide)
-    assert detector.shape == (1, 48, 88)  # of the area of 64x64, in multiples of 8
-    assert any("80x40" in note and "88x48" in note for note in detector.facts.notes)
-    small = np.stack([unsquashed(Image.fromarray(image), 48, 88) for image in wide[:9]])
+    assert detector.shape == (1, 45, 91)  # of the area of 64x64
+    assert any("80x40" in note and "91x45" in note for note in detector.facts.notes)
+    small = np.stack([unsquashed(Image.fromarray(image), 45, 91) for image in wide[:9]])
     np.testing.assert_array_equal(detector.score(wide[:9]).mass, detector.score(small).mass)
 
 
@@ -702,3 +703,54 @@ def test_all_pages_are_read_in_the_fit_and_in_every_score(tmp_path: Path) -> Non
     detector.save(tmp_path / "d")
     for each in (detector, Detector.load(tmp_path / "d")):
         np.testing.assert_array_equal(each.score(tmp_path / "new.tiff").statistic, expected)
+
+
+def test_nothing_chosen_before_the_fit_depends_on_calibration_images(tmp_path: Path) -> None:
+    upright, lying = textures(400, 120)[:, :, :60], textures(400, 120, seed=1)[:, :60]
+    shares = three_shares(130, 0.3, 0, "array")
+    calibration = set(shares.order[shares.calibration].tolist())
+    found = []
+    for of_calibration in (upright, lying):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        for place in range(130):
+            image = (of_calibration if place in calibration else upright)[place]
+            Image.fromarray(image).save(folder / f"{place:03}.png")
+        detector = Detector("pca", epochs=1, holdout=0.3).fit(folder)
+        found.append((detector.shape, detector.score(upright[200:220]).statistics["nll"]))
+    (shape, nll), (other_shape, other_nll) = found
+    assert shape == other_shape
+    np.testing.assert_array_equal(nll, other_nll)
+
+
+@pytest.mark.parametrize("shape", ["two numbers", "float64", "tuple", "scalar", "channels"])
+def test_a_module_that_does_not_fit_the_images_is_refused_in_one_line(shape: str) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            made = {
+                "two numbers": lambda: x.mean(),
+                "float64": lambda: x.flatten(1).double(),
+                "tuple": lambda: (x.flatten(1),),
+                "scalar": lambda: x.mean((1, 2, 3)),
+                "channels": lambda: x[:, [2]].flatten(1),
+            }
+            return made[shape]()
+
+    with mistake("bad-option", "the encoder"):
+        Detector(Odd(), epochs=1).fit(textures(120))
+
+
+def test_tied_weights_can_be_saved(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(144, 6)
+            self.b = self.a
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.b(x.flatten(1)) + self.a(x.flatten(1))
+            return found
+
+    detector = Detector(Tied(), epochs=1).fit(textures(120))
+    detector.save(tmp_path / "d")
+    assert (tmp_path / "d" / "detector.json").exists()

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +168,29 @@ def test_damaged_bytes_in_a_detector_are_damage(damage: str, tmp_path: Path) -> 
     artifact.save_folder(tmp_path / "d", manifest, tensors)
     with mistake("damaged"):
         Detector.load(tmp_path / "d")
+
+
+def test_expressions_that_torch_would_evaluate_are_refused(tmp_path: Path) -> None:
+    written = exported(nn.Linear(4, 3).eval(), torch.zeros(2, 4))
+    assert written is not None
+    harm = f"__import__('pathlib').Path({str(tmp_path / 'harm')!r}).touch() or Symbol('s0')"
+    for old, new in (
+        (r"Symbol\('s\d+', positive=True, integer=True\)", harm),
+        (r"torch\.ops\.aten\.linear\.default", "torch.os.system"),
+        (r'"guards_code": \[\]', '"guards_code": ["import os"]'),
+    ):
+        buffer = io.BytesIO()
+        with (
+            zipfile.ZipFile(io.BytesIO(written.numpy().tobytes())) as archive,
+            zipfile.ZipFile(buffer, "w") as changed,
+        ):
+            for name in archive.namelist():
+                content = archive.read(name)
+                if "/models/" in name:
+                    text, count = re.subn(old, lambda _, new=new: new, content.decode())
+                    assert count
+                    content = text.encode()
+                changed.writestr(name, content)
+        with pytest.raises(ValueError, match="exported module"):
+            program_of(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
+    assert not (tmp_path / "harm").exists()

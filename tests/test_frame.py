@@ -210,7 +210,7 @@ def test_framed_chooses_by_the_images_or_is_the_square(tmp_path: Path) -> None:
     some, note = framed(source, 64, stride=8)
     assert some.frame == chosen_frame(source.sizes(), 64, 8) == Frame(56, 72)
     assert "72x56" in note
-    assert "the first is 80x60" in note
+    assert "one is 80x60" in note
     square, note = framed(source, 64, stride=8, square=True, resample="bicubic")
     assert square.frame == Frame(64, 64, "bicubic")
     assert "64x64" in note
@@ -241,9 +241,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 def test_a_detector_with_a_frame_scores_images_of_any_size(
     detector: Detector, tmp_path: Path
 ) -> None:
-    assert detector.shape == (1, 56, 72)
+    assert detector.shape == (1, 56, 73)
     images = [Image.fromarray(noise(*sides)) for sides in SIDES]
-    expected = np.stack([unsquashed(image, 56, 72) for image in images])
+    expected = np.stack([unsquashed(image, 56, 73) for image in images])
     scores = detector.score(images)
     np.testing.assert_array_equal(scores.statistic, detector.score(expected).statistic)
     one_by_one = np.concatenate([detector.score([image]).statistic for image in images])
@@ -259,7 +259,7 @@ def test_the_frame_comes_back_with_the_detector(detector: Detector, tmp_path: Pa
     detector.save(tmp_path / "d")
     loaded = Detector.load(tmp_path / "d")
     images = [Image.fromarray(noise(33, 99)), Image.fromarray(noise(99, 33))]
-    assert loaded.open(images).frame == detector.open(images).frame == Frame(56, 72)
+    assert loaded.open(images).frame == detector.open(images).frame == Frame(56, 73)
     np.testing.assert_array_equal(loaded.open(images).read(), detector.open(images).read())
     np.testing.assert_array_equal(loaded.score(images).statistic, detector.score(images).statistic)
 
@@ -269,7 +269,7 @@ def test_open_gives_the_images_as_the_detector_sees_them(detector: Detector) -> 
     grey = np.asarray(Image.fromarray(noise(50, 60)))
     assert detector.open([grey]).shape == detector.shape
     np.testing.assert_array_equal(
-        detector.open([grey]).read()[0, 0], unsquashed(Image.fromarray(grey), 56, 72)
+        detector.open([grey]).read()[0, 0], unsquashed(Image.fromarray(grey), 56, 73)
     )
     with mistake("wrong-shape"):
         detector.score([colour])

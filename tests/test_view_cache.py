@@ -70,12 +70,30 @@ def test_each_network_has_a_database_of_its_own() -> None:
         assert cache.get(keys(1)) == [None]
 
 
-def test_a_key_keeps_its_first_row() -> None:
+def test_a_key_has_its_last_row() -> None:
     with ViewCache("a") as cache:
         cache.put(keys(1), rows(1))
         cache.put(keys(1), rows(1, start=50))
         (found,) = cache.get(keys(1))
-    np.testing.assert_array_equal(found, rows(1)[0])
+    np.testing.assert_array_equal(found, rows(1, start=50)[0])
+
+
+def test_a_row_that_was_altered_or_cut_is_not_there(tmp_path: Path) -> None:
+    with ViewCache("a") as cache:
+        cache.put(keys(3), rows(3))
+    (path,) = tmp_path.glob("**/views-*.sqlite")
+    database = sqlite3.connect(path)
+    database.execute("UPDATE views SET view = substr(view, 1, 12) WHERE id = 1")
+    database.execute("UPDATE views SET view = zeroblob(20) WHERE id = 2")
+    database.commit()
+    database.close()
+    with ViewCache("a") as cache:
+        first, second, third = cache.get(keys(3))
+        assert first is None
+        assert second is None
+        np.testing.assert_array_equal(third, rows(3)[2])
+        cache.put(keys(1), rows(1))
+        np.testing.assert_array_equal(cache.get(keys(1))[0], rows(1)[0])
 
 
 def test_the_oldest_give_way_at_the_limit() -> None:

@@ -392,6 +392,7 @@ class Detector:
             fitted = Fitted.load(Path(folder), encoder, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)
-        if encoder is not None:
-            detector._given["encoder"] = encoder
+        module = encoder or fitted.model.module
+        if module is not None:
+            detector._given["encoder"] = module
         return detector

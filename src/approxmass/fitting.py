@@ -12,6 +12,7 @@ import numpy as np
 
 from .arrays import Floats, Shape
 from .data import ImageSource
+from .data.frame import Frame, Resample
 from .data.framing import framed
 from .errors import ApproxMassError
 from .fitted import FitFacts, Fitted, Settings
@@ -45,9 +46,11 @@ def fitted_on(
     """
     started = time.monotonic()
     model = make_model(asked.method, asked.seed, options)
+    shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
+    # What images are taken for, and their frame, must not depend on those that calibrate.
+    source = source.looking_at(shares.order[shares.training])
     plan = model.plan(_typical(source))
     source, size, notes = _in_frame(source, plan, asked.size)
-    shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device)
@@ -81,7 +84,7 @@ def fitted_on(
         notes=(*notes, *source.remarks()),
         fit_seconds=round(time.monotonic() - started, 2),
     )
-    settings = replace(asked, size=size, resample=plan.resample, options=model.options())
+    settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
 
 
@@ -97,7 +100,7 @@ def _in_frame(
     """The images as the model wants them, the size that this is, and the remarks so far."""
     notes = list(plan.notes)
     if asked is None and source.frame is not None:  # as they were opened
-        return source, round(math.sqrt(source.frame.height * source.frame.width)), notes
+        return _checked(source, source.frame, plan), _side(source.frame), notes
     size = plan.side if asked is None else asked
     sizes = set(source.sizes())
     if size is None and len(sizes) > 1:  # small, but not of one size
@@ -113,6 +116,29 @@ def _in_frame(
         source, size, stride=plan.stride, square=plan.square, resample=plan.resample
     )
     return source, size, [*notes, *([note] if asked is None else [])]
+
+
+def _checked(source: ImageSource, frame: Frame, plan: Plan) -> ImageSource:
+    if plan.square and frame[:2] != (plan.side, plan.side):
+        raise ApproxMassError(
+            f"this encoder takes images of {plan.side}x{plan.side}: open them at that size",
+            code="bad-option",
+        )
+    if frame.height % plan.stride or frame.width % plan.stride:
+        raise ApproxMassError(
+            f"this encoder takes sides that are multiples of {plan.stride}, not "
+            f"{frame.width}x{frame.height}: open the images at another size, or at none",
+            code="bad-option",
+        )
+    return source
+
+
+def _side(frame: Frame) -> int:
+    return max(1, round(math.sqrt(frame.height * frame.width)))
+
+
+def _resample(source: ImageSource, plan: Plan) -> Resample:
+    return plan.resample if source.frame is None else source.frame.resample
 
 
 def _finite(scores: dict[str, Floats]) -> dict[str, Floats]:

@@ -43,6 +43,7 @@ class Baseline(ABC):
     name: ClassVar[str]
     statistic: ClassVar[Statistic]
     explains: ClassVar[bool] = False
+    module = None
     history: ClassVar[Sequence[EpochRecord]] = ()
     needs_labels: ClassVar[bool] = False
     takes_outliers: ClassVar[bool] = False

@@ -91,7 +91,8 @@ def chosen_frame(
         >>> chosen_frame([(533, 400), (400, 533), (533, 400)], 256, 32)
         Frame(height=288, width=224, resample='bilinear')
     """
-    aspect = float(np.median([height / width for height, width in sizes]))
+    # The logarithm: as many upright images as lying ones make a square.
+    aspect = math.exp(np.median([math.log(height / width) for height, width in sizes]))
     root = math.sqrt(min(max(aspect, 1 / _LONGEST), _LONGEST))
     height, width = (max(stride, round(of / stride) * stride) for of in (side * root, side / root))
     return Frame(height, width, resample)

@@ -33,8 +33,9 @@ def framed(
     frame = Frame(side, side, resample)
     if not square:
         frame = chosen_frame(sizes, side, stride, resample)
-    first = f"the first is {sizes[0][1]}x{sizes[0][0]}"
+    cure = "" if square else "; give a size to choose another area"
+    first = f"one is {sizes[0][1]}x{sizes[0][0]}"
     return source.resized(frame), (
         f"size: images are brought to {frame.width}x{frame.height} ({first}), unsquashed; what "
-        "they leave free is filled by their reflection; give a size to choose another area"
+        f"they leave free is filled by their reflection{cure}"
     )

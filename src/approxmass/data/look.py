@@ -31,8 +31,12 @@ _LOOKED_AT = 64
 _IN_ORDER = 1000
 
 
-def sample_places(count: int) -> list[int]:
+def sample_places(count: int, among: NDArray[np.int64] | None = None) -> list[int]:
     """Places of some images, one at random in each part of a source; the same at every call.
+
+    Arguments:
+        count: Of the images.
+        among: Places that may be looked at, rising; None for all.
 
     Example:
         >>> sample_places(3)
@@ -40,6 +44,8 @@ def sample_places(count: int) -> list[int]:
         >>> len(sample_places(10_000))
         64
     """
+    if among is not None:
+        return [int(among[place]) for place in sample_places(len(among))]
     if count <= _LOOKED_AT:
         return list(range(count))
     edges = np.linspace(0, count, _LOOKED_AT + 1).astype(int)
@@ -47,12 +53,16 @@ def sample_places(count: int) -> list[int]:
     return [int(place) for place in chosen]
 
 
-def samples_of(count: int, some: Some | None, batches: Batches) -> Iterator[_Sample]:
+def samples_of(
+    count: int, some: Some | None, batches: Batches, among: NDArray[np.int64] | None = None
+) -> Iterator[_Sample]:
     """Some images of a source, spread over it; where `some` is None over its beginning."""
     if some is not None:
-        yield from some(sample_places(count))
+        yield from some(sample_places(count, among))
         return
-    chosen = sample_places(min(count, _IN_ORDER))
+    first = min(count, _IN_ORDER)
+    early = None if among is None or not (among < first).any() else among[among < first]
+    chosen = sample_places(first, early)
     start = 0
     for names, items in batches(_IN_ORDER):
         for place in chosen:

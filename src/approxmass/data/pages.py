@@ -30,7 +30,7 @@ def every_page(source: ImageSource) -> ImageSource:
         >>> len(every_page(open_images([Image.new("L", (2, 2))] * 3)))
         3
     """
-    batches, labels, remarks = source.parts()
+    batches, _, labels, remarks = source.parts()
     numbers: list[list[int]] = []
     with pillow_guard():
         for _, items in batches(_AT_ONCE):

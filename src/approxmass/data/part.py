@@ -36,14 +36,25 @@ def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
         raise ApproxMassError(
             f"{name}: there are {keep.size} marks for {len(source)} images", code="bad-option"
         )
-    batches, labels, remarks = source.parts()
+    batches, some, labels, remarks = source.parts()
+    places = np.flatnonzero(keep)
 
     def kept_labels() -> NDArray[Any] | None:
         found = None if labels is None else labels()
         return None if found is None else found[keep]
 
+    def single(wanted: list[int]) -> Iterator[Any]:
+        assert some is not None
+        of = {int(places[place]): place for place in wanted}
+        return ((of[place], item) for place, item in some(list(of)))
+
     made = ImageSource(
-        name, int(keep.sum()), _kept(batches, keep), labels=kept_labels, remarks=remarks
+        name,
+        len(places),
+        _kept(batches, keep),
+        labels=kept_labels,
+        some=None if some is None else single,
+        remarks=remarks,
     )
     made.frame = source.frame
     # Of one mode with the whole, whatever these images alone would be taken for.

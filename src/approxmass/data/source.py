@@ -78,6 +78,7 @@ class ImageSource:
         self._stored = shape
         self._native: Shape | None = None
         self._chosen: str | None = None  # how auto came out
+        self._among: NDArray[np.int64] | None = None  # places that it looks at before it reads
         self._labels = labels
         self._remarks = Remarks() if remarks is None else remarks
         # Images that told the shape and the mode, by their place, until a stream comes to them.
@@ -137,9 +138,25 @@ class ImageSource:
         """
         return [*filter(None, [self._chosen]), *self._remarks.lines()]
 
-    def parts(self) -> tuple[Batches, Callable[[], NDArray[Any] | None] | None, Remarks]:
-        """What opens its items, what reads its labels, what is said of it: for one made from it."""
-        return self._batches, self._labels, self._remarks.anew()
+    def parts(
+        self,
+    ) -> tuple[Batches, Some | None, Callable[[], NDArray[Any] | None] | None, Remarks]:
+        """What opens its items, gives single ones, reads its labels, and what is said of it.
+
+        For a source made from it.
+        """
+        return self._batches, self._some, self._labels, self._remarks.anew()
+
+    def looking_at(self, places: NDArray[np.int64]) -> Self:
+        """The same source, whose mode and sizes are told by the images at these places alone.
+
+        What is chosen by them depends on no other image.
+        """
+        other = copy.copy(self)
+        other._among = np.sort(places)
+        other._native, other._chosen = None, None
+        other._decoded, other._remarks = {}, self._remarks.anew()
+        return other
 
     def seen(self, *, mode: str | None = None, background: int | None = None) -> Self:
         """The same source, its images grey or RGB, and on another ground; None changes nothing.
@@ -170,7 +187,7 @@ class ImageSource:
         """
         if self._stored is not None:
             return [self._stored[1:]]
-        found = sizes_of(samples_of(self._count, self._some, self._batches))
+        found = sizes_of(samples_of(self._count, self._some, self._batches, self._among))
         return found or [self.native_shape[1:]]
 
     def resized(self, frame: int | tuple[int, int] | Frame) -> Self:
@@ -292,7 +309,7 @@ class ImageSource:
         """Channels of all images, by the pixels of some of them."""
         if self._stored is not None and stored == 1:
             return 1
-        samples = samples_of(self._count, self._some, self._batches)
+        samples = samples_of(self._count, self._some, self._batches, self._among)
         votes = votes_of(samples, self._decoded, self._kept)
         self._chosen = votes.remark(votes.channels(stored))
         return votes.channels(stored)

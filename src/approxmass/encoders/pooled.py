@@ -2,6 +2,8 @@
 
 __all__ = ["PooledEncoder"]
 
+import hashlib
+
 import torch
 from sklearn.covariance import LedoitWolf
 from threadpoolctl import threadpool_limits
@@ -16,6 +18,9 @@ from .network import Network
 # Images that go through the network together, no more and no less: so the arithmetic of each is
 # the same whatever it comes with, and what a layer makes of a few stays in the processor's cache.
 _TOGETHER = 4
+# Goes up with every change of what a view is, here or in a network: kept views and saved
+# detectors are then not of today's.
+_POOLING = 1
 # Of a map without variance over an image.
 _FLOOR = 1e-12
 # The whitening sees at most this many numbers, of images drawn at random.
@@ -83,13 +88,14 @@ class PooledEncoder(Encoder):
 
     @property
     def view_digest(self) -> str:
-        """The network's."""
-        return self.network.digest
+        """Of the network and of how its maps are pooled."""
+        return hashlib.sha256(f"{self.network.digest} {_POOLING}".encode()).hexdigest()
 
     def pooled(self, x: Tensor) -> Tensor:
         """A view `(N, D)` of pixels `(N, C, H, W)` in [0, 1]; grey is R = G = B."""
         x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        maps = [each.float() for each in self.network(x)]
+        with torch.backends.cudnn.flags(allow_tf32=False):  # float32 there as here
+            maps = [each.float() for each in self.network(x)]
         means = [each.mean((2, 3)) for each in maps]
         centered = [
             each - mean[:, :, None, None]
@@ -140,6 +146,11 @@ class PooledEncoder(Encoder):
         with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
             fitted = LedoitWolf(assume_centered=True).fit((values - center).numpy())
         variance, axes = torch.linalg.eigh(torch.from_numpy(fitted.covariance_))
+        if not variance[0] > 0:
+            raise ApproxMassError(
+                "nearly all images are the same: there is nothing to learn from them",
+                code="no-variation",
+            )
         self.center = center.float()
         self.whitening = ((axes * variance.rsqrt()) @ axes.T).float()
 

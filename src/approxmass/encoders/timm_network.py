@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ApproxMassError
 from ..runtime.extras import require_extra
-from .held import HeldNetwork, InputFacts
+from .held import HeldNetwork, InputFacts, first_line
 
 
 class _Timm(HeldNetwork):
@@ -37,13 +37,12 @@ def timm_network(name: str) -> HeldNetwork:
         model = timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
     except (RuntimeError, OSError, ValueError) as error:
         raise ApproxMassError(
-            f"the encoder {name} cannot be had: {str(error).strip().splitlines()[0]}",
+            f"the encoder {name} cannot be had: {first_line(error)}",
             code="bad-source",
         ) from error
-    facts = model.pretrained_cfg
-    wants = InputFacts.of(
-        name, facts["input_size"][-1], facts["mean"], facts["std"], facts["interpolation"]
-    )
+    facts = dict(model.pretrained_cfg)
+    parts = (facts.get(part) for part in ("mean", "std", "interpolation"))
+    wants = InputFacts.of(name, (facts.get("input_size") or [None])[-1], *parts)
     try:
         return _Timm(name, model, wants)
     except (AttributeError, TypeError, RuntimeError, IndexError) as error:

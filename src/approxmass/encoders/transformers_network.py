@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ApproxMassError
 from ..runtime.extras import require_extra
-from .held import HeldNetwork, InputFacts
+from .held import HeldNetwork, InputFacts, first_line
 
 # Of the states between its layers, those at these shares of its depth, from the first to the last.
 _DEPTHS = (0.5, 0.75, 1.0)
@@ -56,22 +56,22 @@ def transformers_network(name: str) -> HeldNetwork:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # amid our own
     try:
-        model = AutoModel.from_pretrained(place)
-        processor = AutoImageProcessor.from_pretrained(place, backend="pil")  # type: ignore[no-untyped-call]
+        model = AutoModel.from_pretrained(place, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            place, backend="pil", trust_remote_code=False
+        )  # type: ignore[no-untyped-call]
     except (OSError, ValueError, ImportError) as error:
         raise ApproxMassError(
-            f"the encoder {name} cannot be had: {str(error).strip().splitlines()[0]}",
+            f"the encoder {name} cannot be had: {first_line(error)}",
             code="bad-source",
         ) from error
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    crop = getattr(processor, "crop_size", None) if processor.do_center_crop else None
-    size = dict(crop or processor.size)
-    side = size.get("height") or size.get("shortest_edge")
-    wants = InputFacts.of(
-        name, side, processor.image_mean, processor.image_std, int(processor.resample)
-    )
+    cropped = getattr(processor, "do_center_crop", False)
+    size = dict((getattr(processor, "crop_size", None) if cropped else None) or processor.size)
+    facts = (getattr(processor, part, None) for part in ("image_mean", "image_std", "resample"))
+    wants = InputFacts.of(name, size.get("height") or size.get("shortest_edge"), *facts)
     try:
         return _Transformers(name, getattr(model, "vision_model", model), wants)
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:

@@ -17,6 +17,8 @@ from .base import Encoder, through
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
 _PCA_NUMBERS = 2**28
+# Images that go through a module together, by the numbers that they are.
+_FEWEST, _MOST_IMAGES, _PIXELS = 4, 1024, 1 << 22
 # Keeps the logarithm of the residual energy finite for an image inside the fitted subspace.
 _ENERGY_FLOOR = 1e-6
 
@@ -82,11 +84,39 @@ class WhitenedEncoder(Encoder):
         """Features `(N, D)` of images `(N, C, H, W)`; of pixels the images, which cost nothing."""
         if self.module is None:
             return images
-        return through(self.module, images, device=self.mean.device)
+        size = max(_FEWEST, min(_MOST_IMAGES, _PIXELS // images[0].numel())) if len(images) else 1
+        return through(self._features, images, device=self.mean.device, size=size)
 
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """The pixels, or what the module makes of them."""
         return super().features(views) if self.module is None else {"features": views}
+
+    def _features(self, x: Tensor) -> Tensor:
+        """What the module makes of pixels.
+
+        Raises:
+            ApproxMassError: it does not take them, or gives no features.
+        """
+        assert self.module is not None
+        try:
+            found: object = self.module(x)
+        except Exception as error:  # whatever a caller's own module raises
+            if "alloc" in str(error) or "out of memory" in str(error):
+                raise
+            raise ApproxMassError(
+                f"the encoder does not take images of {tuple(x.shape[1:])}: "
+                f"{str(error).strip()[:200]}",
+                code="bad-option",
+            ) from error
+        given = type(found).__name__
+        if isinstance(found, Tensor):
+            given = f"{found.dtype} of shape {tuple(found.shape)}"
+            if found.dtype == torch.float32 and found.dim() > 1 and len(found) == len(x):
+                return found
+        raise ApproxMassError(
+            f"the encoder must give float32 features (N, ...) of N images, not {given}",
+            code="bad-option",
+        )
 
     @torch.no_grad()
     def fit_transform(

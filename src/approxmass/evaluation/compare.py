@@ -19,14 +19,14 @@ from ..detector import Detector
 from ..errors import ApproxMassError
 from ..models.views import views_of
 from ..runtime.machine import limited_threads, machine_facts
-from ..training.holdout import three_shares
+from ..training.holdout import FEWEST_IMAGES, three_shares
 from .lines import plain_lines
 from .metrics import Interval, ood_metrics
 from .paired import paired_difference
 
 # Statistics of the two flows that are shown, as far as they have them.
-_SHOWN = ("fused", "nll", "mass", "residual", "neighbour")
-_OF_THE_FLOW = ("fused", "nll", "mass")
+_SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour")
+_OF_THE_FLOW = ("fused", "nll", "mass", "latent_fit")
 # What the plain lines are calibrated on and tried on, by these names.
 _CALIBRATION = "calibration"
 # Of each interval: there are many.
@@ -126,12 +126,13 @@ def compare(
     Raises:
         ApproxMassError: images that cannot be used, or settings that do not go together.
     """
-    source, id_source = _two(open_images(images), id_images, settings.get("seed", 0))
-    detector = Detector(**settings).fit(source, progress=progress)
-    vanilla = Detector(**{**settings, "alpha": 0.0}).fit(source, progress=progress)
+    detector, vanilla = Detector(**settings), Detector(**{**settings, "alpha": 0.0})
+    source, id_source = _two(open_images(images), id_images, detector.settings.seed)
     sources = {id_source.name: id_source, **{name: open_images(of) for name, of in oods.items()}}
     if len(sources) <= len(oods):
         raise ApproxMassError("two sets have one name: name them apart", code="bad-option")
+    detector.fit(source, progress=progress)
+    vanilla.fit(source, progress=progress)
     scores: dict[str, dict[str, Floats]] = {}
     with limited_threads(detector.threads):
         features = _score(detector, vanilla, sources, scores)
@@ -158,6 +159,12 @@ def compare(
 def _two(source: ImageSource, id_images: Any, seed: int) -> tuple[ImageSource, ImageSource]:
     if id_images is not None:
         return source, open_images(id_images)
+    if len(source) - len(source) // 5 < FEWEST_IMAGES:
+        raise ApproxMassError(
+            f"{source.name} has {len(source)} images, of which a fifth is held out to try it on: "
+            f"give at least {FEWEST_IMAGES * 5 // 4}, or in-distribution images of their own",
+            code="too-few",
+        )
     held: Bools = np.zeros(len(source), dtype=bool)
     held[np.random.default_rng(seed).permutation(len(source))[: len(source) // 5]] = True
     return (
@@ -177,8 +184,8 @@ def _score(
     for name, of in sources.items():
         views = _views(detector, of, np.arange(len(of)))
         for kind, each, shown in (
-            ("penalised", detector, _SHOWN),
-            ("vanilla", vanilla, _OF_THE_FLOW),
+            ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
+            ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
         ):
             statistics = each.model.statistics_of(views)
             for statistic in shown:
@@ -208,7 +215,7 @@ def _views(detector: Detector, source: ImageSource, order: NDArray[np.int64]) ->
         order,
         device=detector.device,
         threads=detector.threads,
-        progress=False,
+        shape=detector.shape,
     )
     return views
 
@@ -246,7 +253,8 @@ def _differences(
     scores: Mapping[str, Mapping[str, Floats]], inside: str, oods: Sequence[str], seed: int
 ) -> dict[str, dict[str, Interval]]:
     found: dict[str, dict[str, Interval]] = {}
-    for statistic in _OF_THE_FLOW:
+    shared = [key.split(": ")[1] for key in scores if key.startswith("vanilla: ")]
+    for statistic in shared:
         one, other = scores[f"penalised: {statistic}"], scores[f"vanilla: {statistic}"]
         found[statistic] = {
             ood: paired_difference(

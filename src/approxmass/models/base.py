@@ -158,6 +158,7 @@ class Model(Protocol):
         statistics: Those that it has, in the order in which they are shown.
         decides: Name of the one behind the p-values.
         explains: `explain` works.
+        module: The caller's module that is its encoder, or None.
         history: Of its training, an entry an epoch; empty where there is none to tell.
     """
 
@@ -165,6 +166,7 @@ class Model(Protocol):
     needs_labels: ClassVar[bool]
     takes_outliers: ClassVar[bool]
     explains: ClassVar[bool]
+    module: nn.Module | None
     history: Sequence[EpochRecord]
 
     @property

@@ -91,14 +91,18 @@ class Neighbour(nn.Module):
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
         seen = summaries[order[:_MOST_REMEMBERED]]
         self.remembered = seen.half()
-        others = seen @ seen.T
+        kept = self.remembered.to(seen)
+        others = seen @ kept.T
         others.fill_diagonal_(-1)
-        return _distance(others.amax(1))
+        return _apart(seen, kept[others.argmax(1)])
 
     def forward(self, summaries: Tensor) -> Tensor:
         """The statistic `(N,)`."""
-        return _distance((summaries @ self.remembered.to(summaries).T).amax(1))
+        kept = self.remembered.to(summaries)
+        return _apart(summaries, kept[(summaries @ kept.T).argmax(1)])
 
 
-def _distance(cosine: Tensor) -> Tensor:
-    return (2 - 2 * cosine).clamp_min(0).sqrt()
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    # Of the difference itself: by the cosine, rounding would be large where they are close.
+    length: Tensor = torch.linalg.vector_norm(a - b, dim=1)
+    return length

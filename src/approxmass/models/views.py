@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..arrays import Pixels
+from ..arrays import Pixels, Shape
 from ..data import ImageSource
 from ..data.options import row_of_each
 from ..runtime.machine import processes
@@ -32,7 +32,8 @@ def views_of(
     *,
     device: torch.device,
     threads: int | None,
-    progress: bool,
+    progress: bool = False,
+    shape: Shape | None = None,
 ) -> tuple[Tensor, str]:
     """A row an image, in an order of their own, and the SHA-256 of all pixels.
 
@@ -45,6 +46,7 @@ def views_of(
         device: Where the model computes.
         threads: The most that decode at once.
         progress: Show a bar on standard error, where a network sees the images.
+        shape: `(C, H, W)` that every image must have; None for that of the source.
 
     Raises:
         ApproxMassError: an image is unreadable, or of another shape.
@@ -55,7 +57,7 @@ def views_of(
     at_once = _IMAGES if digest is None else _SEEN_BY_A_NETWORK
     with _cache(digest, device) as cache, _bar(progress and digest is not None) as bar:
         started = time.monotonic()
-        for chunk in source.chunks(at_once, threads=threads):
+        for chunk in source.chunks(at_once, shape=shape, threads=threads):
             chunk.require_readable(source.name)
             sha256.update(chunk.images.data)
             views = _seen(model, cache, chunk.images)

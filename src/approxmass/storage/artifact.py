@@ -85,7 +85,11 @@ def save_folder(
     with replace_folder(folder) as fresh:
         for name in _TENSOR_FILES:
             data = safetensors.torch.save(
-                {key: value.detach().cpu().contiguous() for key, value in tensors[name].items()}
+                # Copies: tensors that share memory, as tied weights do, are refused.
+                {
+                    key: value.detach().cpu().clone().contiguous()
+                    for key, value in tensors[name].items()
+                }
             )
             digests[f"{name}.safetensors"] = _digest(data)
             (fresh / f"{name}.safetensors").write_bytes(data)

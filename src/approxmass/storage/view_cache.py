@@ -3,6 +3,8 @@
 __all__ = ["ViewCache"]
 
 import sqlite3
+import struct
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,8 @@ from .cache import cache_folder
 
 # Bytes of rows that are kept; the oldest give way.
 _MOST = 1 << 30
+# Before the numbers of a row: a checksum of its key and of them.
+_SUM = struct.Struct("<I")
 
 
 class ViewCache:
@@ -73,8 +77,10 @@ class ViewCache:
             return None
         with suppress(sqlite3.Error):
             row = self._database.execute("SELECT view FROM views WHERE key = ?", (key,)).fetchone()
-            if row is not None and len(row[0]) % 4 == 0:
-                return np.frombuffer(row[0], "<f4").astype(np.float32)
+            if row is not None and _SUM.size <= len(row[0]) and len(row[0]) % 4 == 0:
+                (checksum,), data = _SUM.unpack_from(row[0]), row[0][_SUM.size :]
+                if zlib.crc32(key + data) == checksum:
+                    return np.frombuffer(data, "<f4").astype(np.float32)
         return None
 
     def put(self, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
@@ -82,18 +88,21 @@ class ViewCache:
         if self._database is None or not len(rows):
             return
         with suppress(sqlite3.Error):
-            pairs = [
-                (key, row.astype("<f4").tobytes()) for key, row in zip(keys, rows, strict=True)
-            ]
+            pairs = [(key, _packed(key, row)) for key, row in zip(keys, rows, strict=True)]
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany(
-                "INSERT OR IGNORE INTO views (key, view) VALUES (?, ?)", pairs
+                "INSERT OR REPLACE INTO views (key, view) VALUES (?, ?)", pairs
             )
-            most = max(1, self._most // max(1, len(pairs[0][1])))
+            most = max(1, self._most // max(1, rows[0].nbytes))
             self._database.execute(
                 "DELETE FROM views WHERE id <= (SELECT MAX(id) FROM views) - ?", (most,)
             )
             self._database.execute("COMMIT")
+
+
+def _packed(key: bytes, row: NDArray[np.float32]) -> bytes:
+    data: bytes = row.astype("<f4").tobytes()
+    return _SUM.pack(zlib.crc32(key + data)) + data
 
 
 def _opened(path: Path) -> sqlite3.Connection:

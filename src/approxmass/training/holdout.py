@@ -1,6 +1,6 @@
 """Images held out from training, at random under a seed."""
 
-__all__ = ["Shares", "hold_out", "hold_out_tenth", "three_shares"]
+__all__ = ["FEWEST_IMAGES", "Shares", "hold_out", "hold_out_tenth", "three_shares"]
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ Places = NDArray[np.int64]
 
 _MOST = 1000
 # Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
-_FEWEST_IMAGES, _FEWEST_HELD_OUT = 100, 40
+FEWEST_IMAGES, _FEWEST_HELD_OUT = 100, 40
 
 
 def hold_out(count: int, held: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -83,9 +83,9 @@ def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
         >>> shares.reference, shares.calibration, shares.training
         (slice(0, 25, None), slice(25, 100, None), slice(100, 1000, None))
     """
-    if count < _FEWEST_IMAGES:
+    if count < FEWEST_IMAGES:
         raise ApproxMassError(
-            f"{name} has {count} images: give at least {_FEWEST_IMAGES}, so that some can be "
+            f"{name} has {count} images: give at least {FEWEST_IMAGES}, so that some can be "
             "held out to calibrate",
             code="too-few",
         )
