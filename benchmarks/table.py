@@ -172,7 +172,7 @@ def photos() -> str:
             ),
         )
     ]
-    for found in facts["memory"]:
+    for found in facts.get("memory", []):
         height, width = found["height_width"]
         of = f"{found['images']:,} of {width}x{height}"
         rows.append([of, "fit", f"{found['seconds']:.0f} s", f"{found['peak_mib']:,.0f}"])

@@ -283,7 +283,7 @@ class FlowModel:
         code = made._kind.encoder(shape, chosen.components, encoder)
         if code.view_digest != saved.facts["views"]:
             raise ApproxMassError(
-                f"it was fitted with other weights of {chosen.encoder}: install those, or fit "
+                f"it was fitted with other weights of {chosen.encoder}, or by another version: fit "
                 "again",
                 code="wrong-encoder",
             )
