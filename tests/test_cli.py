@@ -288,12 +288,6 @@ def corrupt_image(place: Path, tmp: Path) -> list[object]:
     return ["fit", images, "-o", tmp / "d"]
 
 
-def mixed_sizes(place: Path, tmp: Path) -> list[object]:
-    images = enough_images(tmp / "images")
-    Image.fromarray(textures(1, side=20)[0]).save(images / "04.png")
-    return ["fit", images, "-o", tmp / "d"]
-
-
 def empty_folder(place: Path, tmp: Path) -> list[object]:
     (tmp / "empty").mkdir()
     return ["fit", tmp / "empty", "-o", tmp / "d"]
@@ -349,7 +343,6 @@ def simple(*words: object) -> Bad:
         (truncated, "damaged", "detector.json"),
         (newer, "damaged", "detector.json"),
         (corrupt_image, "bad-image", "04.png"),
-        (mixed_sizes, "wrong-shape", "04.png"),
         (empty_folder, "bad-source", "empty"),
         (wrong_kind, "bad-source", "notes.txt"),
         (not_a_number, "bad-image", "17"),

@@ -194,7 +194,9 @@ def lite2_markdown(facts: dict[str, Any]) -> str:
 
 def real_markdown(facts: dict[str, Any]) -> str:
     """The real-size sets."""
-    rows = [row for row in facts["rows"] if row["set"] in REAL]
+    rows = sorted(
+        (row for row in facts["rows"] if row["set"] in REAL), key=lambda row: REAL.index(row["set"])
+    )
     areas = [{line: _area(row, line) for line in row["mean"]} for row in rows]
     lines = [_table([row["set"] for row in rows], areas), ""]
     lines += [

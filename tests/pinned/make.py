@@ -25,7 +25,8 @@ from typing import Any
 
 import approxmass.runtime.machine
 
-approxmass.runtime.machine.fast_bf16 = lambda device: False  # type: ignore[assignment]
+if __name__ == "__main__":  # whoever imports this keeps his own
+    approxmass.runtime.machine.fast_bf16 = lambda device: False  # type: ignore[assignment]
 
 import numpy as np
 import torch

@@ -1,6 +1,16 @@
 """A first look at a source: the shape of its images, and whether they are grey or in colour."""
 
-__all__ = ["Batches", "Some", "first_shape", "sample_places", "samples_of", "sizes_of", "votes_of"]
+__all__ = [
+    "HEADERS",
+    "LOOKED_AT",
+    "Batches",
+    "Some",
+    "first_shape",
+    "sample_places",
+    "samples_of",
+    "sizes_of",
+    "votes_of",
+]
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -26,17 +36,21 @@ _Sample = tuple[int, Encoded | NDArray[Any]]
 Some = Callable[[list[int]], Iterator[_Sample]]
 _Keep = Callable[[int, Encoded], Pixels]
 
-_LOOKED_AT = 64
+# Images whose pixels are looked at, and whose headers.
+LOOKED_AT, HEADERS = 64, 1000
 # Where a source can only be read in order, the images are among the first so many.
 _IN_ORDER = 1000
 
 
-def sample_places(count: int, among: NDArray[np.int64] | None = None) -> list[int]:
+def sample_places(
+    count: int, among: NDArray[np.int64] | None = None, most: int = LOOKED_AT
+) -> list[int]:
     """Places of some images, one at random in each part of a source; the same at every call.
 
     Arguments:
         count: Of the images.
         among: Places that may be looked at, rising; None for all.
+        most: How many to choose.
 
     Example:
         >>> sample_places(3)
@@ -45,24 +59,28 @@ def sample_places(count: int, among: NDArray[np.int64] | None = None) -> list[in
         64
     """
     if among is not None:
-        return [int(among[place]) for place in sample_places(len(among))]
-    if count <= _LOOKED_AT:
+        return [int(among[place]) for place in sample_places(len(among), most=most)]
+    if count <= most:
         return list(range(count))
-    edges = np.linspace(0, count, _LOOKED_AT + 1).astype(int)
+    edges = np.linspace(0, count, most + 1).astype(int)
     chosen = np.random.default_rng(0).integers(edges[:-1], edges[1:])
     return [int(place) for place in chosen]
 
 
 def samples_of(
-    count: int, some: Some | None, batches: Batches, among: NDArray[np.int64] | None = None
+    count: int,
+    some: Some | None,
+    batches: Batches,
+    among: NDArray[np.int64] | None = None,
+    most: int = LOOKED_AT,
 ) -> Iterator[_Sample]:
     """Some images of a source, spread over it; where `some` is None over its beginning."""
     if some is not None:
-        yield from some(sample_places(count, among))
+        yield from some(sample_places(count, among, most))
         return
     first = min(count, _IN_ORDER)
     early = None if among is None or not (among < first).any() else among[among < first]
-    chosen = sample_places(first, early)
+    chosen = sample_places(first, early, most)
     start = 0
     for names, items in batches(_IN_ORDER):
         for place in chosen:

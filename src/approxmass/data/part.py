@@ -28,9 +28,9 @@ def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
 
     Example:
         >>> from approxmass.data import open_images
-        >>> images = open_images(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
-        >>> part_of(images, np.array([True, False, True]), "ends").read()[:, 0, 0, 0]
-        array([0, 8], dtype=uint8)
+        >>> images = open_images(np.arange(20, dtype=np.uint8).reshape(5, 2, 2))
+        >>> part_of(images, np.array([1, 0, 0, 0, 1], bool), "ends").read()[:, 0, 0, 0]
+        array([ 0, 16], dtype=uint8)
     """
     if keep.shape != (len(source),):
         raise ApproxMassError(

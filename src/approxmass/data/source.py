@@ -18,7 +18,7 @@ from .chunk import Chunk
 from .convert import Converter
 from .decode import Encoded, How, decode
 from .frame import Frame
-from .look import Batches, Some, first_shape, samples_of, sizes_of, votes_of
+from .look import HEADERS, Batches, Some, first_shape, samples_of, sizes_of, votes_of
 from .options import at_least_one, check_seen, one_an_image, row_of_each
 from .remarks import Note, Remarks
 from .shapes import NEEDED, describe_shape
@@ -178,7 +178,7 @@ class ImageSource:
         return other
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of up to 64 images, by their headers; those unreadable are left out.
+        """Height and width of up to 1,000 images, by their headers; those unreadable are left out.
 
         Example:
             >>> from approxmass.data import open_images
@@ -187,7 +187,8 @@ class ImageSource:
         """
         if self._stored is not None:
             return [self._stored[1:]]
-        found = sizes_of(samples_of(self._count, self._some, self._batches, self._among))
+        samples = samples_of(self._count, self._some, self._batches, self._among, HEADERS)
+        found = sizes_of(samples)
         return found or [self.native_shape[1:]]
 
     def resized(self, frame: int | tuple[int, int] | Frame) -> Self:
