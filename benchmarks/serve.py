@@ -160,9 +160,15 @@ class Expected:
 
         # Batches of other sizes change the last digits of float32. The mass is a gradient, which
         # jumps where that takes a ReLU over its kink: by 6e-4 in one of 1,000 images.
-        for name, digits in (("log_prob", 1e-5), ("mass", 2e-3), ("statistic", 2e-3)):
+        # In the statistic that counts in standard deviations of the mass.
+        jump = 6e-4 * float(self.mass[picked].max() / self.mass.std())
+        for name, digits, least in (
+            ("log_prob", 1e-5, 2e-4),
+            ("mass", 2e-3, 2e-4),
+            ("statistic", 2e-3, 2e-4 + jump),
+        ):
             wanted = getattr(self, name)[picked]
-            np.testing.assert_allclose(column(name), wanted, rtol=digits, atol=2e-4)
+            np.testing.assert_allclose(column(name), wanted, rtol=digits, atol=least)
         p = p_values(self.calibration, column("statistic"))
         np.testing.assert_array_equal(column("p_value"), p)
         np.testing.assert_array_equal(column("is_outlier"), p <= 0.05)
