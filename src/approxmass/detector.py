@@ -288,11 +288,9 @@ class Detector:
         """
         settings = self.fitted.settings
         source = settings.open(images)
-        return (
-            source
-            if settings.size is None
-            else source.resized(Frame(*self.shape[1:], settings.resample))
-        )
+        if settings.size is None:
+            return source
+        return source.resized(Frame(*self.shape[1:], settings.resample))
 
     def score_pixels(self, images: Pixels) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already."""

@@ -100,7 +100,9 @@ def _in_frame(
     """The images as the model wants them, the size that this is, and the remarks so far."""
     notes = list(plan.notes)
     if asked is None and source.frame is not None:  # as they were opened
-        return _checked(source, source.frame, plan), _side(source.frame), notes
+        _check_frame(source.frame, plan)
+        side = max(1, round(math.sqrt(source.frame.height * source.frame.width)))
+        return source, side, notes
     size = plan.side if asked is None else asked
     sizes = set(source.sizes())
     if size is None and len(sizes) > 1:  # small, but not of one size
@@ -118,7 +120,7 @@ def _in_frame(
     return source, size, [*notes, *([note] if asked is None else [])]
 
 
-def _checked(source: ImageSource, frame: Frame, plan: Plan) -> ImageSource:
+def _check_frame(frame: Frame, plan: Plan) -> None:
     if plan.square and frame[:2] != (plan.side, plan.side):
         raise ApproxMassError(
             f"this encoder takes images of {plan.side}x{plan.side}: open them at that size",
@@ -130,11 +132,6 @@ def _checked(source: ImageSource, frame: Frame, plan: Plan) -> ImageSource:
             f"{frame.width}x{frame.height}: open the images at another size, or at none",
             code="bad-option",
         )
-    return source
-
-
-def _side(frame: Frame) -> int:
-    return max(1, round(math.sqrt(frame.height * frame.width)))
 
 
 def _resample(source: ImageSource, plan: Plan) -> Resample:

@@ -79,6 +79,7 @@ class ImageSource:
         self._native: Shape | None = None
         self._chosen: str | None = None  # how auto came out
         self._among: NDArray[np.int64] | None = None  # places that it looks at before it reads
+        self._sizes: list[tuple[int, int]] | None = None  # as `sizes` found them
         self._labels = labels
         self._remarks = Remarks() if remarks is None else remarks
         # Images that told the shape and the mode, by their place, until a stream comes to them.
@@ -154,7 +155,7 @@ class ImageSource:
         """
         other = copy.copy(self)
         other._among = np.sort(places)
-        other._native, other._chosen = None, None
+        other._native, other._chosen, other._sizes = None, None, None
         other._decoded, other._remarks = {}, self._remarks.anew()
         return other
 
@@ -187,9 +188,10 @@ class ImageSource:
         """
         if self._stored is not None:
             return [self._stored[1:]]
-        samples = samples_of(self._count, self._some, self._batches, self._among, HEADERS)
-        found = sizes_of(samples)
-        return found or [self.native_shape[1:]]
+        if self._sizes is None:
+            samples = samples_of(self._count, self._some, self._batches, self._among, HEADERS)
+            self._sizes = sizes_of(samples) or [self.native_shape[1:]]
+        return self._sizes
 
     def resized(self, frame: int | tuple[int, int] | Frame) -> Self:
         """The same source, every image brought to a height and width, or to a square, unsquashed.

@@ -5,7 +5,7 @@ __all__ = ["weak_spots"]
 from collections.abc import Mapping
 
 from ..arrays import Floats
-from .metrics import ood_metrics
+from .metrics import auroc
 from .paired import paired_difference
 
 # An AUROC below this is near chance, whatever its interval; another score is clearly better if it
@@ -40,10 +40,7 @@ def weak_spots(
     """
     lines = []
     for name, scores in outside.items():
-        areas = {
-            key: ood_metrics(inside[key], values, balanced=False, bootstrap=1).auroc.value
-            for key, values in scores.items()
-        }
+        areas = {key: auroc(inside[key], values) for key, values in scores.items()}
         area = areas[decides]
         if area < _NEAR_CHANCE:
             lines.append(

@@ -86,7 +86,7 @@ class FlowModel:
         self.seed = seed
         self.asked = FlowOptions(encoder=kind, **options)
         self.chosen = self.asked  # after `plan`: what `auto` has become
-        self.encoder: Encoder  # made by `plan`, fitted by `learn`
+        self.encoder: Encoder  # made by `prepare`, fitted by `learn`
         self.scorer: FlowScorer
         self.training: TrainingSettings
         self.history: Sequence[EpochRecord] = ()
@@ -134,9 +134,7 @@ class FlowModel:
         """Replace what is `auto` for images of `shape`."""
         self.chosen, notes = self.asked.resolve(shape)
         self._kind = kind_of(self.chosen.encoder)
-        stride, square, resample = self._kind.wants
-        side = self._kind.side(shape)
-        return Plan(notes=notes, side=side, stride=stride, square=square, resample=resample)
+        return replace(self._kind.plan(shape), notes=notes)
 
     @property
     def view_digest(self) -> str | None:
@@ -165,7 +163,7 @@ class FlowModel:
         kind, chosen, encoder = self._kind, self.chosen, self.encoder
         codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
         unseen = kind.unseen(len(codes))
-        codes, for_ranges = codes[unseen:], codes[:unseen]
+        codes, for_ranges = codes[unseen:], codes[:unseen].clone()
         flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed, chosen.alpha)
         training = kind.training(chosen.preset, len(codes), shape, encoder.dimension, run.device)
         given: dict[str, Any] = {
@@ -195,6 +193,7 @@ class FlowModel:
                 on_step=bar,
                 device=run.device,
             )
+        del codes
         self.scorer = FlowScorer(encoder, flow, shape, draws=chosen.draws, seed=self.seed)
         self.scorer.fit(data.training, data.reference, codes=for_ranges)
 

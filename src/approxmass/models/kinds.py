@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from ..arrays import Shape
-from ..data.frame import Resample
 from ..encoders import Encoder, Network, PixelEncoder, PooledEncoder, WhitenedEncoder, network
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
 from ..training import recipes
 from ..training.flow import TrainingSettings
+from .base import Plan
 
 Alpha = float | Literal["auto"]
 # Stands in a saved detector for the module that was its encoder.
@@ -37,10 +37,9 @@ class Kind(ABC):
     presets: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
 
-    @property
-    def wants(self) -> tuple[int, bool, Resample]:
-        """Of images that are resized: stride, square, resample, as of `Plan`."""
-        return 1, False, "bilinear"
+    def plan(self, shape: Shape) -> Plan:
+        """What it wants of images of `shape`, without remarks."""
+        return Plan(side=self.side(shape))
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -73,9 +72,8 @@ class _Pixels(Kind):
     presets = ("compact", "paper")
     options = ("draws",)
 
-    @property
-    def wants(self) -> tuple[int, bool, Resample]:
-        return 4, False, "bilinear"  # the compact flow halves each side twice
+    def plan(self, shape: Shape) -> Plan:
+        return Plan(side=self.side(shape), stride=4)  # the compact flow halves each side twice
 
     def statistic(self, shape: Shape) -> str:
         return "fused" if shape[0] == 1 else "latent_fit"
@@ -114,9 +112,9 @@ class _Network(Kind):
         """Made once it is needed."""
         return network(self.name)
 
-    @property
-    def wants(self) -> tuple[int, bool, Resample]:
-        return self.network.stride, self.network.square, self.network.resample
+    def plan(self, shape: Shape) -> Plan:
+        of = self.network
+        return Plan(side=self.side(shape), stride=of.stride, square=of.square, resample=of.resample)
 
     def side(self, shape: Shape) -> int | None:
         small = max(shape[1:]) <= LARGEST_SIDE and not self.network.square

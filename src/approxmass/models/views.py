@@ -55,7 +55,8 @@ def views_of(
     rows, done = torch.empty(0), 0
     digest = model.view_digest
     at_once = _IMAGES if digest is None else _SEEN_BY_A_NETWORK
-    with _cache(digest, device) as cache, _bar(progress and digest is not None) as bar:
+    bar = TrainingBar("images") if progress and digest is not None else None
+    with _cache(digest, device) as cache, bar or contextlib.nullcontext():
         started = time.monotonic()
         for chunk in source.chunks(at_once, shape=shape, threads=threads):
             chunk.require_readable(source.name)
@@ -97,12 +98,3 @@ def _cache(digest: str | None, device: torch.device) -> Iterator[ViewCache | Non
     name = cache_key({"digest": digest, "torch": torch.__version__, "device": device.type})
     with ViewCache(name) as cache:
         yield cache
-
-
-@contextlib.contextmanager
-def _bar(shown: bool) -> Iterator[TrainingBar | None]:
-    if not shown:
-        yield None
-        return
-    with TrainingBar("images") as bar:
-        yield bar

@@ -33,8 +33,10 @@ class ViewCache:
 
     Example:
         >>> import os, tempfile
-        >>> os.environ["APPROXMASS_CACHE"] = tempfile.mkdtemp()
-        >>> with ViewCache("doctest") as cache:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, APPROXMASS_CACHE=tempfile.mkdtemp()):
+        ...     cache = ViewCache("doctest")
+        >>> with cache:
         ...     cache.put([b"key"], np.ones((1, 2), np.float32))
         ...     cache.get([b"key", b"other"])
         [array([1., 1.], dtype=float32), None]
