@@ -226,7 +226,7 @@ def pairs_markdown(facts: dict[str, Any], name: str) -> str:
     seconds = " / ".join(f"{each:.0f}" for each in row["fit_seconds"])
     return _table(oods, areas) + (
         f"\n\nFitted on {row['training']:,} images, calibrated on {row['calibration']:,}; fit "
-        f"seconds {seconds}, on one core beside other work, the first without a cache."
+        f"seconds {seconds}, on one core beside other work."
     )
 
 

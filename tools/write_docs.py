@@ -85,6 +85,8 @@ def fragments() -> dict[str, str]:
         "altered_photos": altered_photos(_read("results/altered_photos.json")),
         "photos_real": photos.real_markdown(_read("results/photos.json")),
         "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
+        "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
+        "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
         "promise": promise(_read("results/promise.json")),
         "audit": audit(_read("results/paper/audit.json")),
