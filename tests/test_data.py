@@ -438,8 +438,8 @@ def test_png_images_have_the_pixels_that_pillow_gives(
     if mode == "I;16":
         expected = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     with pillow_guard():
-        np.testing.assert_array_equal(pillow(decode(data)), np.asarray(expected))
-        framed = decode(data, Frame(11, 7))
+        np.testing.assert_array_equal(pillow(decode(data).pixels), np.asarray(expected))
+        framed = decode(data, Frame(11, 7)).pixels
     np.testing.assert_array_equal(pillow(framed), unsquashed(expected, 11, 7))
 
 
@@ -462,7 +462,7 @@ def test_a_png_image_without_all_its_pixels_cannot_be_decoded(rows: bytes) -> No
 def test_a_png_image_with_one_wrong_bit_cannot_be_decoded() -> None:
     data = bytearray(grey_png(GREY_HEADER, zlib.compress(bytes(70), 0)))
     with pillow_guard():
-        assert not decode(bytes(data)).any()
+        assert not decode(bytes(data)).pixels.any()
         data[70] = 1  # a pixel: it was not compressed
         with pytest.raises(UnreadableError):
             decode(bytes(data))
@@ -482,7 +482,7 @@ def test_an_altered_png_image_is_refused_or_what_pillow_makes_of_it(where: str, 
     data = grey_png(bytes(header), bytes(pixels))
     with pillow_guard():
         try:
-            found = decode(data)
+            found = decode(data).pixels
         except UnreadableError:
             return check_plain(data)
         try:

@@ -132,7 +132,7 @@ def test_a_transparent_grey_of_few_bits(bits: int) -> None:
     ]
     data = checked_png.SIGNATURE + b"".join(png_chunk(*part) for part in parts)
     with pillow_guard():
-        assert decode(data).ravel().tolist() == [0, 255]
+        assert decode(data).pixels.ravel().tolist() == [0, 255]
     with Image.open(io.BytesIO(data)) as image:
         assert pixels([image], background=9).ravel().tolist() == [0, 9]
 
@@ -369,7 +369,7 @@ def test_interlaced_images_are_held_to_account_as_well() -> None:
         parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
         data = checked_png.SIGNATURE + b"".join(png_chunk(*part) for part in parts)
         with pillow_guard():
-            np.testing.assert_array_equal(decode(data)[0], values)
+            np.testing.assert_array_equal(decode(data).pixels[0], values)
 
 
 def test_a_damaged_png_that_a_person_opened_is_refused() -> None:

@@ -145,7 +145,7 @@ def test_its_pixels_are_resized_as_those_of_the_others(
         assert source.native_shape
         converted.clear()
         with pillow_guard():
-            expected = decode(path, frame)
+            expected = decode(path, frame).pixels
         np.testing.assert_array_equal(source.resized(frame).read()[0], expected, err_msg=path.name)
         assert not converted
 
@@ -223,9 +223,9 @@ def test_pillow_gives_the_same_pixels_without_pyspng(monkeypatch: pytest.MonkeyP
     items = [png(colour.convert(mode)) for mode in ("L", "RGB", "RGBA", "LA", "P", "1")]
     frames = (None, Frame(5, 5), Frame(6, 9, "bicubic"))
     with pillow_guard():
-        fast = [decode(item, frame) for item in items for frame in frames]
+        fast = [decode(item, frame).pixels for item in items for frame in frames]
         monkeypatch.setattr(decoding, "pyspng", None)
-        plain = [decode(item, frame) for item in items for frame in frames]
+        plain = [decode(item, frame).pixels for item in items for frame in frames]
     for one, other in zip(fast, plain, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -247,7 +247,7 @@ def test_damaged_png_images_are_refused_with_and_without_pyspng(
     )
     damaged = [flipped, good[:-30], no_such_filter, too_few]
     with pillow_guard():
-        assert not decode(bytes(good)).any()
+        assert not decode(bytes(good)).pixels.any()
         for data in damaged:
             with pytest.raises(UnreadableError):
                 decode(bytes(data))

@@ -14,12 +14,14 @@ class Chunk:
 
     Attributes:
         images: uint8 `(k, C, H, W)`, C-contiguous: those that could be read.
+        sizes: Height and width that each of these had, upright, before it was brought into a frame.
         names: Of all the images, readable or not.
         errors: Of all the images: why one cannot be read, or None (`k` times).
         codes: Of all the images: the kind of mistake, as in `ApproxMassError.code`, or None.
     """
 
     images: Pixels
+    sizes: list[tuple[int, int]]
     names: list[str]
     errors: list[str | None]
     codes: list[Code | None]

@@ -88,7 +88,7 @@ def in_channels(block: Pixels, how: How, start: int, remarks: Remarks) -> Pixels
     result = np.empty((len(block), how.channels, *block.shape[2:]), np.uint8)
     for i, image in enumerate(block):
         notes: list[Note] = []
-        pixels = finished(to_pillow(image), None, how, notes)
+        pixels = finished(to_pillow(image), None, how, notes).pixels
         if len(pixels) != how.channels:
             raise UnreadableError(
                 mismatch(shape_of(image), NEEDED, (1, *image.shape[1:])),

@@ -11,14 +11,14 @@ from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from .chunk import Chunk
 from .colour import in_channels
-from .decode import Encoded, How, finished, resize, to_pillow
+from .decode import Decoded, Encoded, How, finished, resize, to_pillow
 from .frame import Frame
 from .guard import pillow_guard
 from .remarks import Note, Remarks
 from .shapes import NEEDED, mismatch
 from .unreadable import UnreadableError
 
-Decode = Callable[[Encoded, Frame | None, How, list[Note] | None], Pixels]
+Decode = Callable[[Encoded, Frame | None, How, list[Note] | None], Decoded]
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,33 @@ class Converter:
         images = np.empty((len(items), *self.shape), np.uint8)
         errors: list[UnreadableError | None] = []
         notes: list[Note] = []
-        k = 0
+        sizes: list[tuple[int, int]] = []
         with pillow_guard():
             for place, item in enumerate(items, start):
                 try:
-                    pixels = self._pixels(place, item, notes)
+                    pixels, size = self._decoded(place, item, notes)
                     if pixels.shape != self.shape:
                         reason = mismatch(pixels.shape, self.what, self.shape)
                         raise UnreadableError(reason, code="wrong-shape")
                 except UnreadableError as error:
                     errors.append(error)
                 else:
-                    images[k] = pixels
+                    images[len(sizes)] = pixels
                     errors.append(None)
-                    k += 1
+                    sizes.append(size)
                 if notes:
                     self.remarks.note(place, notes)
                     notes.clear()
         reasons = [None if error is None else str(error) for error in errors]
         codes = [None if error is None else error.code for error in errors]
-        return Chunk(images[:k], names, reasons, codes)
+        return Chunk(images[: len(sizes)], sizes, names, reasons, codes)
 
-    def _pixels(self, place: int, item: Encoded, notes: list[Note]) -> Pixels:
+    def _decoded(self, place: int, item: Encoded, notes: list[Note]) -> Decoded:
         known = self.kept.pop(place, None) if self.kept else None
         if known is None:
             return self.decode(item, self.frame, self.how, notes)
         if self.frame is None and self.how.channels in (None, len(known)):
-            return known
+            return Decoded(known, (known.shape[1], known.shape[2]))
         return finished(to_pillow(known), self.frame, self.how, notes)
 
     def pixels(self, start: int, names: list[str], items: Pixels) -> Chunk:
@@ -96,4 +96,5 @@ class Converter:
                 f"{self.name}: image {names[error.index]} {error}", code=error.code
             ) from None
         images = images if self.frame is None else resize(images, self.frame)
-        return Chunk(images, names, [None] * len(names), [None] * len(names))
+        sizes = [(items.shape[2], items.shape[3])] * len(names)
+        return Chunk(images, sizes, names, [None] * len(names), [None] * len(names))

@@ -5,6 +5,7 @@ Every road ends in the same few lines, so that an image has the same pixels whic
 
 __all__ = [
     "AS_STORED",
+    "Decoded",
     "Encoded",
     "How",
     "UnreadableError",
@@ -22,7 +23,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,12 +62,19 @@ class How:
 AS_STORED = How()
 
 
+class Decoded(NamedTuple):
+    """One image: its pixels `(C, H, W)`, and the height and width it had before it was framed."""
+
+    pixels: Pixels
+    size: tuple[int, int]
+
+
 def decode(
     item: Encoded,
     frame: Frame | None = None,
     how: How = AS_STORED,
     notes: list[Note] | None = None,
-) -> Pixels:
+) -> Decoded:
     """Pixels `(C, H, W)` of one encoded image, upright, brought into a frame if given.
 
     Modes 1, L, LA, I;16, I and F are grey (C = 1), all others RGB (C = 3), until `how` says
@@ -82,9 +90,9 @@ def decode(
         UnreadableError: There is no image in it, too large a one, or one that is damaged.
 
     Example:
-        >>> decode(Image.new("LA", (4, 2), (7, 255)), frame=Frame(3, 3)).tolist()
+        >>> decode(Image.new("LA", (4, 2), (7, 255)), frame=Frame(3, 3)).pixels.tolist()
         [[[7, 7, 7], [7, 7, 7], [7, 7, 7]]]
-        >>> decode(Image.new("LA", (1, 1), (7, 0))).tolist()
+        >>> decode(Image.new("LA", (1, 1), (7, 0))).pixels.tolist()
         [[[255]]]
     """
     if isinstance(item, Path):
@@ -96,7 +104,7 @@ def decode(
         if pixels is None:
             return finished(_flat(item, how, notes), frame, how, notes)
         if frame is None and how.channels in (None, 1 if pixels.ndim == 2 else 3):
-            return _pixels(pixels)
+            return Decoded(_pixels(pixels), (pixels.shape[0], pixels.shape[1]))
         return finished(Image.fromarray(pixels), frame, how, notes)
     except UnreadableError:
         raise
@@ -110,12 +118,12 @@ def decode(
 
 def finished(
     image: Image.Image, frame: Frame | None, how: How, notes: list[Note] | None = None
-) -> Pixels:
+) -> Decoded:
     """Pixels `(C, H, W)` of an image in mode L or RGB: its colours as `how` says, then its frame.
 
     Example:
-        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), Frame(1, 1), How(channels=1)).tolist()
-        [[[7]]]
+        >>> finished(Image.new("RGB", (2, 2), (7, 7, 7)), Frame(1, 1), How(channels=1)).size
+        (2, 2)
     """
     stored = 1 if image.mode == "L" else 3
     if how.channels == 3 and stored == 1:
@@ -128,7 +136,8 @@ def finished(
             image = image.convert("L")
         if how.luminance and not grey and notes is not None:
             notes.append(("to-grey", 0))
-    return _pixels(image if frame is None else placed(image, frame))
+    size = (image.height, image.width)
+    return Decoded(_pixels(image if frame is None else placed(image, frame)), size)
 
 
 def stored_grey(item: Encoded) -> bool:

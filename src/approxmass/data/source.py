@@ -322,7 +322,7 @@ class ImageSource:
         pixels = self._decoded.get(place)
         if pixels is None:
             notes: list[Note] = []
-            pixels = decode(item, None, How(background=self.background), notes)
+            pixels = decode(item, None, How(background=self.background), notes).pixels
             self._remarks.note(place, notes)
             kept = sum(each.nbytes for each in self._decoded.values())
             if not kept or kept + pixels.nbytes <= _KEPT:
