@@ -5,14 +5,13 @@ __all__ = ["PooledEncoder"]
 import hashlib
 
 import torch
-from sklearn.covariance import LedoitWolf
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..arrays import Shape
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 from .base import Encoder, through
+from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
 
 # Images that go through the network together, no more and no less: so the arithmetic of each is
@@ -143,16 +142,9 @@ class PooledEncoder(Encoder):
     def _learn(self, parts: Tensor) -> None:
         values = parts.double()
         center = values.mean(0)
-        with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
-            fitted = LedoitWolf(assume_centered=True).fit((values - center).numpy())
-        variance, axes = torch.linalg.eigh(torch.from_numpy(fitted.covariance_))
-        if not variance[0] > 0:
-            raise ApproxMassError(
-                "nearly all images are the same: there is nothing to learn from them",
-                code="no-variation",
-            )
+        variances, axes = shrunk_covariance(values - center)
         self.center = center.float()
-        self.whitening = ((axes * variance.rsqrt()) @ axes.T).float()
+        self.whitening = symmetric_root(variances, axes).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, dimension)`."""
@@ -166,7 +158,7 @@ class PooledEncoder(Encoder):
         """The means of all maps but the last; of the two last ones alone, of length 1."""
         *widths, summary = self.network.widths
         ends = sum(widths)
-        last = _unit(views[:, ends - widths[-1] : ends])
+        last = unit(views[:, ends - widths[-1] : ends])
         return {
             "means": views[:, :ends],
             f"{widths[-1]} channels": last,
@@ -175,11 +167,11 @@ class PooledEncoder(Encoder):
 
     def summary(self, views: Tensor) -> Tensor:
         """The mean of the last map `(N, C)` of views, each divided by its length."""
-        return _unit(views[:, self.dimension :])
+        return unit(views[:, self.dimension :])
 
     def _normalised(self, views: Tensor) -> Tensor:
         parts = torch.split(views[:, : self.dimension], list(self.parts[:-1]), dim=1)
-        return torch.cat([_unit(part) for part in parts], 1)
+        return torch.cat([unit(part) for part in parts], 1)
 
     def _whitened(self, parts: Tensor) -> Tensor:
         return (parts - self.center) @ self.whitening
@@ -191,8 +183,3 @@ class PooledEncoder(Encoder):
     def __repr__(self) -> str:
         return f"PooledEncoder({self.extra_repr()})"
 
-
-def _unit(part: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(part, dim=1, keepdim=True)
-    unit: Tensor = part / length.clamp_min(_FLOOR)
-    return unit

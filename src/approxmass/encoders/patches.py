@@ -1,0 +1,160 @@
+"""What a frozen network sees at every place of an image, whitened."""
+
+__all__ = ["PatchEncoder", "Patches", "inside_of", "patch_maps", "patch_widths"]
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data.frame import Box
+from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
+from .network import Network
+
+# Maps with coarser cells than this many pixels a side are left out, where there are finer ones.
+_CELL = 16
+# Principal components whose rest is the residual.
+_COMPONENTS = 64
+
+
+class Patches(NamedTuple):
+    """Patches of N images: what is seen, `(N, k, C)`, and the places, `(N, k)`, -1 for outside."""
+
+    values: Tensor
+    places: Tensor
+
+
+def _taken(sides: Sequence[tuple[int, int]], shape: tuple[int, int]) -> list[int]:
+    """Which of maps of so many cells are taken: all but the last with cells small enough."""
+    cells = [max(shape[0] / height, shape[1] / width) for height, width in sides[:-1]]
+    fine = [place for place, cell in enumerate(cells) if cell <= _CELL]
+    return fine or [cells.index(min(cells))]
+
+
+def patch_maps(maps: Sequence[Tensor], shape: tuple[int, int]) -> list[Tensor]:
+    """Those maps of a network that tell places, `(N, C, h, w)` each, brought to one grid.
+
+    Arguments:
+        maps: As a `Network` gives them.
+        shape: Height and width of its input.
+
+    Example:
+        >>> sides = (64, 32, 16, 8, 8)
+        >>> maps = [torch.zeros(1, c, s, s) for c, s in zip((24, 40, 112, 320, 1280), sides)]
+        >>> [tuple(each.shape) for each in patch_maps(maps, (256, 256))]
+        [(1, 24, 16, 16), (1, 40, 16, 16), (1, 112, 16, 16)]
+    """
+    sides = [(each.shape[2], each.shape[3]) for each in maps]
+    taken = [maps[place] for place in _taken(sides, shape)]
+    grid = min((each.shape[2], each.shape[3]) for each in taken)
+    return [F.adaptive_avg_pool2d(each, grid) for each in taken]
+
+
+@torch.no_grad()
+def patch_widths(network: Network, shape: tuple[int, int]) -> tuple[list[int], tuple[int, int]]:
+    """Channels of each map that `patch_maps` takes, and the grid, for inputs of that size."""
+    device = next((b.device for b in network.buffers()), torch.device("cpu"))
+    maps = patch_maps(network(torch.zeros(1, 3, *shape, device=device)), shape)
+    return [each.shape[1] for each in maps], (maps[0].shape[2], maps[0].shape[3])
+
+
+def inside_of(box: Box, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Which cells `(h, w)` of a grid over a frame have their middle in an image's box, bool.
+
+    At least one row and one column have.
+
+    Example:
+        >>> inside_of(Box(0, 32, 64, 32), (64, 64), (4, 4)).int().tolist()[0]
+        [0, 0, 1, 1]
+    """
+    lines = []
+    for start, length, of, cells in (
+        (box.top, box.height, shape[0], grid[0]),
+        (box.left, box.width, shape[1], grid[1]),
+    ):
+        middles = (torch.arange(cells) + 0.5) * of / cells
+        inside = (middles >= start) & (middles < start + length)
+        if not inside.any():
+            inside[(middles - start - length / 2).abs().argmin()] = True
+        lines.append(inside)
+    return lines[0][:, None] & lines[1][None]
+
+
+class PatchEncoder(nn.Module):
+    """From patches to codes: each map of length 1, about the mean of its place, whitened.
+
+    The mean of a place is shrunk towards the mean of all by what its sampling error is worth
+    (James and Stein, number by number), so that places count where images are aligned and only
+    there.
+
+    Arguments:
+        widths: Channels of the maps, one after the other in the values.
+        places: In an image.
+    """
+
+    center: Tensor
+    whitening: Tensor
+    axes: Tensor
+
+    def __init__(self, widths: Sequence[int], places: int) -> None:
+        super().__init__()
+        self.widths, self.places = list(widths), places
+        dimension = sum(widths)
+        self.register_buffer("center", torch.zeros(places, dimension))
+        self.register_buffer("whitening", torch.zeros(dimension, dimension))
+        kept = min(_COMPONENTS, dimension // 2)
+        self.register_buffer("axes", torch.zeros(dimension, kept))
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a code."""
+        return sum(self.widths)
+
+    def fit_transform(self, patches: Patches) -> Tensor:
+        """Learn from patches of training images; returns the codes `(M, D)` of those inside.
+
+        Raises:
+            ApproxMassError: the patches are all the same.
+        """
+        known = patches.places >= 0
+        values = self._unit(patches.values[known]).double()
+        places = patches.places[known]
+        self.center = self._means(values, places).float()
+        values -= self.center[places].double()
+        variances, axes = shrunk_covariance(values)
+        self.whitening = symmetric_root(variances, axes).float()
+        self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
+        return values.float() @ self.whitening
+
+    def _means(self, values: Tensor, places: Tensor) -> Tensor:
+        mean = values.mean(0)
+        counts = torch.bincount(places, minlength=self.places).double()[:, None]
+        sums = torch.zeros(self.places, self.dimension, dtype=values.dtype)
+        sums.index_add_(0, places, values - mean)
+        means = sums / counts.clamp_min(1)
+        within = (values - mean - means[places]).square().sum(0) / max(1, len(values))
+        seen = counts[:, 0] > 0
+        error = within / counts[seen]
+        between = (means[seen].square() - error).mean(0).clamp_min(0)
+        shrunk = torch.zeros_like(means)
+        shrunk[seen] = means[seen] * (between / (between + error).clamp_min(1e-30))
+        return mean + shrunk
+
+    def centered(self, patches: Patches) -> Tensor:
+        """Patches `(N, k, D)` as they are seen, less what is usual in their places."""
+        return self._unit(patches.values) - self.center[patches.places.clamp_min(0)]
+
+    def codes(self, centered: Tensor) -> Tensor:
+        """Codes `(..., D)`."""
+        return centered @ self.whitening
+
+    def residual(self, centered: Tensor) -> Tensor:
+        """Length of what the first principal components leave, `(...)`."""
+        rest = centered - (centered @ self.axes) @ self.axes.T
+        length: Tensor = torch.linalg.vector_norm(rest, dim=-1)
+        return length
+
+    def _unit(self, values: Tensor) -> Tensor:
+        return torch.cat([unit(part) for part in torch.split(values, self.widths, dim=-1)], -1)
