@@ -3,7 +3,7 @@
 __all__ = ["Detector"]
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -13,7 +13,7 @@ from torch import nn
 from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
 from .data import Chunk, ImageSource
-from .data.frame import Frame
+from .data.frame import Box, Frame
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .fitted import FitFacts, Fitted, Settings
@@ -292,10 +292,16 @@ class Detector:
             return source
         return source.resized(Frame(*self.shape[1:], settings.resample))
 
-    def score_pixels(self, images: Pixels) -> Scores:
-        """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already."""
+    def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
+        """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already.
+
+        Arguments:
+            images: The pixels.
+            boxes: Where in the frame each image lies (`approxmass.data.frame.box_in`); None for
+                all over.
+        """
         with limited_threads(self.threads):
-            return self.fitted.score(images)
+            return self.fitted.score(images, boxes)
 
     def chunks(self, images: Any) -> Iterator[Chunk]:
         """Images as the detector sees them, some at a time."""
@@ -304,7 +310,7 @@ class Detector:
 
     def _score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
         for chunk in self.chunks(images):
-            yield chunk, self.score_pixels(chunk.images)
+            yield chunk, self.score_pixels(chunk.images, chunk.boxes)
 
     def predict(
         self,

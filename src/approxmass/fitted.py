@@ -2,7 +2,7 @@
 
 __all__ = ["FitFacts", "Fitted", "Settings"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .arrays import Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .data import ImageSource, open_images
-from .data.frame import Resample
+from .data.frame import Box, Resample
 from .data.options import check_seen
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
@@ -159,14 +159,14 @@ class Fitted:
     model: Model
     calibration: Mapping[str, Floats]
 
-    def score(self, images: Pixels) -> Scores:
-        """Scores of pixels `(N, C, H, W)`, uint8.
+    def score(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
+        """Scores of pixels `(N, C, H, W)`, uint8, of images in these places of the frame.
 
         Raises:
             ApproxMassError: they are of another shape than those of the fit, or another type.
         """
         self.check(images)
-        views = self.model.view(torch.from_numpy(np.ascontiguousarray(images)))
+        views = self.model.view(torch.from_numpy(np.ascontiguousarray(images)), boxes)
         statistics = self.model.statistics_of(views)
         statistic = statistics[self.model.decides]
         p = p_values(self.calibration[self.model.decides], statistic)

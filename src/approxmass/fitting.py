@@ -2,6 +2,7 @@
 
 __all__ = ["fitted_on"]
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -9,18 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .arrays import Floats, Shape
 from .data import ImageSource
 from .data.frame import Frame, Resample
 from .data.framing import framed
+from .data.part import part_of
 from .errors import ApproxMassError
 from .fitted import FitFacts, Fitted, Settings
-from .models.base import FitData, FitRun, Plan
+from .models.base import FitData, FitRun, Model, Plan
 from .models.given import classes_for, outliers_for
 from .models.registry import make_model
-from .models.views import views_of
-from .training.holdout import three_shares
+from .models.views import gathered, views_of
+from .training.holdout import Shares, three_shares
 
 
 def fitted_on(
@@ -54,29 +57,30 @@ def fitted_on(
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device)
-    # Each image goes to its place at once: the three shares are parts of one array.
-    data, sha256 = views_of(
+    seen = gathered(
         model,
-        source,
-        shares.order,
+        *_learnt_from(source, shares),
+        whole=model.whole(_length(shares.training)),
         device=run.device,
         threads=run.threads,
         progress=run.progress,
     )
+    reference = _length(shares.reference)
     given = FitData(
         shape=source.shape,
-        training=data[shares.training],
-        reference=data[shares.reference],
-        sha256=sha256,
+        training=seen.kept[reference:],
+        reference=seen.kept[:reference],
+        whole=seen.whole,
+        sha256=seen.sha256,
         labels=None if classes is None else classes[shares.order[shares.training]],
         outliers=others,
     )
     model.learn(given, replace(run, notes=notes))
-    scores = _finite(model.statistics_of(data[shares.calibration]))
+    scores, sha256 = _calibrated(model, source, shares, run)
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
-        sha256=sha256,
+        sha256=hashlib.sha256(f"{seen.sha256} {sha256}".encode()).hexdigest(),
         training=len(given.training),
         reference=len(given.reference),
         calibration=len(scores[model.decides]),
@@ -86,6 +90,36 @@ def fitted_on(
     )
     settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
+
+
+def _length(share: slice) -> int:
+    found: int = share.stop - share.start
+    return found
+
+
+def _learnt_from(source: ImageSource, shares: Shares) -> tuple[ImageSource, NDArray[np.int64]]:
+    """The images for reference and for training, and the order in which these are kept."""
+    wanted = np.concatenate([shares.order[shares.reference], shares.order[shares.training]])
+    return _part(source, wanted), wanted.argsort().argsort()
+
+
+def _part(source: ImageSource, places: NDArray[np.int64]) -> ImageSource:
+    keep = np.zeros(len(source), bool)
+    keep[places] = True
+    return part_of(source, keep, source.name)
+
+
+def _calibrated(
+    model: Model, source: ImageSource, shares: Shares, run: FitRun
+) -> tuple[dict[str, Floats], str]:
+    """Statistics of the images that calibrate, and the SHA-256 of their pixels."""
+    digest = hashlib.sha256()
+    found: dict[str, list[Floats]] = {}
+    part = _part(source, shares.order[shares.calibration])
+    for views in views_of(model, part, device=run.device, threads=run.threads, digest=digest):
+        for name, values in model.statistics_of(views).items():
+            found.setdefault(name, []).append(values)
+    return _finite({name: np.concatenate(each) for name, each in found.items()}), digest.hexdigest()
 
 
 def _typical(source: ImageSource) -> Shape:

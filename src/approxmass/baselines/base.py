@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
+from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Plan, Saved, Statistic
@@ -187,9 +188,17 @@ class Baseline(ABC):
         """Compute there."""
         self._device = device
 
-    def view(self, images: Tensor) -> Tensor:
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """The images themselves."""
         return images
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """All of them."""
+        return views
+
+    def whole(self, count: int) -> int:
+        """None."""
+        return 0
 
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """The pixels."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..arrays import Pixels
 from ..errors import ApproxMassError, Code
+from .frame import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +16,7 @@ class Chunk:
     Attributes:
         images: uint8 `(k, C, H, W)`, C-contiguous: those that could be read.
         sizes: Height and width that each of these had, upright, before it was brought into a frame.
+        boxes: Where in the frame each of these lies; None where there is no frame.
         names: Of all the images, readable or not.
         errors: Of all the images: why one cannot be read, or None (`k` times).
         codes: Of all the images: the kind of mistake, as in `ApproxMassError.code`, or None.
@@ -22,6 +24,7 @@ class Chunk:
 
     images: Pixels
     sizes: list[tuple[int, int]]
+    boxes: list[Box] | None
     names: list[str]
     errors: list[str | None]
     codes: list[Code | None]

@@ -12,7 +12,7 @@ from ..errors import ApproxMassError
 from .chunk import Chunk
 from .colour import in_channels
 from .decode import Decoded, Encoded, How, finished, resize, to_pillow
-from .frame import Frame
+from .frame import Box, Frame, box_in
 from .guard import pillow_guard
 from .remarks import Note, Remarks
 from .shapes import NEEDED, mismatch
@@ -69,7 +69,7 @@ class Converter:
                     notes.clear()
         reasons = [None if error is None else str(error) for error in errors]
         codes = [None if error is None else error.code for error in errors]
-        return Chunk(images[: len(sizes)], sizes, names, reasons, codes)
+        return Chunk(images[: len(sizes)], sizes, self._boxes(sizes), names, reasons, codes)
 
     def _decoded(self, place: int, item: Encoded, notes: list[Note]) -> Decoded:
         known = self.kept.pop(place, None) if self.kept else None
@@ -97,4 +97,9 @@ class Converter:
             ) from None
         images = images if self.frame is None else resize(images, self.frame)
         sizes = [(items.shape[2], items.shape[3])] * len(names)
-        return Chunk(images, sizes, names, [None] * len(names), [None] * len(names))
+        none = [None] * len(names)
+        return Chunk(images, sizes, self._boxes(sizes), names, [*none], [*none])
+
+    def _boxes(self, sizes: list[tuple[int, int]]) -> list[Box] | None:
+        frame = self.frame
+        return None if frame is None else [box_in(*size, frame) for size in sizes]

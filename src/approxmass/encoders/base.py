@@ -3,12 +3,13 @@
 __all__ = ["Encoder", "through"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..arrays import Shape
+from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..runtime.machine import all_processes, processes
 
@@ -39,9 +40,18 @@ class Encoder(nn.Module, ABC):
         """Whether images `(C, H, W)` can go through, as far as it can tell without one."""
         return True
 
-    def view(self, images: Tensor) -> Tensor:
-        """What a fit keeps of images `(N, C, H, W)`, uint8: `(N, ...)`; the images themselves."""
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """What there is to know of images `(N, C, H, W)`, uint8: `(N, ...)`; these themselves.
+
+        Arguments:
+            images: In the frame of the fit.
+            boxes: Where in it each image lies; None for all over.
+        """
         return images
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int, seed: int) -> Tensor:
+        """What a fit on `count` images keeps of some views; see `Model.kept`."""
+        return views
 
     @property
     def view_digest(self) -> str | None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.frame import Box
+from ..runtime.random import seeded_generator
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
 
@@ -17,6 +18,8 @@ from .network import Network
 _CELL = 16
 # Principal components whose rest is the residual.
 _COMPONENTS = 64
+# Patches that the covariance is of.
+_MOST = 20_000
 
 
 class Patches(NamedTuple):
@@ -49,7 +52,8 @@ def patch_maps(maps: Sequence[Tensor], shape: tuple[int, int]) -> list[Tensor]:
     sides = [(each.shape[2], each.shape[3]) for each in maps]
     taken = [maps[place] for place in _taken(sides, shape)]
     grid = min((each.shape[2], each.shape[3]) for each in taken)
-    return [F.adaptive_avg_pool2d(each, grid) for each in taken]
+    # The largest of a cell: a mean would drown what is small.
+    return [F.adaptive_max_pool2d(each, grid) for each in taken]
 
 
 @torch.no_grad()
@@ -112,30 +116,35 @@ class PatchEncoder(nn.Module):
         """Numbers of a code."""
         return sum(self.widths)
 
-    def fit_transform(self, patches: Patches) -> Tensor:
+    def fit_transform(self, patches: Patches, *, seed: int = 0) -> Tensor:
         """Learn from patches of training images; returns the codes `(M, D)` of those inside.
+
+        The covariance is that of some, drawn at random.
 
         Raises:
             ApproxMassError: the patches are all the same.
         """
         known = patches.places >= 0
-        values = self._unit(patches.values[known]).double()
-        places = patches.places[known]
+        values, places = self._unit(patches.values[known]), patches.places[known]
         self.center = self._means(values, places).float()
-        values -= self.center[places].double()
-        variances, axes = shrunk_covariance(values)
+        values -= self.center[places]
+        order = torch.randperm(len(values), generator=seeded_generator(seed, "covariance", 0))
+        variances, axes = shrunk_covariance(values[order[:_MOST]].double())
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
-        return values.float() @ self.whitening
+        return values @ self.whitening
 
     def _means(self, values: Tensor, places: Tensor) -> Tensor:
-        mean = values.mean(0)
+        mean = values.mean(0, dtype=torch.float64)
         counts = torch.bincount(places, minlength=self.places).double()[:, None]
-        sums = torch.zeros(self.places, self.dimension, dtype=values.dtype)
-        sums.index_add_(0, places, values - mean)
-        means = sums / counts.clamp_min(1)
-        within = (values - mean - means[places]).square().sum(0) / max(1, len(values))
+        sums = torch.zeros(2, self.places, self.dimension, dtype=torch.float64)
+        for some, at in zip(torch.split(values, 4096), torch.split(places, 4096), strict=True):
+            away = some.double() - mean
+            sums[0].index_add_(0, at, away)
+            sums[1].index_add_(0, at, away.square())
+        means = sums[0] / counts.clamp_min(1)
         seen = counts[:, 0] > 0
+        within = (sums[1] - counts * means.square()).sum(0) / len(values)
         error = within / counts[seen]
         between = (means[seen].square() - error).mean(0).clamp_min(0)
         shrunk = torch.zeros_like(means)

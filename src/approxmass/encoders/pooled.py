@@ -3,16 +3,20 @@
 __all__ = ["PooledEncoder"]
 
 import hashlib
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..arrays import Shape
+from ..data.frame import Box
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 from .base import Encoder, through
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
+from .patches import Patches, inside_of, patch_maps, patch_widths
 
 # Images that go through the network together, no more and no less: so the arithmetic of each is
 # the same whatever it comes with, and what a layer makes of a few stays in the processor's cache.
@@ -23,8 +27,10 @@ _POOLING = 1
 # Of a map without variance over an image.
 _FLOOR = 1e-12
 # The whitening sees at most this many numbers, of images drawn at random.
-_NUMBERS = 2**24
+_NUMBERS = 2**22
 _FOLDS = 5
+# Patches that a fit keeps.
+_PATCHES = 2**16
 
 
 class PooledEncoder(Encoder):
@@ -37,26 +43,40 @@ class PooledEncoder(Encoder):
     the squared length of a code is a squared Mahalanobis distance. The mean of the last map is
     the `summary`, in which distances tell meaning.
 
+    With its parts, a view goes on with what is seen at every place: see `patches`.
+
     Arguments:
         network: It is not part of the state: its name and digest are saved.
+        parts_of: `(C, H, W)` of the images, to keep what is seen at every place; None for none.
+
+    Attributes:
+        input: Height and width of the images, with parts.
+        widths: Channels of the maps behind the patches; none without parts.
+        grid: Rows and columns of places.
     """
 
     center: Tensor
     whitening: Tensor
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, parts_of: Shape | None = None) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         *widths, summary = network.widths
-        self.parts = (*widths, *widths[-2:], summary)
+        self.pools = (*widths, *widths[-2:], summary)
+        self.input = (0, 0)
+        self.widths: list[int] = []
+        self.grid = (0, 0)
+        if parts_of is not None:
+            self.input = parts_of[1:]
+            self.widths, self.grid = patch_widths(network, self.input)
         for name in ("center", "whitening"):
             self.register_buffer(name, torch.empty(0))
 
     @property
     def dimension(self) -> int:
         """Numbers of a view without the summary; 928 for lite0."""
-        return sum(self.parts[:-1])
+        return sum(self.pools[:-1])
 
     @property
     def names(self) -> list[str]:
@@ -74,27 +94,74 @@ class PooledEncoder(Encoder):
         learnt = [value.shape for value in (self.center, self.whitening)] == [(side,), (side, side)]
         return learnt and shape[0] in (1, 3) and not any(of % stride for of in shape[1:])
 
-    def view(self, images: Tensor) -> Tensor:
-        """Pooled maps `(N, D)` of images `(N, C, H, W)`, uint8 or in [0, 1], on the CPU."""
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """Pooled maps `(N, D)` of images `(N, C, H, W)`, uint8 or in [0, 1], on the CPU.
+
+        With parts, what is seen at each place goes on after them, and then the places.
+        """
 
         def padded(x: Tensor) -> Tensor:
             missing = _TOGETHER - len(x)
             if missing:
                 x = torch.cat([x, x[:1].expand(missing, -1, -1, -1)])
-            return self.pooled(x)[: _TOGETHER - missing]
+            return self._seen(x)[: _TOGETHER - missing]
 
-        return through(padded, images, device=self.center.device, size=_TOGETHER)
+        rows = through(padded, images, device=self.center.device, size=_TOGETHER)
+        if not self.widths:
+            return rows
+        everywhere = torch.arange(math.prod(self.grid)).float()
+        places = everywhere.expand(len(rows), -1)
+        if boxes is not None:
+            known = [inside_of(box, self.input, self.grid).flatten() for box in boxes]
+            places = torch.where(torch.stack(known), everywhere, -1.0)
+        return torch.cat([rows, places], 1)
+
+    def patches(self, views: Tensor) -> Patches:
+        """What is seen at the places of images, of their views."""
+        rest = views[:, sum(self.pools) :]
+        count = rest.shape[1] // (sum(self.widths) + 1)
+        values, places = torch.split(rest, [rest.shape[1] - count, count], dim=1)
+        return Patches(values.reshape(len(views), count, -1), places.long())
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int, seed: int) -> Tensor:
+        """All pooled maps, and some patches of each image, drawn by its place in the fit.
+
+        Of `count` images together some 65,536 patches are kept, of each at least one.
+        """
+        if not self.widths:
+            return views
+        values, where = self.patches(views)
+        most = min(where.shape[1], max(1, _PATCHES // count))
+        drawn = torch.stack(
+            [
+                torch.rand(where.shape[1], generator=seeded_generator(seed, "patches", place))
+                for place in places
+            ]
+        )
+        # Those outside of the image come last.
+        order = (drawn + (where < 0)).argsort(1)[:, :most]
+        values = values.gather(1, order[:, :, None].expand(-1, -1, values.shape[2]))
+        pooled = views[:, : sum(self.pools)]
+        return torch.cat([pooled, values.flatten(1), where.gather(1, order).float()], 1)
 
     @property
     def view_digest(self) -> str:
         """Of the network and of how its maps are pooled."""
-        return hashlib.sha256(f"{self.network.digest} {_POOLING}".encode()).hexdigest()
+        parts = " with parts" if self.widths else ""
+        return hashlib.sha256(f"{self.network.digest} {_POOLING}{parts}".encode()).hexdigest()
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """A view `(N, D)` of pixels `(N, C, H, W)` in [0, 1]; grey is R = G = B."""
+    def _seen(self, x: Tensor) -> Tensor:
+        """A view without the places `(N, ...)` of pixels `(N, C, H, W)` in [0, 1]; grey is RGB."""
         x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(allow_tf32=False):  # float32 there as here
             maps = [each.float() for each in self.network(x)]
+        rows = self._pooled(maps)
+        if not self.widths:
+            return rows
+        patches = torch.cat(patch_maps(maps, self.input), 1)
+        return torch.cat([rows, patches.flatten(2).transpose(1, 2).flatten(1)], 1)
+
+    def _pooled(self, maps: list[Tensor]) -> Tensor:
         means = [each.mean((2, 3)) for each in maps]
         centered = [
             each - mean[:, :, None, None]
@@ -148,7 +215,7 @@ class PooledEncoder(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels `(N, C, H, W)` in [0, 1] to codes `(N, dimension)`."""
-        return self.codes(self.pooled(x))
+        return self.codes(self._seen(x))
 
     def codes(self, views: Tensor) -> Tensor:
         """Codes `(N, dimension)` of views."""
@@ -167,10 +234,10 @@ class PooledEncoder(Encoder):
 
     def summary(self, views: Tensor) -> Tensor:
         """The mean of the last map `(N, C)` of views, each divided by its length."""
-        return unit(views[:, self.dimension :])
+        return unit(views[:, self.dimension : sum(self.pools)])
 
     def _normalised(self, views: Tensor) -> Tensor:
-        parts = torch.split(views[:, : self.dimension], list(self.parts[:-1]), dim=1)
+        parts = torch.split(views[:, : self.dimension], list(self.pools[:-1]), dim=1)
         return torch.cat([unit(part) for part in parts], 1)
 
     def _whitened(self, parts: Tensor) -> Tensor:
@@ -182,4 +249,3 @@ class PooledEncoder(Encoder):
 
     def __repr__(self) -> str:
         return f"PooledEncoder({self.extra_repr()})"
-

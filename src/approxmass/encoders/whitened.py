@@ -4,6 +4,7 @@ __all__ = ["WhitenedEncoder"]
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from sklearn.decomposition import PCA
@@ -11,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..arrays import Shape
+from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
 from .base import Encoder, through
@@ -80,7 +82,7 @@ class WhitenedEncoder(Encoder):
         )
         return learnt and (self.module is not None or math.prod(shape) == width)
 
-    def view(self, images: Tensor) -> Tensor:
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """Features `(N, D)` of images `(N, C, H, W)`; of pixels the images, which cost nothing."""
         if self.module is None:
             return images

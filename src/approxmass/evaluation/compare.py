@@ -3,12 +3,12 @@
 __all__ = ["Comparison", "Line", "compare"]
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from ..arrays import Bools, Floats
@@ -180,18 +180,24 @@ def _score(
     scores: dict[str, dict[str, Floats]],
 ) -> dict[str, dict[str, Any]]:
     """Add the scores of both flows; returns the features of every set."""
+    both = (
+        ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
+        ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
+    )
     features = {}
     for name, of in sources.items():
-        views = _views(detector, of, np.arange(len(of)))
-        for kind, each, shown in (
-            ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
-            ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
-        ):
-            statistics = each.model.statistics_of(views)
-            for statistic in shown:
-                if statistic in statistics:
-                    scores.setdefault(f"{kind}: {statistic}", {})[name] = statistics[statistic]
-        features[name] = detector.model.features(views)
+        found: dict[str, list[Floats]] = {}
+        seen = []
+        for views in _views(detector, of):
+            for kind, each, shown in both:
+                statistics = each.model.statistics_of(views)
+                for statistic in shown:
+                    if statistic in statistics:
+                        found.setdefault(f"{kind}: {statistic}", []).append(statistics[statistic])
+            seen.append(detector.model.features(views))
+        for key, values in found.items():
+            scores.setdefault(key, {})[name] = np.concatenate(values)
+        features[name] = _joined(seen)
     return features
 
 
@@ -201,23 +207,26 @@ def _fitted_features(
     """Features of the images that were trained on, and of those that calibrate."""
     settings = detector.settings
     shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
-    views = _views(detector, source, shares.order)
-    return (
-        detector.model.features(views[shares.training]),
-        detector.model.features(views[shares.calibration]),
+    found = _joined([detector.model.features(views) for views in _views(detector, source)])
+    training, calibration = (
+        {kind: rows[shares.order[share]] for kind, rows in found.items()}
+        for share in (shares.training, shares.calibration)
     )
+    return training, calibration
 
 
-def _views(detector: Detector, source: ImageSource, order: NDArray[np.int64]) -> Tensor:
-    views, _ = views_of(
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
+
+
+def _views(detector: Detector, source: ImageSource) -> Iterator[Tensor]:
+    return views_of(
         detector.model,
         detector.open(source),
-        order,
         device=detector.device,
         threads=detector.threads,
         shape=detector.shape,
     )
-    return views
 
 
 def _rate(detector: Detector, source: ImageSource) -> float:

@@ -29,6 +29,9 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "identity": lambda d: zuko.flows.RealNVP(
         d, transforms=4, randmask=True, hidden_features=(128, 128)
     ),
+    "patches": lambda d: zuko.flows.RealNVP(
+        d, transforms=6, randmask=True, hidden_features=(256, 256)
+    ),
     "nice": lambda d: zuko.flows.NICE(d, transforms=6, hidden_features=(256, 256)),
     "maf": lambda d: zuko.flows.MAF(d, transforms=3, hidden_features=(256, 256)),
     "nsf": lambda d: zuko.flows.NSF(d, transforms=3, hidden_features=(256, 256)),

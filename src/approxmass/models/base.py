@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
-from ..data.frame import Resample
+from ..data.frame import Box, Resample
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation
 from ..training.flow import EpochRecord
@@ -82,9 +82,11 @@ class FitData:
 
     Attributes:
         shape: `(C, H, W)` of the images.
-        training: What `Model.view` made of them, a row each.
-        reference: Of others, for the in-distribution range of each statistic.
-        sha256: Of the pixels of all images of the fit, in their order.
+        training: What `Model.kept` left of the views of them, a row each.
+        reference: The same of others, for the in-distribution range of each statistic.
+        sha256: Of the pixels of these images, in their order.
+        whole: Whole views of as many as `Model.whole` asked for: of the first of `reference` and,
+            where these are not enough, of `training`.
         labels: Classes of the training images, for models that need them.
         outliers: Images `(M, C, H, W)`, for models that take some.
     """
@@ -93,6 +95,7 @@ class FitData:
     training: Tensor
     reference: Tensor
     sha256: str
+    whole: Tensor | None = None
     labels: Labels | None = None
     outliers: Pixels | None = None
 
@@ -202,8 +205,25 @@ class Model(Protocol):
     def prepare(self, shape: Shape, device: torch.device) -> None:
         """Be ready to `view` images `(C, H, W)` for a fit."""
 
-    def view(self, images: Tensor) -> Tensor:
-        """What it keeps of images `(N, C, H, W)`, uint8, in a fit: a row each, nothing learnt."""
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """What there is to know of images `(N, C, H, W)`, uint8: a row each, nothing learnt.
+
+        Arguments:
+            images: In the frame of the fit.
+            boxes: Where in it each image lies; None for all over.
+        """
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """What a fit keeps of views of training images, so that many fit into memory.
+
+        Arguments:
+            views: Of some.
+            places: Of these in the fit; what is drawn of each follows from its place.
+            count: Of all of them.
+        """
+
+    def whole(self, count: int) -> int:
+        """Of so many training images, those whose whole views are wanted."""
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit."""

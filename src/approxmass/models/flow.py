@@ -7,28 +7,35 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
-from ..encoders import Encoder, WhitenedEncoder
+from ..data.frame import Box
+from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
+from ..encoders.patches import PatchEncoder
 from ..errors import ApproxMassError
 from ..explain.attribution import Explanation, explain
-from ..flows import RealNVP
+from ..flows import RealNVP, VectorFlow
 from ..flows.pixels import bits_per_dim
 from ..runtime.progress import TrainingBar, short
 from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
+from ..training import recipes
 from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
 from .base import FitData, FitRun, Plan, Saved, Statistic
 from .kinds import MODULE, Kind, kind_of
+from .parts import Parts
 from .scorer import FlowScorer
 from .settings import FlowOptions, check_number, check_options
 
 # Among what is saved: the exported module that is the encoder.
 _PROGRAM = "exported module"
+# Images of which whole views are kept in a fit.
+_MOST_WHOLE = 256
 
 
 class FlowBar(TrainingBar):
@@ -143,11 +150,24 @@ class FlowModel:
 
     def prepare(self, shape: Shape, device: torch.device) -> None:
         """Make the encoder, not fitted, for images of `shape`."""
-        self.encoder = self._kind.encoder(shape, self.chosen.components, self.module).to(device)
+        self.encoder = self._encoder(shape).to(device)
 
-    def view(self, images: Tensor) -> Tensor:
-        """What the encoder keeps of images `(N, C, H, W)`, uint8."""
-        return self.encoder.view(images)
+    def _encoder(self, shape: Shape) -> Encoder:
+        chosen = self.chosen
+        parts = chosen.parts is True
+        return self._kind.encoder(shape, chosen.components, parts, self.module)
+
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """What the encoder makes of images `(N, C, H, W)`, uint8."""
+        return self.encoder.view(images, boxes)
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """What the encoder keeps of views."""
+        return self.encoder.kept(views, places, count, self.seed)
+
+    def whole(self, count: int) -> int:
+        """With parts, up to 256 images and no more than those that the flows do not see."""
+        return min(_MOST_WHOLE, self._kind.unseen(count)) if self.chosen.parts is True else 0
 
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """What the encoder has for plain lines."""
@@ -194,8 +214,51 @@ class FlowModel:
                 device=run.device,
             )
         del codes
-        self.scorer = FlowScorer(encoder, flow, shape, draws=chosen.draws, seed=self.seed)
-        self.scorer.fit(data.training, data.reference, codes=for_ranges)
+        parts = self._learnt_parts(data.training[unseen:], data, run) if chosen.parts else None
+        self.scorer = FlowScorer(
+            encoder, flow, shape, parts=parts, draws=chosen.draws, seed=self.seed
+        )
+        self.scorer.fit(data.training, data.reference, codes=for_ranges, whole=data.whole)
+
+    def _parts(self) -> Parts | None:
+        """The patch level of the encoder, nothing learnt."""
+        encoder, alpha = self.encoder, self.chosen.alpha
+        if not isinstance(encoder, PooledEncoder) or not encoder.widths:
+            return None
+        code = PatchEncoder(encoder.widths, math.prod(encoder.grid))
+        jitter = recipes.patch_noise(alpha)
+        flow = VectorFlow("patches", code.dimension, seed=self.seed, jitter=jitter)
+        return Parts(code, flow)
+
+    def _learnt_parts(self, views: Tensor, data: FitData, run: FitRun) -> Parts | None:
+        """The patch level, of what is kept of the training images."""
+        parts, encoder = self._parts(), self.encoder
+        if parts is None or not isinstance(encoder, PooledEncoder):
+            return None
+        codes = parts.code.fit_transform(encoder.patches(views), seed=self.seed)
+        training = replace(recipes.for_patches(len(codes)), seed=self.seed)
+        if self.chosen.alpha != "auto":
+            training = replace(training, alpha=self.chosen.alpha)
+        checkpoint = run.checkpoint
+        bar = FlowBar() if run.progress else None
+        with bar or contextlib.nullcontext():
+            if bar is not None:
+                bar.remark(
+                    f"parts: {_weights(parts.flow):,} weights on {len(codes):,} patches of "
+                    f"{codes.shape[1]} dimensions; alpha {training.alpha:.3g}"
+                )
+            train(
+                parts.flow,
+                codes,
+                training,
+                checkpoint=None if checkpoint is None else _beside(checkpoint),
+                resume=run.resume,
+                fingerprint=data.sha256,
+                on_step=bar,
+                device=run.device,
+            )
+        parts.code.to(run.device)
+        return parts
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of views."""
@@ -279,7 +342,7 @@ class FlowModel:
         made.training = TrainingSettings(**saved.facts["training"])
         made.history = [_record(record) for record in saved.facts["history"]]
         made._kind, chosen = kind_of(made.chosen.encoder), made.chosen
-        code = made._kind.encoder(shape, chosen.components, encoder)
+        code = made._encoder(shape)
         if code.view_digest != saved.facts["views"]:
             raise ApproxMassError(
                 f"it was fitted with other weights of {chosen.encoder}, or by another version: fit "
@@ -290,9 +353,11 @@ class FlowModel:
         if not code.fits(shape):
             raise ValueError(f"the encoder is not for images of shape {shape}")
         flow = made._kind.flow(chosen.preset, shape, code.dimension, saved.seed, chosen.alpha)
-        made.scorer = FlowScorer(code, flow, shape, draws=chosen.draws, seed=saved.seed)
-        load_exactly(made.scorer, state)
         made.encoder = code
+        made.scorer = FlowScorer(
+            code, flow, shape, parts=made._parts(), draws=chosen.draws, seed=saved.seed
+        )
+        load_exactly(made.scorer, state)
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
         if made.history[-1].epoch != made.training.epochs:
@@ -306,6 +371,11 @@ def _record(facts: Mapping[str, Any]) -> EpochRecord:
     for value in (record.loss, record.nll, record.learning_rate, record.mass or 0.0):
         check_number("an epoch", value, "a number", -math.inf, math.inf)
     return record
+
+
+def _beside(checkpoint: Path) -> Path:
+    """The file for the state of the second training."""
+    return checkpoint.with_name(f"{checkpoint.name}.parts")
 
 
 def _weights(flow: nn.Module) -> int:

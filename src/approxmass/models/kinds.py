@@ -32,10 +32,12 @@ class Kind(ABC):
     Attributes:
         presets: Of the flow; the first where it is left to us.
         options: Those that mean something with it alone.
+        has_parts: It can tell what is at each place of an image.
     """
 
     presets: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
+    has_parts: ClassVar[bool] = False
 
     def plan(self, shape: Shape) -> Plan:
         """What it wants of images of `shape`, without remarks."""
@@ -54,7 +56,9 @@ class Kind(ABC):
         return 0
 
     @abstractmethod
-    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+    def encoder(
+        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+    ) -> Encoder:
         """The encoder, not fitted."""
 
     def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
@@ -78,7 +82,9 @@ class _Pixels(Kind):
     def statistic(self, shape: Shape) -> str:
         return "fused" if shape[0] == 1 else "latent_fit"
 
-    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+    def encoder(
+        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+    ) -> Encoder:
         return PixelEncoder(shape)
 
     def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
@@ -97,11 +103,14 @@ class _Whitened(Kind):
     presets = tuple(VECTOR_FLOWS)
     options = ("components",)
 
-    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
+    def encoder(
+        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+    ) -> Encoder:
         return WhitenedEncoder(components, module)
 
 
 class _Network(Kind):
+    has_parts = True
     presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
     def __init__(self, name: str) -> None:
@@ -123,8 +132,10 @@ class _Network(Kind):
     def unseen(self, count: int) -> int:
         return min(_MOST_UNSEEN, count // 5)
 
-    def encoder(self, shape: Shape, components: int, module: nn.Module | None) -> Encoder:
-        return PooledEncoder(self.network)
+    def encoder(
+        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+    ) -> Encoder:
+        return PooledEncoder(self.network, parts_of=shape if parts else None)
 
     def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
         return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))

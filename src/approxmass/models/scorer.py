@@ -12,6 +12,7 @@ from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
+from .parts import PARTS, Parts
 from .statistics import OVERFLOW, STATISTICS, capped, fused
 from .summary import Neighbour, Residual
 
@@ -27,6 +28,7 @@ class FlowScorer(nn.Module):
         encoder: From images to views, and from these to the flow's input.
         flow: The trained flow.
         shape: `(C, H, W)` of the images.
+        parts: The patch level, where there is one.
         draws: Dequantisation draws an image (image flows only).
         seed: Fixes the draws.
     """
@@ -35,13 +37,21 @@ class FlowScorer(nn.Module):
     noise: Tensor
 
     def __init__(
-        self, encoder: Encoder, flow: Flow, shape: Shape, *, draws: int = 1, seed: int = 0
+        self,
+        encoder: Encoder,
+        flow: Flow,
+        shape: Shape,
+        *,
+        parts: Parts | None = None,
+        draws: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.flow = flow.eval().requires_grad_(False)
         self.shape = shape
         self.seed = seed
+        self.parts = None if parts is None else parts.eval().requires_grad_(False)
         self.latent = None
         self.plain = nn.ModuleDict()
         if isinstance(encoder, PooledEncoder):
@@ -60,7 +70,8 @@ class FlowScorer(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The statistics that need no other statistic."""
-        return ("nll", "mass", *(["latent_fit"] if self.latent is not None else []), *self.plain)
+        latent = ["latent_fit"] if self.latent is not None else []
+        return ("nll", "mass", *latent, *self.plain, *(PARTS if self.parts is not None else ()))
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -75,10 +86,17 @@ class FlowScorer(nn.Module):
     @property
     def batch_size(self) -> int:
         """Images at a time."""
+        if self.parts is not None:
+            return 64
         return 2048 if self.latent is None else 64
 
     def fit(
-        self, training: Tensor, held_out: Tensor, *, codes: Tensor | None = None
+        self,
+        training: Tensor,
+        held_out: Tensor,
+        *,
+        codes: Tensor | None = None,
+        whole: Tensor | None = None,
     ) -> "FlowScorer":
         """Learn the plain statistics and the latent fit, and the in-distribution range of each.
 
@@ -89,6 +107,7 @@ class FlowScorer(nn.Module):
             training: Views of the training images.
             held_out: Views of images that it was not trained on, used for nothing else.
             codes: A network's, of training images that the flow has not seen.
+            whole: With parts, whole views of some of these images, for the range of these.
 
         Raises:
             ApproxMassError: a score of theirs overflows.
@@ -105,7 +124,11 @@ class FlowScorer(nn.Module):
                 for part in torch.split(codes, self.batch_size)
             ]
             known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
-        for place, (name, values) in enumerate(self.raw(held_out).items()):
+        ranges = self.raw(held_out)
+        if whole is not None and self.parts is not None:
+            of_parts = self.raw(whole)
+            ranges |= {name: of_parts[name] for name in PARTS}
+        for place, (name, values) in enumerate(ranges.items()):
             values = torch.cat([values, known[name]]) if name in known else values
             if values.max() >= OVERFLOW:
                 raise ApproxMassError(
@@ -144,6 +167,8 @@ class FlowScorer(nn.Module):
         if isinstance(self.encoder, PooledEncoder):
             summary = self.encoder.summary(views)
             scores |= {name: plain(summary).double() for name, plain in self._plain()}
+        if self.parts is not None and isinstance(self.encoder, PooledEncoder):
+            scores |= self.parts(self.encoder.patches(views))
         moments = dict(zip(self.names, self.moments, strict=True))
         scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
         scores["fused"] = fused(scores, moments)

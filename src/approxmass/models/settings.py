@@ -88,12 +88,17 @@ class FlowOptions:
     epochs: int | Literal["auto"] = "auto"
     statistic: str = "auto"
     draws: int = 1
+    parts: bool | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("components", "draws", "epochs"):
             value = getattr(self, name)
             if not (name == "epochs" and _is_auto(value)):
                 object.__setattr__(self, name, check_whole(name, value, 1, 2**31))
+        if not (isinstance(self.parts, bool) or _is_auto(self.parts)):
+            raise ApproxMassError(
+                f"parts must be 'auto', true or false, not {self.parts!r}", code="bad-option"
+            )
         if not _is_auto(self.alpha):
             wanted = "'auto' or a number of at least 0"
             alpha = check_number("alpha", self.alpha, wanted, 0, math.inf)
@@ -150,10 +155,22 @@ class FlowOptions:
                 raise ApproxMassError(
                     f"the encoder {encoder} has no {name}: leave them out", code="bad-option"
                 )
+        if self.parts is True and not kind.has_parts:
+            raise ApproxMassError(
+                f"the encoder {encoder} sees no parts: leave them out, or choose a network",
+                code="bad-option",
+            )
+        if self.statistic.startswith("patch_") and not (kind.has_parts and self.parts):
+            raise ApproxMassError(
+                f"the statistic {self.statistic} is of parts: choose a network with parts, or "
+                "another statistic",
+                code="bad-option",
+            )
         chosen = {
             "encoder": encoder,
             "preset": kind.presets[0],
             "statistic": kind.statistic(shape),
+            "parts": kind.has_parts,
         }
         autos: dict[str, Any] = {
             name: value for name, value in chosen.items() if getattr(self, name) == "auto"

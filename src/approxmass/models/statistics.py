@@ -25,13 +25,26 @@ STATISTICS = {
         # and from the nearest of them.
         Statistic("residual", "residual of the principal components"),
         Statistic("neighbour", "distance from the nearest usual image"),
+        # Of the places of an image, as a network sees them: the mean of the highest twentieth.
+        Statistic("patch_nll", "negative log-likelihood of its parts", "nats"),
+        Statistic("patch_mass", "approximate mass of its parts"),
+        Statistic("patch_residual", "residual of its parts"),
         # Distance of the NLL from its in-distribution mean (Nalisnick et al., 2019).
         Statistic("typicality", "typicality", "nats"),
         # The smooth largest of those that there are, but for the typicality; see `fused`.
         Statistic("fused", "fused score", "standard deviations"),
     )
 }
-FUSED = ("nll", "mass", "latent_fit", "residual", "neighbour")
+FUSED = (
+    "nll",
+    "mass",
+    "latent_fit",
+    "residual",
+    "neighbour",
+    "patch_nll",
+    "patch_mass",
+    "patch_residual",
+)
 
 
 def capped(scores: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from ..runtime.random import seeded_generator
 
 _COMPONENTS, _FOLDS = 64, 5
 # Images that the components are learnt from, and that are remembered: drawn at random.
-_MOST_LEARNT, _MOST_REMEMBERED = 10_000, 4000
+_MOST = 4000
 
 
 class Residual(nn.Module):
@@ -37,10 +37,10 @@ class Residual(nn.Module):
         """Learn from summaries `(N, C)`.
 
         Returns:
-            The statistic `(n,)` of up to 10,000 of them, each by components that have not seen it.
+            The statistic `(n,)` of up to 4,000 of them, each by components that have not seen it.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
-        seen = summaries[order[:_MOST_LEARNT]]
+        seen = summaries[order[:_MOST]]
         # With as many components as a fold's images nothing would be left of them.
         kept = max(1, min(_COMPONENTS, len(seen) // 4, seen.shape[1] - 1))
         held_out = []
@@ -89,7 +89,7 @@ class Neighbour(nn.Module):
             Of each of these the distance `(n,)` to the nearest other.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
-        seen = summaries[order[:_MOST_REMEMBERED]]
+        seen = summaries[order[:_MOST]]
         self.remembered = seen.half()
         kept = self.remembered.to(seen)
         others = seen @ kept.T

@@ -1,11 +1,12 @@
-"""What a model keeps of all images of a fit: made as they stream by, and taken from the cache."""
+"""What a model sees in the images of a fit: made as they stream by, and taken from the cache."""
 
-__all__ = ["views_of"]
+__all__ = ["Gathered", "gathered", "views_of"]
 
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..arrays import Pixels, Shape
 from ..data import ImageSource
+from ..data.frame import Box
 from ..data.options import row_of_each
 from ..runtime.machine import processes
 from ..runtime.progress import TrainingBar
@@ -28,14 +30,68 @@ _IMAGES, _SEEN_BY_A_NETWORK = 1024, 32
 def views_of(
     model: Model,
     source: ImageSource,
+    *,
+    device: torch.device,
+    threads: int | None,
+    bar: TrainingBar | None = None,
+    shape: Shape | None = None,
+    digest: "hashlib._Hash | None" = None,
+) -> Iterator[Tensor]:
+    """Views of some consecutive images at a time, in the order of the source.
+
+    Arguments:
+        model: Sees them; prepared.
+        source: The images.
+        device: Where the model computes.
+        threads: The most that decode at once.
+        bar: Shows how far it is.
+        shape: `(C, H, W)` that every image must have; None for that of the source.
+        digest: Updated with the pixels.
+
+    Raises:
+        ApproxMassError: an image is unreadable, or of another shape.
+    """
+    named, done = model.view_digest, 0
+    at_once = _IMAGES if named is None else _SEEN_BY_A_NETWORK
+    with _cache(named, device) as cache:
+        started = time.monotonic()
+        for chunk in source.chunks(at_once, shape=shape, threads=threads):
+            chunk.require_readable(source.name)
+            if digest is not None:
+                digest.update(chunk.images.data)
+            yield _seen(model, cache, chunk.images, chunk.boxes)
+            done += len(chunk.images)
+            if bar is not None:
+                rate = done / (time.monotonic() - started)
+                bar.show(done, len(source), f"{done:,} images  {rate:,.0f} images/s")
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What a fit keeps of images.
+
+    Attributes:
+        kept: What `Model.kept` left of the view of each, a row each.
+        whole: Whole views of the first of them, as many as were asked for.
+        sha256: Of all pixels.
+    """
+
+    kept: Tensor
+    whole: Tensor
+    sha256: str
+
+
+def gathered(
+    model: Model,
+    source: ImageSource,
     order: NDArray[np.int64],
+    whole: int,
     *,
     device: torch.device,
     threads: int | None,
     progress: bool = False,
-    shape: Shape | None = None,
-) -> tuple[Tensor, str]:
-    """A row an image, in an order of their own, and the SHA-256 of all pixels.
+) -> Gathered:
+    """What a fit keeps of all images, in an order of their own.
 
     Of the images themselves only a few are held at a time, unless they are what the model keeps.
 
@@ -43,45 +99,48 @@ def views_of(
         model: Sees them; prepared.
         source: The images.
         order: `(N,)`, each of 0 to N-1 once: image `order[r]` becomes row `r`.
+        whole: Rows of which the whole view is kept too.
         device: Where the model computes.
         threads: The most that decode at once.
         progress: Show a bar on standard error, where a network sees the images.
-        shape: `(C, H, W)` that every image must have; None for that of the source.
 
     Raises:
         ApproxMassError: an image is unreadable, or of another shape.
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
-    rows, done = torch.empty(0), 0
-    digest = model.view_digest
-    at_once = _IMAGES if digest is None else _SEEN_BY_A_NETWORK
-    bar = TrainingBar("images") if progress and digest is not None else None
-    with _cache(digest, device) as cache, bar or contextlib.nullcontext():
-        started = time.monotonic()
-        for chunk in source.chunks(at_once, shape=shape, threads=threads):
-            chunk.require_readable(source.name)
-            sha256.update(chunk.images.data)
-            views = _seen(model, cache, chunk.images)
+    kept, first, done = torch.empty(0), torch.empty(0), 0
+    bar = TrainingBar("images") if progress and model.view_digest is not None else None
+    with bar or contextlib.nullcontext():
+        for views in views_of(
+            model, source, device=device, threads=threads, bar=bar, digest=sha256
+        ):
+            rows = places[done : done + len(views)]
+            fewer = model.kept(views, rows.tolist(), len(source))
             if done == 0:
-                rows = torch.empty((len(source), *views.shape[1:]), dtype=views.dtype)
-            rows[torch.from_numpy(places[done : done + len(views)])] = views
+                kept = torch.empty((len(source), *fewer.shape[1:]), dtype=fewer.dtype)
+                first = torch.empty((whole, *views.shape[1:]), dtype=views.dtype)
+            kept[torch.from_numpy(rows)] = fewer
+            wanted = torch.from_numpy(rows < whole)
+            first[torch.from_numpy(rows)[wanted]] = views[wanted]
             done += len(views)
-            if bar is not None:
-                rate = done / (time.monotonic() - started)
-                bar.show(done, len(source), f"{done:,} images  {rate:,.0f} images/s")
-    return rows, sha256.hexdigest()
+    return Gathered(kept, first, sha256.hexdigest())
 
 
-def _seen(model: Model, cache: ViewCache | None, images: Pixels) -> Tensor:
+def _seen(
+    model: Model, cache: ViewCache | None, images: Pixels, boxes: Sequence[Box] | None
+) -> Tensor:
     if cache is None:
-        return model.view(torch.from_numpy(images))
+        return model.view(torch.from_numpy(images), boxes)
+    where: Sequence[Box | None] = [None] * len(images) if boxes is None else boxes
     keys = [
-        hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest() for image in images
+        hashlib.sha256(f"{image.shape} {box}".encode() + image.tobytes()).digest()
+        for image, box in zip(images, where, strict=True)
     ]
     found = cache.get(keys)
     new = [place for place, row in enumerate(found) if row is None]
     if new:
-        made = model.view(torch.from_numpy(images[new])).numpy()
+        some = None if boxes is None else [boxes[place] for place in new]
+        made = model.view(torch.from_numpy(images[new]), some).numpy()
         cache.put([keys[place] for place in new], made)
         for place, row in zip(new, made, strict=True):
             found[place] = row

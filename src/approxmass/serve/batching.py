@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ..arrays import Pixels
+from ..data import Chunk
 from ..detector import Detector
 from .limits import Limits, RequestRefused
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    images: Pixels
+    chunk: Chunk
     answer: "asyncio.Future[list[Row]]"
 
 
@@ -76,13 +76,13 @@ class Batcher:
         finally:
             self.waiting -= images
 
-    async def score(self, images: Pixels) -> list[Row]:
-        """Rows of images `(n, C, H, W)`, uint8, of the detector's shape, in their order.
+    async def score(self, chunk: Chunk) -> list[Row]:
+        """Rows of images, as the detector sees them, in their order.
 
         Raises:
             ApproxMassError: a score is NaN.
         """
-        job = _Job(images, asyncio.get_running_loop().create_future())
+        job = _Job(chunk, asyncio.get_running_loop().create_future())
         self._jobs.append(job)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._score_all())
@@ -108,16 +108,20 @@ class Batcher:
     def _next_batch(self) -> list[_Job]:
         """The jobs that came first: one, and as many more as a batch holds."""
         jobs = [self._jobs.popleft()]
-        count = len(jobs[0].images)
-        while self._jobs and count + len(self._jobs[0].images) <= self.limits.batch:
+        count = len(jobs[0].chunk.images)
+        while self._jobs and count + len(self._jobs[0].chunk.images) <= self.limits.batch:
             jobs.append(self._jobs.popleft())
-            count += len(jobs[-1].images)
+            count += len(jobs[-1].chunk.images)
         return jobs
 
     def _score(self, jobs: Sequence[_Job]) -> list[list[Row] | Exception]:
         """Rows of each job, or what went wrong with it."""
         try:
-            scores = self.detector.score_pixels(np.concatenate([job.images for job in jobs]))
+            images = np.concatenate([job.chunk.images for job in jobs])
+            boxes = None
+            if jobs[0].chunk.boxes is not None:  # then all have some
+                boxes = [box for job in jobs for box in job.chunk.boxes or []]
+            scores = self.detector.score_pixels(images, boxes)
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
@@ -125,5 +129,5 @@ class Batcher:
             return [answer for job in jobs for answer in self._score([job])]
         columns = [getattr(scores, name).tolist() for name in Row._fields]
         rows = [Row(*values) for values in zip(*columns, strict=True)]
-        ends = np.cumsum([len(job.images) for job in jobs]).tolist()
+        ends = np.cumsum([len(job.chunk.images) for job in jobs]).tolist()
         return [rows[a:b] for a, b in zip([0, *ends], ends, strict=False)]

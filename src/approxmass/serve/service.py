@@ -14,8 +14,8 @@ import numpy as np
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from ..arrays import Pixels
 from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
+from ..data import Chunk
 from ..data.png import png_bytes
 from ..detector import Detector
 from ..explain.picture import picture
@@ -61,8 +61,8 @@ class Service:
         return await loop.run_in_executor(self._pool, function, *arguments)
 
     @asynccontextmanager
-    async def _images_in(self, request: Request) -> AsyncIterator[tuple[list[str], Pixels]]:
-        """Names and pixels of the images of a request, which keep their place meanwhile."""
+    async def _images_in(self, request: Request) -> AsyncIterator[tuple[list[str], Chunk]]:
+        """Names of the images of a request, and these, which keep their place meanwhile."""
         check_kind(request.headers)
         kind = request.headers["content-type"]
         async with self._receiver.body(request) as body:
@@ -70,37 +70,38 @@ class Service:
             body.clear()  # the uploads hold the same again
             with self._batcher.reserve(len(uploads)):
                 detector = self.detector
-                images = await self.in_thread(images_of, uploads, detector, self.limits)
-                yield [upload.name for upload in uploads], images
+                chunk = await self.in_thread(images_of, uploads, detector, self.limits)
+                yield [upload.name for upload in uploads], chunk
 
     async def score(self, request: Request) -> Results:
         """Score images: p-value and verdict of each."""
-        async with self._images_in(request) as (names, images):
-            rows = await self._batcher.score(images)
+        async with self._images_in(request) as (names, chunk):
+            rows = await self._batcher.score(chunk)
         pairs = zip(names, rows, strict=True)
         return Results(results=[Result.of(name, row) for name, row in pairs])
 
     async def drift(self, request: Request) -> Drift:
         """Test whether the images together have shifted away from in-distribution images."""
-        async with self._images_in(request) as (names, images):
-            rows = await self._batcher.score(images)
+        async with self._images_in(request) as (names, chunk):
+            rows = await self._batcher.score(chunk)
         scores = np.array([row.statistic for row in rows])
         p = await self.in_thread(group_p_value, self.detector.calibration_scores, scores)
         return Drift(images=len(names), group_p_value=p)
 
     async def explain(self, request: Request) -> Response:
         """Draw one image, beside itself with the map of where its mass comes from."""
-        async with self._images_in(request) as (names, images):
+        async with self._images_in(request) as (names, chunk):
             if len(names) != 1:
                 raise RequestRefused(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
                     f"there are {len(names)} images: send one at a time",
                 )
-            drawing = await self._batcher.between_batches(lambda: self._draw(images))
+            drawing = await self._batcher.between_batches(lambda: self._draw(chunk))
         return Response(drawing, media_type="image/png")
 
-    def _draw(self, images: Pixels) -> bytes:
-        return png_bytes(picture(images[0], self.detector.explain_pixels(images).maps[0]))
+    def _draw(self, chunk: Chunk) -> bytes:
+        maps = self.detector.explain_pixels(chunk.images).maps
+        return png_bytes(picture(chunk.images[0], maps[0]))
 
     async def histogram(self) -> dict[str, Any]:
         """Histogram of the scores of in-distribution images, as a Vega-Lite specification.

@@ -25,7 +25,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from ..arrays import Pixels
+from ..data import Chunk
 from ..data.guard import pillow_guard
 from ..data.source import ImageSource
 from ..detector import Detector
@@ -253,8 +253,8 @@ def _from_form(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     return form.uploads
 
 
-def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> Pixels:
-    """Pixels uint8 `(n, C, H, W)` of every image, those that scoring a folder of them would find.
+def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> Chunk:
+    """Every image as scoring a folder of them would find it.
 
     Arguments:
         uploads: The images.
@@ -287,7 +287,7 @@ def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> 
     (chunk,) = source.chunks(len(uploads), shape=detector.shape)
     for name, error in chunk.unreadable:
         raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
-    return chunk.images
+    return chunk
 
 
 def _pixels_of(upload: Upload, limits: Limits) -> int:

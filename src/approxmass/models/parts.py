@@ -1,0 +1,82 @@
+"""The patch level: one density over what is seen at the places of images."""
+
+__all__ = ["PARTS", "Parts", "highest"]
+
+import torch
+from torch import Tensor, nn
+
+from ..encoders.patches import PatchEncoder, Patches
+from ..flows import VectorFlow
+from ..mass import log_prob_and_mass
+from .statistics import capped
+
+# Its statistics, of a place; those of an image are the mean of its highest share of places.
+PARTS = ("patch_nll", "patch_mass", "patch_residual")
+_HIGHEST = 0.05
+# Patches that go through the flow together, no more and no less, as the arithmetic wants.
+_TOGETHER = 4096
+
+
+class Parts(nn.Module):
+    """From patches of images to a statistic of every place, and of every image.
+
+    Arguments:
+        code: From patches to codes.
+        flow: Over the codes.
+
+    Example:
+        >>> flow = VectorFlow("identity", 4)
+        >>> parts = Parts(PatchEncoder([4], 6), flow.requires_grad_(False))
+        >>> values = torch.randn(50, 6, 4, generator=torch.Generator().manual_seed(0))
+        >>> patches = Patches(values, torch.arange(6).expand(50, 6))
+        >>> codes = parts.code.fit_transform(patches)
+        >>> {name: tuple(each.shape) for name, each in parts.maps(patches).items()}
+        {'patch_nll': (50, 6), 'patch_mass': (50, 6), 'patch_residual': (50, 6)}
+    """
+
+    def __init__(self, code: PatchEncoder, flow: VectorFlow) -> None:
+        super().__init__()
+        self.code = code
+        self.flow = flow
+
+    def maps(self, patches: Patches) -> dict[str, Tensor]:
+        """Each of `PARTS` at every place `(N, k)`, float64; minus infinity outside of an image."""
+        outside = patches.places < 0
+        centered = self.code.centered(patches)
+        codes = self.code.codes(centered).flatten(0, 1)
+        nll, mass = self._densities(codes)
+        residual = capped(self.code.residual(centered).double())
+        found = (nll.view_as(residual), mass.view_as(residual), residual)
+        return {
+            name: values.masked_fill(outside, -torch.inf)
+            for name, values in zip(PARTS, found, strict=True)
+        }
+
+    def forward(self, patches: Patches) -> dict[str, Tensor]:
+        """Each of `PARTS` of every image `(N,)`: see `highest`."""
+        return {name: highest(values) for name, values in self.maps(patches).items()}
+
+    def _densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for some in torch.split(codes, _TOGETHER):
+            missing = _TOGETHER - len(some)
+            padded = torch.cat([some, some[:1].expand(missing, -1)]) if missing else some
+            log_p, mass = log_prob_and_mass(self.flow.log_prob, padded)
+            found.append((log_p.detach()[: len(some)], mass.detach()[: len(some)]))
+        log_p, mass = (torch.cat(each) for each in zip(*found, strict=True))
+        return capped(-log_p.double()), capped(mass.double())
+
+
+def highest(values: Tensor) -> Tensor:
+    """The mean of the highest twentieth of each row `(N, k)`, of what is not minus infinity.
+
+    Example:
+        >>> highest(torch.tensor([[1.0, 3.0, 2.0, -torch.inf]]))
+        tensor([3.])
+    """
+    known = values > -torch.inf
+    counts = (_HIGHEST * known.sum(1)).round().long().clamp_min(1)
+    ordered = values.sort(1, descending=True).values
+    ordered = ordered.masked_fill(~(ordered > -torch.inf), 0)
+    sums: Tensor = ordered.cumsum(1).gather(1, counts[:, None] - 1)[:, 0]
+    return sums / counts
