@@ -699,6 +699,7 @@ def test_fit_sets_what_python_sets(
             "epochs": 1,
             "statistic": "mass",
             "draws": 1,
+            "parts": False,
         },
     }
     assert manifest["facts"]["training"] == 480

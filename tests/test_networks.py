@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from approxmass import Detector
-from approxmass.data.frame import Frame
+from approxmass.data.frame import Frame, box_in
 from approxmass.encoders import PooledEncoder, network
 from approxmass.models.flow import FlowModel
 from approxmass.runtime import extras
@@ -169,7 +169,9 @@ def test_a_detector_is_saved_without_the_weights_and_comes_back(tmp_path: Path) 
     # Images are brought to the square with the resampling of the processor, unsquashed.
     assert detector.open(new).frame == Frame(SIDE, SIDE, "bicubic")
     framed = [unsquashed(Image.fromarray(i), SIDE, SIDE, Image.Resampling.BICUBIC) for i in new]
-    np.testing.assert_array_equal(scores.statistic, detector.score(np.stack(framed)).statistic)
+    boxes = [box_in(50, 20, Frame(SIDE, SIDE))] * len(new)
+    pixels = np.stack(framed).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(scores.statistic, detector.score_pixels(pixels, boxes).statistic)
 
     detector.save(tmp_path / "d")
     loaded = Detector.load(tmp_path / "d")

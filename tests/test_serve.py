@@ -198,18 +198,18 @@ class Held:
         self.go, self.begun, self.sizes = threading.Event(), threading.Event(), list[int]()
         score = detector.score_pixels
 
-        def held(images: NDArray[np.uint8]) -> Any:
+        def held(images: NDArray[np.uint8], boxes: Any = None) -> Any:
             self.begun.set()
             assert self.go.wait(10)
             self.sizes.append(len(images))
-            return score(images)
+            return score(images, boxes)
 
         monkeypatch.setattr(detector, "score_pixels", held)
         self.queued = 0
         enter = Batcher.score
 
-        async def counted(batcher: Batcher, images: NDArray[np.uint8]) -> Any:
-            self.queued += len(images)
+        async def counted(batcher: Batcher, chunk: Chunk) -> Any:
+            self.queued += len(chunk.images)
             return await enter(batcher, images)
 
         monkeypatch.setattr(Batcher, "score", counted)
@@ -281,10 +281,10 @@ def test_an_image_that_cannot_be_scored_is_no_harm_to_others(
     held = Held(detector, monkeypatch)
     score = detector.score_pixels
 
-    def particular(images: NDArray[np.uint8]) -> Any:
+    def particular(images: NDArray[np.uint8], boxes: Any = None) -> Any:
         if (images == 255).all(axis=(1, 2, 3)).any():
             raise ApproxMassError("a score is NaN", code="diverged")
-        return score(images)
+        return score(images, boxes)
 
     monkeypatch.setattr(detector, "score_pixels", particular)
     white, codes = png(np.full((12, 12), 255, np.uint8)), []

@@ -42,7 +42,7 @@ def test_auto_follows_colours_and_size_and_says_why(
 
 
 def test_what_a_person_chose_is_kept_without_a_word() -> None:
-    chosen = FlowOptions(encoder="pca", preset="nsf", statistic="mass")
+    chosen = FlowOptions(encoder="pca", preset="nsf", statistic="mass", parts=False)
     assert chosen.resolve((3, 200, 300)) == (chosen, [])
 
 

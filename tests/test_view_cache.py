@@ -8,6 +8,7 @@ import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -303,9 +304,9 @@ def test_a_fit_of_photos_holds_few_of_them_at_a_time(
     sizes: list[int] = []
     view = FlowModel.view
 
-    def counted(self: FlowModel, images: Tensor) -> Tensor:
+    def counted(self: FlowModel, images: Tensor, boxes: Any = None) -> Tensor:
         sizes.append(len(images))
-        return view(self, images)
+        return view(self, images, boxes)
 
     monkeypatch.setattr(FlowModel, "view", counted)
     detector = Detector("lite0", epochs=1, size=64, threads=1)

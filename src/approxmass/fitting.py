@@ -2,7 +2,6 @@
 
 __all__ = ["fitted_on"]
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -16,14 +15,17 @@ from .arrays import Floats, Shape
 from .data import ImageSource
 from .data.frame import Frame, Resample
 from .data.framing import framed
-from .data.part import part_of
 from .errors import ApproxMassError
 from .fitted import FitFacts, Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
 from .models.given import classes_for, outliers_for
 from .models.registry import make_model
-from .models.views import gathered, views_of
+from .models.views import gathered
+from .storage.spool import Spool
 from .training.holdout import Shares, three_shares
+
+# Images whose statistics are computed together: their whole views are large.
+_TOGETHER = 256
 
 
 def fitted_on(
@@ -57,30 +59,33 @@ def fitted_on(
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device)
-    seen = gathered(
-        model,
-        *_learnt_from(source, shares),
-        whole=model.whole(_length(shares.training)),
-        device=run.device,
-        threads=run.threads,
-        progress=run.progress,
-    )
-    reference = _length(shares.reference)
-    given = FitData(
-        shape=source.shape,
-        training=seen.kept[reference:],
-        reference=seen.kept[:reference],
-        whole=seen.whole,
-        sha256=seen.sha256,
-        labels=None if classes is None else classes[shares.order[shares.training]],
-        outliers=others,
-    )
-    model.learn(given, replace(run, notes=notes))
-    scores, sha256 = _calibrated(model, source, shares, run)
+    with Spool() as spool:
+        seen = gathered(
+            model,
+            source,
+            shares.order,
+            whole=_whole(model, shares),
+            spool=spool,
+            spooled=shares.calibration,
+            device=run.device,
+            threads=run.threads,
+            progress=run.progress,
+        )
+        given = FitData(
+            shape=source.shape,
+            training=seen.kept[shares.training],
+            reference=seen.kept[shares.reference],
+            sha256=seen.sha256,
+            whole=seen.whole,
+            labels=None if classes is None else classes[shares.order[shares.training]],
+            outliers=others,
+        )
+        model.learn(given, replace(run, notes=notes))
+        scores = _calibrated(model, spool)
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
-        sha256=hashlib.sha256(f"{seen.sha256} {sha256}".encode()).hexdigest(),
+        sha256=seen.sha256,
         training=len(given.training),
         reference=len(given.reference),
         calibration=len(scores[model.decides]),
@@ -92,34 +97,21 @@ def fitted_on(
     return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
 
 
-def _length(share: slice) -> int:
-    found: int = share.stop - share.start
-    return found
+def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:
+    """Rows whose whole views are kept: of those for reference, then of those to train on."""
+    rows = np.arange(len(shares.order))
+    training = rows[shares.training]
+    wanted = np.concatenate([rows[shares.reference], training])
+    return wanted[: model.whole(len(training))]
 
 
-def _learnt_from(source: ImageSource, shares: Shares) -> tuple[ImageSource, NDArray[np.int64]]:
-    """The images for reference and for training, and the order in which these are kept."""
-    wanted = np.concatenate([shares.order[shares.reference], shares.order[shares.training]])
-    return _part(source, wanted), wanted.argsort().argsort()
-
-
-def _part(source: ImageSource, places: NDArray[np.int64]) -> ImageSource:
-    keep = np.zeros(len(source), bool)
-    keep[places] = True
-    return part_of(source, keep, source.name)
-
-
-def _calibrated(
-    model: Model, source: ImageSource, shares: Shares, run: FitRun
-) -> tuple[dict[str, Floats], str]:
-    """Statistics of the images that calibrate, and the SHA-256 of their pixels."""
-    digest = hashlib.sha256()
+def _calibrated(model: Model, spool: Spool) -> dict[str, Floats]:
+    """Statistics of the images that calibrate."""
     found: dict[str, list[Floats]] = {}
-    part = _part(source, shares.order[shares.calibration])
-    for views in views_of(model, part, device=run.device, threads=run.threads, digest=digest):
+    for views in spool.chunks(_TOGETHER):
         for name, values in model.statistics_of(views).items():
             found.setdefault(name, []).append(values)
-    return _finite({name: np.concatenate(each) for name, each in found.items()}), digest.hexdigest()
+    return _finite({name: np.concatenate(each) for name, each in found.items()})
 
 
 def _typical(source: ImageSource) -> Shape:

@@ -23,7 +23,7 @@ from .patches import Patches, inside_of, patch_maps, patch_widths
 _TOGETHER = 4
 # Goes up with every change of what a view is, here or in a network: kept views and saved
 # detectors are then not of today's.
-_POOLING = 1
+_POOLING = 2
 # Of a map without variance over an image.
 _FLOOR = 1e-12
 # The whitening sees at most this many numbers, of images drawn at random.

@@ -20,6 +20,7 @@ from ..data.options import row_of_each
 from ..runtime.machine import processes
 from ..runtime.progress import TrainingBar
 from ..storage.cache import cache_key
+from ..storage.spool import Spool
 from ..storage.view_cache import ViewCache
 from .base import Model
 
@@ -72,7 +73,7 @@ class Gathered:
 
     Attributes:
         kept: What `Model.kept` left of the view of each, a row each.
-        whole: Whole views of the first of them, as many as were asked for.
+        whole: Whole views of some of them.
         sha256: Of all pixels.
     """
 
@@ -85,8 +86,10 @@ def gathered(
     model: Model,
     source: ImageSource,
     order: NDArray[np.int64],
-    whole: int,
     *,
+    whole: NDArray[np.int64],
+    spool: Spool,
+    spooled: slice,
     device: torch.device,
     threads: int | None,
     progress: bool = False,
@@ -100,6 +103,8 @@ def gathered(
         source: The images.
         order: `(N,)`, each of 0 to N-1 once: image `order[r]` becomes row `r`.
         whole: Rows of which the whole view is kept too.
+        spool: Takes the whole views of
+        spooled: these rows.
         device: Where the model computes.
         threads: The most that decode at once.
         progress: Show a bar on standard error, where a network sees the images.
@@ -108,7 +113,9 @@ def gathered(
         ApproxMassError: an image is unreadable, or of another shape.
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
-    kept, first, done = torch.empty(0), torch.empty(0), 0
+    kept, some, done = torch.empty(0), torch.empty(0), 0
+    place_of = np.full(len(source), -1)
+    place_of[whole] = np.arange(len(whole))
     bar = TrainingBar("images") if progress and model.view_digest is not None else None
     with bar or contextlib.nullcontext():
         for views in views_of(
@@ -118,12 +125,14 @@ def gathered(
             fewer = model.kept(views, rows.tolist(), len(source))
             if done == 0:
                 kept = torch.empty((len(source), *fewer.shape[1:]), dtype=fewer.dtype)
-                first = torch.empty((whole, *views.shape[1:]), dtype=views.dtype)
+                some = torch.empty((len(whole), *views.shape[1:]), dtype=views.dtype)
             kept[torch.from_numpy(rows)] = fewer
-            wanted = torch.from_numpy(rows < whole)
-            first[torch.from_numpy(rows)[wanted]] = views[wanted]
+            wanted = place_of[rows] >= 0
+            some[torch.from_numpy(place_of[rows][wanted])] = views[torch.from_numpy(wanted)]
+            later = (rows >= spooled.start) & (rows < spooled.stop)
+            spool.put((rows[later] - spooled.start).tolist(), views[torch.from_numpy(later)])
             done += len(views)
-    return Gathered(kept, first, sha256.hexdigest())
+    return Gathered(kept, some, sha256.hexdigest())
 
 
 def _seen(
