@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from approxmass.models.flow import FlowBar
+from approxmass.models.bar import FlowBar
 from approxmass.training.flow import StepReport
 
 

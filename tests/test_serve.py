@@ -31,6 +31,7 @@ from uvicorn.protocols.http import h11_impl
 
 from approxmass import Detector
 from approxmass.cli.main import app as command_line
+from approxmass.data import Chunk
 from approxmass.errors import ApproxMassError, Code
 from approxmass.explain.picture import picture
 from approxmass.serve import Limits, create_app
@@ -210,7 +211,7 @@ class Held:
 
         async def counted(batcher: Batcher, chunk: Chunk) -> Any:
             self.queued += len(chunk.images)
-            return await enter(batcher, images)
+            return await enter(batcher, chunk)
 
         monkeypatch.setattr(Batcher, "score", counted)
 

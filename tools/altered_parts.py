@@ -199,7 +199,7 @@ def flows(code: Code, training: Seen, inside: Seen, altered: list[Seen]) -> dict
     found: dict[str, Any] = {}
     for noise, alpha in FLOWS:
         flow = VectorFlow("patches", rows.shape[1], jitter=noise)
-        settings = for_patches(len(rows))
+        settings = for_patches(*rows.shape)
         train(flow, rows, type(settings)(**{**vars(settings), "alpha": alpha}))
         flow.requires_grad_(False)
         for place, statistic in ((0, "NLL"), (1, "mass")):

@@ -2,8 +2,11 @@
 
 __all__ = [
     "FALSE_ALARM_RATE",
+    "Control",
     "benjamini_hochberg",
+    "called",
     "called_ranks",
+    "check_control",
     "check_rate",
     "group_p_value",
     "p_values",
@@ -13,6 +16,7 @@ __all__ = [
 
 import math
 from numbers import Real
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import stats
@@ -20,6 +24,8 @@ from scipy import stats
 from .arrays import Bools, Floats
 from .errors import ApproxMassError
 
+# What a false-alarm rate bounds: the chance for one image, or the share of those that are called.
+Control = Literal["image", "discoveries"]
 # Behind every verdict for which nobody has asked for another.
 FALSE_ALARM_RATE = 0.05
 
@@ -128,6 +134,30 @@ def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> Bools:
         return np.zeros(0, dtype=bool)
     called: Bools = stats.false_discovery_control(p, method="bh") <= false_discovery_rate
     return called
+
+
+def check_control(control: str) -> None:
+    """Refuse what is not a `Control`.
+
+    Raises:
+        ApproxMassError: there is no such control.
+    """
+    if control not in get_args(Control):
+        raise ApproxMassError(
+            f"control must be 'image' or 'discoveries', not {control!r}", code="bad-option"
+        )
+
+
+def called(p: Floats, rate: float, control: Control) -> Bools:
+    """Which of the inputs with p-values `(N,)` to call outliers; see `Detector.predict`.
+
+    Example:
+        >>> p = np.array([0.01, 0.04, 0.5])
+        >>> called(p, 0.05, "image"), called(p, 0.05, "discoveries")
+        (array([ True,  True, False]), array([ True, False, False]))
+    """
+    check_control(control)
+    return benjamini_hochberg(p, rate) if control == "discoveries" else p <= rate
 
 
 def group_p_value(calibration: Floats, scores: Floats) -> float:

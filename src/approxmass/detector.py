@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from .arrays import Bools, Floats, Pixels, Shape
-from .calibration import FALSE_ALARM_RATE, benjamini_hochberg, check_rate, group_p_value
+from .calibration import (
+    FALSE_ALARM_RATE,
+    Control,
+    called,
+    check_control,
+    check_rate,
+    group_p_value,
+)
 from .data import Chunk, ImageSource
 from .data.frame import Box, Frame
 from .errors import ApproxMassError
@@ -59,6 +66,7 @@ class Detector:
         statistic: Of the flow: the score behind the p-values, one of `STATISTICS`; `auto` is
             `latent_fit` for colour images on pixels, else `fused`.
         draws: Of the flow: dequantisation draws an image (`pixels` only).
+        parts: Of the flow: look at the places of an image too; `auto` does where a network sees.
         options: Of another method: what its class takes, such as `epochs` or `components`.
 
     Raises:
@@ -94,6 +102,7 @@ class Detector:
         epochs: int | Literal["auto"] = ...,
         statistic: str = ...,
         draws: int = ...,
+        parts: bool | Literal["auto"] = ...,
     ) -> None: ...
 
     @overload
@@ -267,7 +276,7 @@ class Detector:
         """
         source = self.open(images)
         parts = []
-        for chunk, scores in self._score_chunks(source):
+        for chunk, scores in self.score_chunks(source):
             chunk.require_readable(source.name)
             parts.append(scores)
         return Scores.join(parts)
@@ -278,7 +287,8 @@ class Detector:
         Yields:
             Each chunk, with the scores of its readable images; those of another shape are not.
         """
-        return self._score_chunks(images)
+        for chunk in self.chunks(images):
+            yield chunk, self.score_pixels(chunk.images, chunk.boxes)
 
     def open(self, images: Any) -> ImageSource:
         """Images as the detector sees them: of its mode, on its background, in its frame.
@@ -295,10 +305,7 @@ class Detector:
     def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already.
 
-        Arguments:
-            images: The pixels.
-            boxes: Where in the frame each image lies (`approxmass.data.frame.box_in`); None for
-                all over.
+        `boxes` say where in the frame each image lies (`Chunk.boxes`); None for all over.
         """
         with limited_threads(self.threads):
             return self.fitted.score(images, boxes)
@@ -308,16 +315,12 @@ class Detector:
         size = min(_MOST, max(_FEWEST, _BYTES // math.prod(self.shape)))
         return self.open(images).chunks(size, shape=self.shape, threads=self.threads)
 
-    def _score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
-        for chunk in self.chunks(images):
-            yield chunk, self.score_pixels(chunk.images, chunk.boxes)
-
     def predict(
         self,
         images: Any,
         false_alarm_rate: float = FALSE_ALARM_RATE,
         *,
-        control: Literal["image", "discoveries"] = "image",
+        control: Control = "image",
     ) -> Bools:
         """Decide which images are out-of-distribution, `(N,)` of bool.
 
@@ -332,34 +335,38 @@ class Detector:
             ApproxMassError: a rate that the calibration images do not resolve.
         """
         check_rate(false_alarm_rate, self.facts.calibration)
-        if control not in ("image", "discoveries"):
-            raise ApproxMassError(
-                f"control must be 'image' or 'discoveries', not {control!r}", code="bad-option"
-            )
-        p = self.score(images).p_value
-        if control == "discoveries":
-            return benjamini_hochberg(p, false_alarm_rate)
-        called: Bools = p <= false_alarm_rate
-        return called
+        check_control(control)
+        return called(self.score(images).p_value, false_alarm_rate, control)
 
     def group_p_value(self, images: Any) -> float:
         """One p-value for all the images together: has this batch or stream shifted?"""
         return group_p_value(self.calibration_scores, self.score(images).statistic)
 
     def explain(self, images: Any) -> Explanation:
-        """Where in each image, and in which components, the approximate mass comes from.
+        """Where each image does not belong, with a threshold that usual images keep below.
 
         Raises:
             ApproxMassError: as `score`, or a method without a density.
         """
         self.fitted.check_explains()
-        source = self.open(images)
-        return self.explain_pixels(source.read(shape=self.shape, threads=self.threads))
+        source, parts = self.open(images), []
+        for chunk in self.chunks(source):
+            chunk.require_readable(source.name)
+            parts.append(self.explain_pixels(chunk.images, chunk.boxes, chunk.sizes))
+        return Explanation.join(parts)
 
-    def explain_pixels(self, images: Pixels) -> Explanation:
-        """As `explain`, of pixels `(N, C, H, W)`, uint8, that have the detector's `shape`."""
+    def explain_pixels(
+        self,
+        images: Pixels,
+        boxes: Sequence[Box] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Explanation:
+        """As `explain`, of pixels `(N, C, H, W)`, uint8, that have the detector's `shape`.
+
+        `boxes` as of `score_pixels`; `sizes` are those of the maps, None for that of the frame.
+        """
         with limited_threads(self.threads):
-            return self.fitted.explain(images)
+            return self.fitted.explain(images, boxes, sizes)
 
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.

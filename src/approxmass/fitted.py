@@ -17,7 +17,7 @@ from .data import ImageSource, open_images
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .errors import ApproxMassError
-from .explain.attribution import Explanation
+from .explain.attribution import Explanation, as_given, peaks_of
 from .models.base import Model, Saved
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
@@ -152,12 +152,14 @@ class Fitted:
         facts: Of the fit.
         model: What was learnt.
         calibration: Scores `(n,)` of the images held out for the p-values, by statistic.
+        peaks: The largest values `(m,)` of the maps of some of these; empty without maps.
     """
 
     settings: Settings
     facts: FitFacts
     model: Model
     calibration: Mapping[str, Floats]
+    peaks: Floats
 
     def score(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Scores of pixels `(N, C, H, W)`, uint8, of images in these places of the frame.
@@ -180,15 +182,38 @@ class Fitted:
             statistics=statistics,
         )
 
-    def explain(self, images: Pixels) -> Explanation:
-        """Where in pixels `(N, C, H, W)`, uint8, the score comes from.
+    def explain(
+        self,
+        images: Pixels,
+        boxes: Sequence[Box] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Explanation:
+        """Where pixels `(N, C, H, W)`, uint8, of images that had these sizes, do not belong.
 
         Raises:
             ApproxMassError: as `score`, or a model without a density.
         """
         self.check_explains()
         self.check(images)
-        return self.model.explain(torch.from_numpy(np.ascontiguousarray(images)))
+        model, frame = self.model, self.facts.shape[1:]
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        found = model.explain(pixels, model.view(pixels, boxes), boxes)
+        return Explanation(
+            maps=[
+                as_given(
+                    surface,
+                    None if boxes is None else boxes[i],
+                    frame,
+                    frame if sizes is None else sizes[i],
+                )
+                for i, surface in enumerate(found.maps)
+            ],
+            of=model.mapped,
+            peaks=peaks_of(found),
+            usual=self.peaks,
+            components=found.components,
+            names=model.component_names,
+        )
 
     def check_explains(self) -> None:
         """Refuse, before any work, to explain by a model that has no density."""
@@ -216,6 +241,7 @@ class Fitted:
             "model": self.model.facts(),
         }
         scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
+        scores["peaks"] = torch.from_numpy(self.peaks)
         artifact.save_folder(
             folder, manifest, {"weights": self.model.state(), "calibration": scores}
         )
@@ -261,6 +287,11 @@ class Fitted:
         calibration = {name: value.numpy() for name, value in scores.items()}
         if len(calibration[model.decides]) != facts.calibration:
             raise ValueError("another number of calibration scores")
-        made = cls(settings=settings, facts=facts, model=model, calibration=calibration)
+        peaks = tensors["calibration"]["peaks"].numpy()
+        if model.explains == (not len(peaks)):
+            raise ValueError("peaks without maps, or the reverse")
+        made = cls(
+            settings=settings, facts=facts, model=model, calibration=calibration, peaks=peaks
+        )
         made.score(np.zeros((1, *facts.shape), np.uint8))  # what scoring will ask for
         return made

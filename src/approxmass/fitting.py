@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .arrays import Floats, Shape
 from .data import ImageSource
-from .data.frame import Frame, Resample
+from .data.frame import Box, Frame, Resample
 from .data.framing import framed
 from .errors import ApproxMassError
+from .explain.attribution import peaks_of
 from .fitted import FitFacts, Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
 from .models.given import classes_for, outliers_for
@@ -26,6 +27,8 @@ from .training.holdout import Shares, three_shares
 
 # Images whose statistics are computed together: their whole views are large.
 _TOGETHER = 256
+# The peaks of the maps of so many say what is usual: a gradient takes longer than a score.
+_MOST_PEAKS = 1024
 
 
 def fitted_on(
@@ -59,14 +62,15 @@ def fitted_on(
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device)
-    with Spool() as spool:
+    with Spool() as views, Spool() as images:
         seen = gathered(
             model,
             source,
             shares.order,
             whole=_whole(model, shares),
-            spool=spool,
             spooled=shares.calibration,
+            views_spool=views,
+            images_spool=images,
             device=run.device,
             threads=run.threads,
             progress=run.progress,
@@ -81,7 +85,7 @@ def fitted_on(
             outliers=others,
         )
         model.learn(given, replace(run, notes=notes))
-        scores = _calibrated(model, spool)
+        scores, peaks = _calibrated(model, views, images, seen.boxes)
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
@@ -94,7 +98,7 @@ def fitted_on(
         fit_seconds=round(time.monotonic() - started, 2),
     )
     settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
-    return Fitted(settings=settings, facts=facts, model=model, calibration=scores)
+    return Fitted(settings=settings, facts=facts, model=model, calibration=scores, peaks=peaks)
 
 
 def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:
@@ -105,13 +109,22 @@ def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:
     return wanted[: model.whole(len(training))]
 
 
-def _calibrated(model: Model, spool: Spool) -> dict[str, Floats]:
-    """Statistics of the images that calibrate."""
+def _calibrated(
+    model: Model, views: Spool, images: Spool, boxes: list[Box] | None
+) -> tuple[dict[str, Floats], Floats]:
+    """Statistics of the images that calibrate, and the peaks of the maps of some of these."""
     found: dict[str, list[Floats]] = {}
-    for views in spool.chunks(_TOGETHER):
-        for name, values in model.statistics_of(views).items():
+    peaks: list[Floats] = []
+    done = 0
+    for rows, pixels in zip(views.chunks(_TOGETHER), images.chunks(_TOGETHER), strict=True):
+        for name, values in model.statistics_of(rows).items():
             found.setdefault(name, []).append(values)
-    return _finite({name: np.concatenate(each) for name, each in found.items()})
+        if model.explains and done < _MOST_PEAKS:
+            where = None if boxes is None else boxes[done : done + len(rows)]
+            peaks.append(peaks_of(model.explain(pixels, rows, where)))
+        done += len(rows)
+    scores = _finite({name: np.concatenate(each) for name, each in found.items()})
+    return scores, np.concatenate(peaks) if peaks else np.empty(0)
 
 
 def _typical(source: ImageSource) -> Shape:

@@ -44,6 +44,8 @@ class Baseline(ABC):
     name: ClassVar[str]
     statistic: ClassVar[Statistic]
     explains: ClassVar[bool] = False
+    mapped: ClassVar[str] = ""
+    component_names: ClassVar[list[str]] = []
     module = None
     history: ClassVar[Sequence[EpochRecord]] = ()
     needs_labels: ClassVar[bool] = False
@@ -217,7 +219,9 @@ class Baseline(ABC):
         scores = self._score(views.numpy()) if len(views) else np.empty(0)
         return {self.decides: scores.astype(np.float64)}
 
-    def explain(self, images: Tensor) -> NoReturn:
+    def explain(
+        self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
+    ) -> NoReturn:
         """There is no density whose gradient could be shown.
 
         Raises:

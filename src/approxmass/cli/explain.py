@@ -2,6 +2,7 @@
 
 __all__ = ["explain", "explain_files"]
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def explain(
     threads: Threads = None,
     json_file: Json = None,
 ) -> None:
-    """Show where in an image, and in which components, its approximate mass comes from."""
+    """Show where in an image it does not belong, with a limit that usual images keep below."""
     from ..detector import Detector
 
     _check_folder(output, images)
@@ -59,16 +60,18 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
         folder: Made if absent; pictures of the same names are replaced.
 
     Returns:
-        JSON-ready: for each image its name, picture, p-value, verdict, and the components with the
-        largest shares of the squared mass (of whitened codes); and why others were skipped, which
-        is also said on standard error.
+        JSON-ready: for each image its name, picture, p-value, verdict, of its map the highest
+        value, what this is below in 95% of in-distribution images (None where these are too few to
+        say) and the p-value by it, and the components with the largest shares of the squared
+        gradient (of whitened codes); and why others were skipped, which is also said on standard
+        error.
 
     Raises:
         ApproxMassError: the method is not a flow, not one image can be read, or the folder cannot
             be written or is one of the sources.
     """
     _check_folder(folder, sources)
-    from ..explain import picture
+    from ..explain.picture import picture, shown_size
     from ..storage.atomic import check_file, write_atomic
 
     check_file(folder / "001.png")
@@ -81,20 +84,35 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
             reasons += [f"image {label} {error}" for label, error in chunk.unreadable]
             if not chunk.readable:
                 continue
-            explanation = detector.explain_pixels(chunk.images)
+            shown = [shown_size(size) for size in chunk.sizes]
+            explanation = detector.explain_pixels(chunk.images, chunk.boxes, shown)
+            map_p = explanation.p_value
             for i, label in enumerate(chunk.readable):
                 shares = explanation.components[i]
                 stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
                 stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
                 target = folder / f"{len(rows) + 1:03}-{stem}.png"
                 with write_atomic(target) as path:
-                    picture(chunk.images[i], explanation.maps[i]).save(path, "PNG")
+                    picture(
+                        chunk.images[i],
+                        None if chunk.boxes is None else chunk.boxes[i],
+                        explanation,
+                        i,
+                        name=label,
+                        p_value=float(scores.p_value[i]),
+                    ).save(path, "PNG")
                 rows.append(
                     {
                         "name": label,
                         "picture": target.name,
                         "p_value": float(scores.p_value[i]),
                         "is_outlier": bool(scores.is_outlier[i]),
+                        "map": {
+                            "of": explanation.of,
+                            "highest": float(explanation.peaks[i]),
+                            "threshold": _finite(explanation.threshold()),
+                            "p_value": float(map_p[i]),
+                        },
                         "components": [
                             {"component": explanation.names[k], "share": float(shares[k])}
                             for k in shares.argsort()[::-1][:_NAMED].tolist()
@@ -107,6 +125,10 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
         )
     skipped.close("--json has them all")
     return {"images": rows, "skipped": reasons}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _check_folder(folder: Path, sources: Sequence[str]) -> None:

@@ -92,7 +92,8 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
     table.add_column("picture", overflow="fold")
     table.add_column("p-value", justify="right")
     table.add_column("verdict")
-    table.add_column("components, share of the squared mass", overflow="fold")
+    table.add_column("p of\nthe map", justify="right")
+    table.add_column("components, share of the squared gradient", overflow="fold")
     for row in facts["images"]:
         parts = ", ".join(
             f"{'#' * part['component'].isdigit()}{part['component']} {part['share']:.0%}"
@@ -100,7 +101,9 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
         )
         verdict = "outlier" if row["is_outlier"] else "in-distribution"
         p = f"{row['p_value']:.3g}"
-        table.add_row(escape(row["name"]), escape(row["picture"]), p, verdict, parts or "-")
+        by_map = f"{row['map']['p_value']:.3g}"
+        cells = (escape(row["name"]), escape(row["picture"]), p, verdict, by_map, parts or "-")
+        table.add_row(*cells)
     return table
 
 

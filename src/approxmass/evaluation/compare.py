@@ -17,7 +17,7 @@ from ..data import ImageSource, open_images
 from ..data.part import part_of
 from ..detector import Detector
 from ..errors import ApproxMassError
-from ..models.views import views_of
+from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
 from ..training.holdout import FEWEST_IMAGES, three_shares
 from .lines import plain_lines
@@ -188,7 +188,7 @@ def _score(
     for name, of in sources.items():
         found: dict[str, list[Floats]] = {}
         seen = []
-        for views in _views(detector, of):
+        for _, _, views in _views(detector, of):
             for kind, each, shown in both:
                 statistics = each.model.statistics_of(views)
                 for statistic in shown:
@@ -207,7 +207,7 @@ def _fitted_features(
     """Features of the images that were trained on, and of those that calibrate."""
     settings = detector.settings
     shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
-    found = _joined([detector.model.features(views) for views in _views(detector, source)])
+    found = _joined([detector.model.features(views) for _, _, views in _views(detector, source)])
     training, calibration = (
         {kind: rows[shares.order[share]] for kind, rows in found.items()}
         for share in (shares.training, shares.calibration)
@@ -219,7 +219,7 @@ def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
 
 
-def _views(detector: Detector, source: ImageSource) -> Iterator[Tensor]:
+def _views(detector: Detector, source: ImageSource) -> Iterator[Seen]:
     return views_of(
         detector.model,
         detector.open(source),

@@ -1,6 +1,6 @@
-"""Why an image is out: where in it the score comes from, and that as a picture."""
+"""Where an image does not belong: a map with a threshold, and that as a picture."""
 
-__all__ = ["Explanation", "explain", "picture"]
+__all__ = ["Explanation", "Surfaces", "picture"]
 
-from .attribution import Explanation, explain
+from .attribution import Explanation, Surfaces
 from .picture import picture

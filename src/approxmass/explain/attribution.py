@@ -1,16 +1,19 @@
-"""Why is this image out? Where in it, and in which components, the approximate mass comes from."""
+"""Where in an image it does not belong: a value at every place, and what is usual."""
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "Surfaces", "as_given", "gradients", "peaks_of"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 
 from ..arrays import Floats
+from ..calibration import FALSE_ALARM_RATE, p_values, threshold
+from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..encoders import Encoder
 
@@ -18,40 +21,127 @@ from ..encoders import Encoder
 _SMOOTH = 1 / 28
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """Where the approximate mass of N images comes from.
+@dataclass(frozen=True, eq=False)
+class Surfaces:
+    """What a model has to say of the places of N images, in their frame.
 
     Attributes:
-        maps: `(N, H, W)`, at least 0: the squared gradient of log p(x) by pixel, through the
-            encoder, summed over channels and smoothed, as shares that sum to 1 over an image. It
-            is squared as in the norm that the mass is.
+        maps: `(N, h, w)` over the frame, larger = more out-of-distribution; minus infinity where
+            there is no image.
         components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
-            in the squared mass; of pixels `(N, 0)`.
-        names: Of the D numbers: `1` for the first principal component and so on, and last, where
-            there is one, `residual` for the energy that they leave out.
+            in the squared gradient; else `(N, 0)`.
     """
 
     maps: Floats
     components: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where each of N images does not belong.
+
+    Attributes:
+        maps: `(H, W)` of each image as it was given: what `of` names, at every pixel; larger =
+            more out-of-distribution; NaN where the model does not look.
+        of: Of a detector with parts their negative log-likelihood, `patch_nll`, in nats; else the
+            squared gradient, by pixel, of the statistic behind the p-values, smoothed.
+        peaks: `(N,)`, the largest value of each map.
+        usual: `(n,)`, that of images held out to calibrate.
+        components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
+            in the squared gradient; else `(N, 0)`.
+        names: Of the D numbers: `1` for the first principal component and so on, and last, where
+            there is one, `residual` for the energy that they leave out.
+    """
+
+    maps: list[NDArray[np.float32]]
+    of: str
+    peaks: Floats
+    usual: Floats
+    components: Floats
     names: list[str]
 
+    @classmethod
+    def join(cls, parts: "Sequence[Explanation]") -> "Explanation":
+        """Those of several chunks by one detector, one after the other; at least one."""
+        first = parts[0]
+        return cls(
+            maps=[each for part in parts for each in part.maps],
+            of=first.of,
+            peaks=np.concatenate([part.peaks for part in parts]),
+            usual=first.usual,
+            components=np.concatenate([part.components for part in parts]),
+            names=first.names,
+        )
 
-def explain(
+    @property
+    def p_value(self) -> Floats:
+        """Of each image by its peak, `(N,)`: split-conformal, like those of the scores."""
+        return p_values(self.usual, self.peaks)
+
+    def threshold(self, rate: float = FALSE_ALARM_RATE) -> float:
+        """What no place exceeds in at least `1 - rate` of in-distribution images.
+
+        Infinite where there are too few images for that rate. A map exceeds it where, and only
+        where, the p-value of the image is at most `rate`.
+
+        Example:
+            >>> found = Explanation([], "patch_nll", np.empty(0), np.arange(39.0), np.empty(0), [])
+            >>> found.threshold(0.05), found.threshold(0.01)
+            (37.0, inf)
+        """
+        return threshold(self.usual, rate)
+
+
+def peaks_of(surfaces: Surfaces) -> Floats:
+    """The largest value of each map, `(N,)`."""
+    peaks: Floats = surfaces.maps.reshape(len(surfaces.maps), -1).max(1)
+    return peaks
+
+
+def as_given(
+    surface: Floats, box: Box | None, frame: tuple[int, int], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A map `(h, w)` over a frame as a map `(H, W)` of the image that lies in a box of it.
+
+    Between the middles of cells values are interpolated, so that none exceeds the peak.
+
+    Example:
+        >>> as_given(np.array([[0.0, 8.0]]), None, (1, 2), (1, 4)).tolist()
+        [[0.0, 2.0, 6.0, 8.0]]
+    """
+    place = Box(0, 0, *frame) if box is None else box
+    known = np.argwhere(np.isfinite(surface))
+    axes = []
+    for axis, (start, length) in enumerate(((place.top, place.height), (place.left, place.width))):
+        cell = frame[axis] / surface.shape[axis]
+        middles = start + (np.arange(size[axis]) + 0.5) * length / size[axis]
+        low, high = known[:, axis].min(), known[:, axis].max()  # it is a rectangle
+        axes.append((middles / cell - 0.5).clip(low, high))
+    at = np.meshgrid(*axes, indexing="ij")
+    finite = np.where(np.isfinite(surface), surface, 0)
+    found: NDArray[np.float32] = map_coordinates(finite, at, order=1, mode="nearest").astype(
+        np.float32
+    )
+    return found
+
+
+def gradients(
     encoder: Encoder,
-    log_prob: Callable[[Tensor], Tensor],
+    statistic: Callable[[Tensor], Tensor],
     images: Tensor,
+    boxes: Sequence[Box] | None,
     *,
     device: torch.device,
     batch_size: int,
-) -> Explanation:
-    """Explain images.
+) -> Surfaces:
+    """Squared gradients of a statistic of codes by pixel, summed over channels and smoothed.
 
     Arguments:
         encoder: From pixels to codes.
-        log_prob: From codes to log-densities `(N,)` in nats.
+        statistic: From codes to values `(N,)`.
         images: `(N, C, H, W)`, uint8.
-        device: Where encoder and density are.
+        boxes: Where in the frame each image lies; None for all over.
+        device: Where encoder and statistic are.
         batch_size: Images at a time.
     """
     maps, components = [], []
@@ -59,22 +149,27 @@ def explain(
         pixels = unit_pixels(batch.to(device)).requires_grad_()
         with torch.enable_grad():
             code = encoder(pixels)
-            log_p = log_prob(code)
-        by_pixel, by_number = torch.autograd.grad(log_p.sum(), (pixels, code))
-        maps.append(by_pixel.square().sum(1).cpu().double().numpy())
+            values = statistic(code)
+        by_pixel, by_number = torch.autograd.grad(values.sum(), (pixels, code))
+        squared = by_pixel.square().sum(1).cpu().double()
+        maps.append(squared.nan_to_num(posinf=torch.finfo(torch.float64).max).numpy())
         shares = _shares(by_number.square().flatten(1).cpu().double().numpy())
         components.append(shares[:, : len(encoder.names)])
     smoothed = np.concatenate(maps)
     side = max(smoothed.shape[1:])
     # Mirrored at the borders, so that nothing is lost there.
     smoothed = gaussian_filter(smoothed, (0, _SMOOTH * side, _SMOOTH * side), mode="reflect")
-    return Explanation(_shares(smoothed), np.concatenate(components), encoder.names)
+    for surface, box in zip(smoothed, boxes or [], strict=False):
+        outside = np.ones(surface.shape, bool)
+        outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
+        surface[outside] = -np.inf
+    return Surfaces(smoothed, np.concatenate(components))
 
 
 def _shares(values: Floats) -> Floats:
     """Each row divided by its sum; equal shares where that is 0 or no number."""
     flat = np.nan_to_num(values.reshape(len(values), -1), posinf=0.0)
     total = flat.sum(1, keepdims=True)
-    shares: Floats = np.full_like(flat, 1 / flat.shape[1])
+    shares: Floats = np.full_like(flat, 1 / max(1, flat.shape[1]))
     np.divide(flat, total, out=shares, where=total > 0)
     return shares.reshape(values.shape)

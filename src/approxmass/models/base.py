@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data.frame import Box, Resample
 from ..errors import ApproxMassError
-from ..explain.attribution import Explanation
+from ..explain.attribution import Surfaces
 from ..training.flow import EpochRecord
 
 
@@ -234,8 +234,18 @@ class Model(Protocol):
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of images as `view` gives them."""
 
-    def explain(self, images: Tensor) -> Explanation:
-        """Where in images `(N, C, H, W)`, uint8, the score comes from."""
+    @property
+    def mapped(self) -> str:
+        """What the maps of `explain` show."""
+
+    @property
+    def component_names(self) -> list[str]:
+        """Of the components of `explain`."""
+
+    def explain(
+        self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
+    ) -> Surfaces:
+        """Where images `(N, C, H, W)`, uint8, whose views are given, do not belong."""
 
     def to(self, device: torch.device) -> Any:
         """Compute there from now on."""

@@ -1,34 +1,31 @@
 """The flow's model: an encoder, a flow trained with the penalty, and the scores of both."""
 
-__all__ = ["FlowBar", "FlowModel"]
+__all__ = ["FlowModel"]
 
 import contextlib
 import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
 from ..data.frame import Box
 from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
-from ..encoders.patches import PatchEncoder
 from ..errors import ApproxMassError
-from ..explain.attribution import Explanation, explain
-from ..flows import RealNVP, VectorFlow
-from ..flows.pixels import bits_per_dim
-from ..runtime.progress import TrainingBar, short
+from ..explain.attribution import Surfaces, gradients
+from ..flows import RealNVP
 from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
-from ..training import recipes
-from ..training.flow import EpochRecord, StepReport, TrainingSettings, train
+from ..training.flow import EpochRecord, TrainingSettings, train
+from .bar import FlowBar
 from .base import FitData, FitRun, Plan, Saved, Statistic
 from .kinds import MODULE, Kind, kind_of
-from .parts import Parts
+from .parts import MAPPED, Parts
 from .scorer import FlowScorer
 from .settings import FlowOptions, check_number, check_options
 
@@ -36,29 +33,6 @@ from .settings import FlowOptions, check_number, check_options
 _PROGRAM = "exported module"
 # Images of which whole views are kept in a fit.
 _MOST_WHOLE = 256
-
-
-class FlowBar(TrainingBar):
-    """Shows the steps of `train`.
-
-    Arguments:
-        pixels: Number of pixels times channels, to show bits/dim; None shows nats.
-    """
-
-    def __init__(self, pixels: int | None = None) -> None:
-        super().__init__()
-        self.pixels = pixels
-
-    def __call__(self, report: StepReport) -> None:
-        """Show a step."""
-        facts = f"epoch {report.epoch}  loss {short(report.loss)}"
-        if self.pixels is None:
-            facts += f"  NLL {short(report.nll)} nats"
-        else:
-            facts += f"  {bits_per_dim(-report.nll, self.pixels):.2f} bits/dim"
-        if report.mass is not None:
-            facts += f"  mass {short(report.mass)}"
-        self.show(report.step, report.steps, facts)
 
 
 class FlowModel:
@@ -214,7 +188,10 @@ class FlowModel:
                 device=run.device,
             )
         del codes
-        parts = self._learnt_parts(data.training[unseen:], data, run) if chosen.parts else None
+        parts = self._parts()
+        if parts is not None and isinstance(encoder, PooledEncoder):
+            seen = encoder.patches(data.training[unseen:])
+            parts.learn(seen, data.sha256, run, seed=self.seed, alpha=chosen.alpha)
         self.scorer = FlowScorer(
             encoder, flow, shape, parts=parts, draws=chosen.draws, seed=self.seed
         )
@@ -222,57 +199,43 @@ class FlowModel:
 
     def _parts(self) -> Parts | None:
         """The patch level of the encoder, nothing learnt."""
-        encoder, alpha = self.encoder, self.chosen.alpha
-        if not isinstance(encoder, PooledEncoder) or not encoder.widths:
+        if not isinstance(self.encoder, PooledEncoder) or not self.encoder.widths:
             return None
-        code = PatchEncoder(encoder.widths, math.prod(encoder.grid))
-        jitter = recipes.patch_noise(alpha)
-        flow = VectorFlow("patches", code.dimension, seed=self.seed, jitter=jitter)
-        return Parts(code, flow)
-
-    def _learnt_parts(self, views: Tensor, data: FitData, run: FitRun) -> Parts | None:
-        """The patch level, of what is kept of the training images."""
-        parts, encoder = self._parts(), self.encoder
-        if parts is None or not isinstance(encoder, PooledEncoder):
-            return None
-        codes = parts.code.fit_transform(encoder.patches(views), seed=self.seed)
-        training = replace(recipes.for_patches(len(codes)), seed=self.seed)
-        if self.chosen.alpha != "auto":
-            training = replace(training, alpha=self.chosen.alpha)
-        checkpoint = run.checkpoint
-        bar = FlowBar() if run.progress else None
-        with bar or contextlib.nullcontext():
-            if bar is not None:
-                bar.remark(
-                    f"parts: {_weights(parts.flow):,} weights on {len(codes):,} patches of "
-                    f"{codes.shape[1]} dimensions; alpha {training.alpha:.3g}"
-                )
-            train(
-                parts.flow,
-                codes,
-                training,
-                checkpoint=None if checkpoint is None else _beside(checkpoint),
-                resume=run.resume,
-                fingerprint=data.sha256,
-                on_step=bar,
-                device=run.device,
-            )
-        parts.code.to(run.device)
-        return parts
+        return Parts.of(self.encoder, seed=self.seed, alpha=self.chosen.alpha)
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of views."""
         return self.scorer.statistics_of(views)
 
-    def explain(self, images: Tensor) -> Explanation:
-        """Where in images `(N, C, H, W)`, uint8, and in which components the mass comes from."""
-        scorer = self.scorer
-        return explain(
-            scorer.encoder,
-            scorer.log_prob,
+    @property
+    def mapped(self) -> str:
+        """What its maps show."""
+        return MAPPED if self.scorer.parts is not None else f"gradient of {self.decides}"
+
+    @property
+    def component_names(self) -> list[str]:
+        """Of the numbers of a code, with a gradient."""
+        return [] if self.scorer.parts is not None else self.encoder.names
+
+    def explain(
+        self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
+    ) -> Surfaces:
+        """Where images `(N, C, H, W)`, uint8, do not belong, by their views or by gradients."""
+        scorer, encoder = self.scorer, self.encoder
+        if scorer.parts is not None and isinstance(encoder, PooledEncoder):
+            found = [
+                scorer.parts.maps(encoder.patches(some.to(scorer.device)))[MAPPED].cpu()
+                for some in torch.split(views, scorer.batch_size)
+            ]
+            maps = torch.cat(found).view(-1, *encoder.grid).numpy()
+            return Surfaces(maps, np.empty((len(maps), 0)))
+        return gradients(
+            encoder,
+            scorer.decides_at(self.decides),
             images,
+            boxes,
             device=scorer.device,
-            batch_size=min(scorer.batch_size, scorer.encoder.at_once),
+            batch_size=min(scorer.batch_size, encoder.at_once),
         )
 
     def to(self, device: torch.device) -> Self:
@@ -371,11 +334,6 @@ def _record(facts: Mapping[str, Any]) -> EpochRecord:
     for value in (record.loss, record.nll, record.learning_rate, record.mass or 0.0):
         check_number("an epoch", value, "a number", -math.inf, math.inf)
     return record
-
-
-def _beside(checkpoint: Path) -> Path:
-    """The file for the state of the second training."""
-    return checkpoint.with_name(f"{checkpoint.name}.parts")
 
 
 def _weights(flow: nn.Module) -> int:

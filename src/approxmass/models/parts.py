@@ -1,18 +1,31 @@
 """The patch level: one density over what is seen at the places of images."""
 
-__all__ = ["PARTS", "Parts", "highest"]
+__all__ = ["MAPPED", "PARTS", "Parts", "highest"]
+
+import contextlib
+import math
+from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from ..encoders import PooledEncoder
 from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
 from ..mass import log_prob_and_mass
+from ..training import recipes
+from ..training.flow import train
+from .bar import FlowBar
+from .base import FitRun
+from .kinds import Alpha
 from .statistics import capped
 
 # Its statistics, of a place; those of an image are the mean of its highest share of places.
 PARTS = ("patch_nll", "patch_mass", "patch_residual")
 _HIGHEST = 0.05
+# The one that a map shows.
+MAPPED = "patch_nll"
 # Patches that go through the flow together, no more and no less, as the arithmetic wants.
 _TOGETHER = 4096
 
@@ -38,6 +51,60 @@ class Parts(nn.Module):
         super().__init__()
         self.code = code
         self.flow = flow
+
+    @classmethod
+    def of(cls, encoder: PooledEncoder, *, seed: int, alpha: Alpha) -> Self:
+        """The patch level of an encoder that has parts, nothing learnt.
+
+        Arguments:
+            encoder: Says which patches there are.
+            seed: Fixes the initial weights.
+            alpha: Weight of the mass that it is to be trained with.
+        """
+        code = PatchEncoder(encoder.widths, math.prod(encoder.grid))
+        jitter = recipes.patch_noise(alpha)
+        return cls(code, VectorFlow("patches", code.dimension, seed=seed, jitter=jitter))
+
+    def learn(
+        self, patches: Patches, fingerprint: str, run: FitRun, *, seed: int, alpha: Alpha
+    ) -> None:
+        """Learn the codes and train the flow.
+
+        Arguments:
+            patches: Of training images.
+            fingerprint: Of these images, for the checkpoint.
+            run: How; the state of the training is kept beside the checkpoint.
+            seed: Fixes what is drawn.
+            alpha: Weight of the mass, or `auto`.
+
+        Raises:
+            ApproxMassError: as `train`.
+        """
+        codes = self.code.fit_transform(patches, seed=seed)
+        training = replace(recipes.for_patches(len(codes), codes.shape[1]), seed=seed)
+        if alpha != "auto":
+            training = replace(training, alpha=alpha)
+        beside = None
+        if run.checkpoint is not None:
+            beside = run.checkpoint.with_name(f"{run.checkpoint.name}.parts")
+        bar = FlowBar() if run.progress else None
+        with bar or contextlib.nullcontext():
+            if bar is not None:
+                bar.remark(
+                    f"parts: {len(codes):,} patches of {codes.shape[1]} dimensions; alpha "
+                    f"{training.alpha:.3g}, {training.epochs} epochs"
+                )
+            train(
+                self.flow,
+                codes,
+                training,
+                checkpoint=beside,
+                resume=run.resume,
+                fingerprint=fingerprint,
+                on_step=bar,
+                device=run.device,
+            )
+        self.code.to(run.device)
 
     def maps(self, patches: Patches) -> dict[str, Tensor]:
         """Each of `PARTS` at every place `(N, k)`, float64; minus infinity outside of an image."""

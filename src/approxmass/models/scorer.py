@@ -2,6 +2,8 @@
 
 __all__ = ["FlowScorer"]
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -181,7 +183,25 @@ class FlowScorer(nn.Module):
             if isinstance(each, Residual | Neighbour)
         ]
 
-    def _densities(self, code: Tensor, seen: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def decides_at(self, name: str) -> Callable[[Tensor], Tensor]:
+        """A statistic as a differentiable function of codes; those of a summary are left out."""
+
+        def value(code: Tensor) -> Tensor:
+            seen: list[Tensor] = []
+            scores = dict(
+                zip(("nll", "mass"), self._densities(code, seen, create_graph=True), strict=True)
+            )
+            if self.latent is not None:
+                scores["latent_fit"] = capped(self.latent(seen[0].double()))
+            moments = dict(zip(self.names, self.moments, strict=True))
+            scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
+            return scores[name] if name in scores else fused(scores, moments)
+
+        return value
+
+    def _densities(
+        self, code: Tensor, seen: list[Tensor] | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """NLL and mass `(N,)`, float64, of codes; latent features of an image flow go to `seen`."""
 
         def density(at: Tensor) -> Tensor:
@@ -190,7 +210,7 @@ class FlowScorer(nn.Module):
                 seen.extend(features)
             return log_p
 
-        log_p, mass = log_prob_and_mass(density, code)
+        log_p, mass = log_prob_and_mass(density, code, create_graph=create_graph)
         return capped(-log_p.double()), capped(mass.double())
 
     def log_prob(self, code: Tensor) -> Tensor:
@@ -205,7 +225,7 @@ class FlowScorer(nn.Module):
         for noise in self.noise:
             z, logdet = self.flow(x + noise)
             log_p.append(self.flow.latent_log_prob(z) + logdet)
-            latent.append(latent_features(self.flow.latent_maps(z.detach())))
+            latent.append(latent_features(self.flow.latent_maps(z)))
         return torch.stack(log_p).mean(0), [torch.stack(latent).mean(0)]
 
     @torch.no_grad()

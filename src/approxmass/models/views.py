@@ -1,12 +1,13 @@
 """What a model sees in the images of a fit: made as they stream by, and taken from the cache."""
 
-__all__ = ["Gathered", "gathered", "views_of"]
+__all__ = ["Gathered", "Seen", "gathered", "views_of"]
 
 import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ from .base import Model
 _IMAGES, _SEEN_BY_A_NETWORK = 1024, 32
 
 
+class Seen(NamedTuple):
+    """Some consecutive images, where in the frame each lies, or None, and their views."""
+
+    images: Pixels
+    boxes: list[Box] | None
+    views: Tensor
+
+
 def views_of(
     model: Model,
     source: ImageSource,
@@ -37,8 +46,8 @@ def views_of(
     bar: TrainingBar | None = None,
     shape: Shape | None = None,
     digest: "hashlib._Hash | None" = None,
-) -> Iterator[Tensor]:
-    """Views of some consecutive images at a time, in the order of the source.
+) -> Iterator[Seen]:
+    """Some consecutive images at a time with their views, in the order of the source.
 
     Arguments:
         model: Sees them; prepared.
@@ -60,7 +69,8 @@ def views_of(
             chunk.require_readable(source.name)
             if digest is not None:
                 digest.update(chunk.images.data)
-            yield _seen(model, cache, chunk.images, chunk.boxes)
+            views = _seen(model, cache, chunk.images, chunk.boxes)
+            yield Seen(chunk.images, chunk.boxes, views)
             done += len(chunk.images)
             if bar is not None:
                 rate = done / (time.monotonic() - started)
@@ -74,11 +84,13 @@ class Gathered:
     Attributes:
         kept: What `Model.kept` left of the view of each, a row each.
         whole: Whole views of some of them.
+        boxes: Where in the frame those lie whose views were spooled; None for all over.
         sha256: Of all pixels.
     """
 
     kept: Tensor
     whole: Tensor
+    boxes: list[Box] | None
     sha256: str
 
 
@@ -88,8 +100,9 @@ def gathered(
     order: NDArray[np.int64],
     *,
     whole: NDArray[np.int64],
-    spool: Spool,
     spooled: slice,
+    views_spool: Spool,
+    images_spool: Spool,
     device: torch.device,
     threads: int | None,
     progress: bool = False,
@@ -103,8 +116,9 @@ def gathered(
         source: The images.
         order: `(N,)`, each of 0 to N-1 once: image `order[r]` becomes row `r`.
         whole: Rows of which the whole view is kept too.
-        spool: Takes the whole views of
-        spooled: these rows.
+        spooled: Rows of which the whole views go to
+        views_spool: this, and the images to
+        images_spool: this.
         device: Where the model computes.
         threads: The most that decode at once.
         progress: Show a bar on standard error, where a network sees the images.
@@ -114,11 +128,12 @@ def gathered(
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
     kept, some, done = torch.empty(0), torch.empty(0), 0
+    where: dict[int, Box] = {}
     place_of = np.full(len(source), -1)
     place_of[whole] = np.arange(len(whole))
     bar = TrainingBar("images") if progress and model.view_digest is not None else None
     with bar or contextlib.nullcontext():
-        for views in views_of(
+        for images, boxes, views in views_of(
             model, source, device=device, threads=threads, bar=bar, digest=sha256
         ):
             rows = places[done : done + len(views)]
@@ -129,10 +144,15 @@ def gathered(
             kept[torch.from_numpy(rows)] = fewer
             wanted = place_of[rows] >= 0
             some[torch.from_numpy(place_of[rows][wanted])] = views[torch.from_numpy(wanted)]
-            later = (rows >= spooled.start) & (rows < spooled.stop)
-            spool.put((rows[later] - spooled.start).tolist(), views[torch.from_numpy(later)])
+            later = np.flatnonzero((rows >= spooled.start) & (rows < spooled.stop))
+            those = (rows[later] - spooled.start).tolist()
+            views_spool.put(those, views[torch.from_numpy(later)])
+            images_spool.put(those, torch.from_numpy(images)[torch.from_numpy(later)])
+            if boxes is not None:
+                where |= {row: boxes[i] for row, i in zip(those, later.tolist(), strict=True)}
             done += len(views)
-    return Gathered(kept, some, sha256.hexdigest())
+    found = [where[row] for row in range(len(where))] or None
+    return Gathered(kept, some, found, sha256.hexdigest())
 
 
 def _seen(

@@ -18,7 +18,7 @@ from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
 from ..data import Chunk
 from ..data.png import png_bytes
 from ..detector import Detector
-from ..explain.picture import picture
+from ..explain.picture import picture, shown_size
 from ..report import charts
 from ..runtime.machine import cores
 from .answers import Description, Drift, Health, Result, Results
@@ -89,7 +89,7 @@ class Service:
         return Drift(images=len(names), group_p_value=p)
 
     async def explain(self, request: Request) -> Response:
-        """Draw one image, beside itself with the map of where its mass comes from."""
+        """Draw one image, beside itself with the map of where it does not belong."""
         async with self._images_in(request) as (names, chunk):
             if len(names) != 1:
                 raise RequestRefused(
@@ -100,8 +100,11 @@ class Service:
         return Response(drawing, media_type="image/png")
 
     def _draw(self, chunk: Chunk) -> bytes:
-        maps = self.detector.explain_pixels(chunk.images).maps
-        return png_bytes(picture(chunk.images[0], maps[0]))
+        detector, boxes = self.detector, chunk.boxes
+        p = float(detector.score_pixels(chunk.images, boxes).p_value[0])
+        found = detector.explain_pixels(chunk.images, boxes, [shown_size(chunk.sizes[0])])
+        box = None if boxes is None else boxes[0]
+        return png_bytes(picture(chunk.images[0], box, found, 0, name=chunk.names[0], p_value=p))
 
     async def histogram(self) -> dict[str, Any]:
         """Histogram of the scores of in-distribution images, as a Vega-Lite specification.

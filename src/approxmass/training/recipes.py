@@ -29,8 +29,8 @@ _RATES = {1: 5e-5, 3: 1e-4}
 # Standard deviation of the training noise on whitened features, with the penalty and without: each
 # was the best for it on altered photos.
 _FEATURE_NOISE, _VANILLA_NOISE = 0.5, 1.0
-# The same of patches, and the weight of the mass.
-_PATCH_NOISE, _VANILLA_PATCH_NOISE, _ALPHA_PATCHES = 0.1, 0.1, 4.0
+# The same of patches.
+_PATCH_NOISE, _VANILLA_PATCH_NOISE = 0.1, 0.1
 # Where there are codes enough, larger batches are quicker; this rate brings the loss on held-out
 # images to where the smaller ones bring it.
 _MANY, _LARGER_BATCH, _HIGHER_RATE = 11_000, 1024, 2e-3
@@ -85,17 +85,18 @@ def feature_noise(alpha: float | Literal["auto"]) -> float:
     return _VANILLA_NOISE if alpha == 0 else _FEATURE_NOISE
 
 
-def for_patches(count: int) -> TrainingSettings:
+def for_patches(count: int, dimension: int) -> TrainingSettings:
     """For a flow that starts at the identity, on whitened patches of a network's maps.
 
     Chosen on altered in-distribution photos (docs/photos.md).
 
     Arguments:
         count: Patches to train on; some 250 steps are made.
+        dimension: Of a code; alpha is its root.
     """
     batch = 512
     return TrainingSettings(
-        alpha=_ALPHA_PATCHES, epochs=max(1, round(250 * batch / count)), batch_size=batch
+        alpha=math.sqrt(dimension), epochs=max(1, round(250 * batch / count)), batch_size=batch
     )
 
 
