@@ -36,10 +36,16 @@ Statistic = Annotated[
     Text,
     typer.Option(
         help=f"{_FLOW}the score behind the p-values: nll, mass, latent_fit, residual, neighbour, "
-        "typicality or fused."
+        "patch_nll, patch_mass, patch_residual, typicality or fused."
     ),
 ]
 Draws = Annotated[Text, typer.Option(help=f"{_FLOW}dequantisation draws an image (pixels).")]
+Parts = Annotated[
+    bool | None,
+    typer.Option(
+        "--parts/--no-parts", help=f"{_FLOW}look at the places of an image too (networks)."
+    ),
+]
 Method = Annotated[
     str, typer.Option(help="flow, or a baseline to compare with; see `approxmass methods`.")
 ]
@@ -80,6 +86,7 @@ def fit(
     epochs: Epochs = None,
     statistic: Statistic = None,
     draws: Draws = None,
+    parts: Parts = None,
     method: Method = "flow",
     option: Set = None,
     size: Size = None,
@@ -102,6 +109,7 @@ def fit(
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws)
+    words |= _given(parts=None if parts is None else str(parts).lower())
     options = parse_options(method, _together(words, option or []))
     checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
     detector = Detector(

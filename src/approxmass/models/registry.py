@@ -32,6 +32,9 @@ METHODS = {
 }
 
 
+_BOOLS = {"true": True, "false": False}
+
+
 def model_class(method: str) -> type[Model]:
     """The class of a method.
 
@@ -75,6 +78,8 @@ def parse_options(method: str, words: Mapping[str, str]) -> dict[str, Any]:
         {'components': 8}
         >>> parse_options("flow", {"alpha": "auto", "epochs": "3"})
         {'alpha': 'auto', 'epochs': 3}
+        >>> parse_options("flow", {"parts": "false"})
+        {'parts': False}
     """
     kinds = model_class(method).option_types()
     check_options(method, words, kinds)
@@ -89,11 +94,12 @@ def _value(name: str, kind: Any, text: str) -> Any:
                 return text
             continue
         try:
-            return of(text)
-        except ValueError:
+            return _BOOLS[text] if of is bool else of(text)
+        except (KeyError, ValueError):
             continue
     words = [w for of in typing.get_args(kind) for w in typing.get_args(of)] if union else []
+    first = "true or false" if bool in typing.get_args(kind) else "a number"
     raise ApproxMassError(
-        f"{name} takes {' or '.join(['a number', *map(str, words)])}, not {text!r}",
+        f"{name} takes {' or '.join([first, *map(str, words)])}, not {text!r}",
         code="bad-option",
     )
