@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from torch import Tensor
 
 from approxmass import Detector, Explanation, open_images
 from approxmass.cli.explain import explain_files
+from approxmass.data.frame import Box, Frame, box_in
 from approxmass.encoders import WhitenedEncoder
-from approxmass.explain import attribution, picture
-from approxmass.explain.attribution import explain
+from approxmass.explain import attribution
+from approxmass.explain.attribution import Surfaces, as_given, gradients
+from approxmass.explain.picture import overlay, picture, shown_size
 from conftest import mistake, textures
 
 
@@ -20,8 +23,9 @@ def log_prob(code: Tensor) -> Tensor:
     return -0.5 * (code.square().sum(1) + code.shape[1] * math.log(2 * math.pi))
 
 
-def explained(encoder: WhitenedEncoder, images: Tensor) -> Explanation:
-    return explain(encoder, log_prob, images, device=torch.device("cpu"), batch_size=64)
+def explained(encoder: WhitenedEncoder, images: Tensor, boxes: list[Box] | None = None) -> Surfaces:
+    cpu = torch.device("cpu")
+    return gradients(encoder, log_prob, images, boxes, device=cpu, batch_size=64)
 
 
 def whitened(components: int, images: Tensor) -> WhitenedEncoder:
@@ -46,12 +50,13 @@ def test_of_a_gaussian_the_map_and_the_components_are_known(
     axes, scale = encoder.axes.double().numpy(), encoder.scale.double().numpy()
     code = centred @ axes.T * scale
     gradient = (code * scale) @ axes
-    expected = gradient**2 / (gradient**2).sum(1, keepdims=True)
-    np.testing.assert_allclose(found.maps.reshape(7, -1), expected, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        found.maps.reshape(7, -1), gradient**2, rtol=2e-3, atol=1e-6 * (gradient**2).max()
+    )
     np.testing.assert_allclose(
         found.components, code**2 / (code**2).sum(1, keepdims=True), rtol=2e-3, atol=1e-6
     )
-    assert found.names == [str(i) for i in range(1, 31)]
+    assert encoder.names == [str(i) for i in range(1, 31)]
 
 
 def test_the_residual_is_the_last_component_and_tells_of_what_the_others_cannot_see() -> None:
@@ -64,15 +69,26 @@ def test_the_residual_is_the_last_component_and_tells_of_what_the_others_cannot_
     strange[0, 12] = 1.0  # a pixel that the three directions cannot make
     images = torch.tensor(strange * 255).clamp(0, 255).byte().view(-1, 1, 6, 5)
     found = explained(encoder, images)
-    assert found.names == ["1", "2", "3", "residual"]
+    assert encoder.names == ["1", "2", "3", "residual"]
     assert found.components[0, 3] > 0.9
+
+
+def test_outside_of_its_box_an_image_has_no_map() -> None:
+    encoder, images = whitened(30, pixels(400)), pixels(2, seed=1)
+    plain = explained(encoder, images).maps
+    boxed = explained(encoder, images, [Box(1, 0, 3, 5), Box(0, 2, 6, 2)]).maps
+    known = np.isfinite(boxed)
+    assert known[0].all(1).tolist() == [False, True, True, True, False, False]
+    assert known[1].all(0).tolist() == [False, False, True, True, False]
+    np.testing.assert_array_equal(boxed[known], plain[known])
+    assert (boxed[~known] == -np.inf).all()
 
 
 def test_where_there_is_no_gradient_all_shares_are_equal() -> None:
     encoder = whitened(30, pixels(400))
     encoder.scale = torch.zeros(30)
     found = explained(encoder, pixels(1))
-    np.testing.assert_allclose(found.maps, 1 / 30)
+    assert (found.maps == 0).all()
     np.testing.assert_allclose(found.components, 1 / 30)
 
 
@@ -102,7 +118,7 @@ def test_a_foreign_patch_is_found() -> None:
         image[0, row : row + 8, column : column + 8] = digit[0, 10:18, 10:18]
     maps = detector.explain(images).maps
     inside = [
-        share[row : row + 8, column : column + 8].sum()
+        share[row : row + 8, column : column + 8].sum() / share.sum()
         for share, (row, column) in zip(maps, places, strict=True)
     ]
     assert np.mean(inside) / (8 * 8 / 28**2) >= 2
@@ -112,10 +128,10 @@ def test_in_pixel_space_there_is_a_map_and_there_are_no_components() -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (120, 8, 8, 3), dtype=np.uint8)
     found = Detector("pixels", epochs=1).fit(images).explain(images[:3])
-    assert found.maps.shape == (3, 8, 8)
+    assert [each.shape for each in found.maps] == [(8, 8)] * 3
     assert found.components.shape == (3, 0)
-    np.testing.assert_allclose(found.maps.sum((1, 2)), 1)
-    assert (found.maps >= 0).all()
+    assert found.of == "gradient of latent_fit"
+    assert all((each >= 0).all() for each in found.maps)
 
 
 def test_a_baseline_has_nothing_to_explain() -> None:
@@ -124,18 +140,90 @@ def test_a_baseline_has_nothing_to_explain() -> None:
         detector.explain(textures(1))
 
 
-def test_a_picture_shows_the_image_and_is_brightest_where_the_map_is() -> None:
+def of_one(surface: np.ndarray, usual: np.ndarray) -> Explanation:
+    peak = np.array([surface.max()])
+    return Explanation([surface.astype(np.float32)], "x", peak, usual, np.empty((1, 0)), [])
+
+
+def test_a_map_exceeds_the_threshold_where_the_p_value_says_so() -> None:
+    generator = np.random.default_rng(0)
+    for n in (39, 40, 99, 137):
+        usual = generator.normal(size=n)
+        for rate in (0.05, 0.1, 0.31):
+            peaks = np.concatenate([generator.normal(size=200), usual])
+            found = Explanation([], "x", peaks, usual, np.empty((0, 0)), [])
+            np.testing.assert_array_equal(peaks > found.threshold(rate), found.p_value <= rate)
+    few = Explanation([], "x", np.array([9.0]), np.arange(18.0), np.empty((0, 0)), [])
+    assert few.threshold(0.05) == np.inf
+    assert few.p_value[0] > 0.05
+
+
+def test_maps_of_usual_images_keep_below_their_threshold_in_95_of_100() -> None:
+    """Pooled over 20 fits, within what the beta-binomial law allows in 99.9 of 100 lots."""
+    over, n, new = 0, 75, 100
+    for seed in range(20):
+        detector = Detector(seed=seed, epochs=1, holdout=0.2, components=16)
+        detector.fit(textures(500, seed=seed))
+        found = detector.explain(textures(new, seed=1000 + seed))
+        n = len(found.usual)
+        limit = found.threshold(0.05)
+        over += sum(bool(each.max() > limit) for each in found.maps)
+    ranks = math.floor(0.05 * (n + 1))
+    law = stats.betabinom(new, ranks, n + 1 - ranks)
+    mean, spread = 20 * law.mean(), (20 * law.var()) ** 0.5
+    assert abs(over - mean) < 3.3 * spread
+
+
+def test_a_map_has_the_size_of_the_image_whatever_the_frame() -> None:
+    surface = np.full((4, 4), -np.inf)
+    surface[1:3] = [[0.0, 1, 2, 3], [4, 5, 6, 7]]
+    box = box_in(50, 100, Frame(64, 64))
+    found = as_given(surface, box, (64, 64), (50, 100))
+    assert found.shape == (50, 100)
+    assert np.isfinite(found).all()
+    assert (found[0, 0], found[-1, -1]) == (0, 7)
+    # The middle of cell (2, 1) of the frame, 40 down and 24 right, lies here in the image.
+    assert found[37, 37] == pytest.approx(5, abs=0.1)
+    whole = as_given(np.arange(16.0).reshape(4, 4), None, (64, 64), (64, 64))
+    assert whole[:8, :8].max() == pytest.approx(whole[7, 7])
+    assert whole.max() == 15
+
+
+def test_maps_of_a_detector_are_those_of_the_images_as_given(fitted: Detector) -> None:
+    found = fitted.explain(textures(3, seed=2))
+    assert [each.shape for each in found.maps] == [(12, 12)] * 3
+    np.testing.assert_allclose([each.max() for each in found.maps], found.peaks, rtol=1e-6)
+    assert found.of == "gradient of fused"
+    assert len(found.usual) == fitted.facts.calibration
+
+
+def test_a_picture_has_contours_where_the_map_is_beyond_the_limit() -> None:
     image = np.zeros((3, 10, 20), np.uint8)
-    image[0, 2, 3] = 255
-    share = np.zeros((10, 20))
-    share[7, 15] = 1
-    shown = np.asarray(picture(image, share)).astype(int)
-    scale = (shown.shape[1] - 8) // 40
-    assert shown.shape == (10 * scale, 40 * scale + 8, 3)
-    assert shown[int(2.5 * scale), int(3.5 * scale)].tolist() == [255, 0, 0]
-    over = shown[:, 20 * scale + 8 :].sum(2)
-    row, column = np.unravel_index(over.argmax(), over.shape)
-    assert (row // scale, column // scale) == (7, 15)
+    height, width = shown_size((10, 20))
+    surface = np.zeros((height, width))
+    surface[100:140, 50:90] = 5.0
+    usual = np.arange(100) / 100
+    drawn = np.asarray(overlay(image, None, of_one(surface, usual), 0)).astype(int)
+    red = (drawn == (200, 16, 46)).all(2)
+    assert red[100, 50:90].all()
+    assert red[100:140, 50].all()
+    assert not red[:95].any()
+    assert not red[:, 100:].any()
+    empty = np.asarray(overlay(image, None, of_one(np.zeros((height, width)), usual), 0))
+    assert (empty == 0).all()  # the image alone
+
+
+def test_a_picture_keeps_the_shape_of_long_images_and_says_what_it_shows() -> None:
+    image = np.zeros((1, 96, 64), np.uint8)
+    box = box_in(1270, 500, Frame(96, 64))
+    height, width = shown_size((1270, 500))
+    found = of_one(np.zeros((height, width)), np.arange(100.0))
+    drawn = picture(image, box, found, 0, name="a/long name\n.png", p_value=0.5)
+    assert (height, width) == (336, 132)
+    assert drawn.height > height
+    assert drawn.width > 2 * width
+    quiet = of_one(np.zeros((height, width)), np.arange(5.0))  # too few to say
+    picture(image, box, quiet, 0, name="x" * 500, p_value=1.0)
 
 
 def test_pictures_of_several_sources(fitted: Detector, tmp_path: Path) -> None:
@@ -159,8 +247,13 @@ def test_pictures_of_several_sources(fitted: Detector, tmp_path: Path) -> None:
         shares = [part["share"] for part in row["components"]]
         assert shares == sorted(shares, reverse=True)
         assert len(shares) == 3
+    found = fitted.explain(tmp_path / "x.npy")
+    by_map = [row["map"] for row in rows[2:]]
+    np.testing.assert_allclose([each["p_value"] for each in by_map], found.p_value)
+    np.testing.assert_allclose([each["highest"] for each in by_map], found.peaks, rtol=1e-6)
+    assert {each["threshold"] for each in by_map} == {found.threshold()}
     with Image.open(tmp_path / "out" / "003-0.png") as shown:
-        assert shown.size == (2 * 12 * 19 + 8, 12 * 19)
+        assert shown.height > 336
 
 
 def test_no_source_is_overwritten(fitted: Detector, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from approxmass import Detector
 from approxmass.cli.main import app as command_line
 from approxmass.data import Chunk
 from approxmass.errors import ApproxMassError, Code
-from approxmass.explain.picture import picture
+from approxmass.explain.picture import picture, shown_size
 from approxmass.serve import Limits, create_app
 from approxmass.serve.batching import Batcher
 from approxmass.serve.connections import impatient
@@ -144,7 +144,10 @@ def test_names(client: TestClient) -> None:
 def test_an_image_beside_its_heat_map(client: TestClient, detector: Detector) -> None:
     answer = client.post("/explain", files=forms(FILES[:1]))
     assert answer.headers["content-type"] == "image/png"
-    offline = picture(IMAGES[:1], detector.explain(IMAGES[:1]).maps[0])
+    (chunk,) = detector.chunks(IMAGES[:1])
+    found = detector.explain_pixels(chunk.images, chunk.boxes, [shown_size(chunk.sizes[0])])
+    p = float(detector.score(IMAGES[:1]).p_value[0])
+    offline = picture(chunk.images[0], None, found, 0, name="0.png", p_value=p)
     served = Image.open(io.BytesIO(answer.content))
     difference = np.abs(np.asarray(served, int) - np.asarray(offline, int))
     assert difference.max() <= 2

@@ -106,6 +106,7 @@ def fit(
     from ..detector import Detector
     from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
+    from ..training.checkpoint import second_of
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws)
@@ -128,7 +129,8 @@ def fit(
         detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
         if is_main_process():
             detector.save(output)
-            checkpoint.unlink(missing_ok=True)
+            for each in (checkpoint, second_of(checkpoint)):
+                each.unlink(missing_ok=True)
             show_detector(output, detector, json_file)
     except KeyboardInterrupt:
         if is_main_process():

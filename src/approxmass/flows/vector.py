@@ -38,7 +38,9 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "gf": lambda d: zuko.flows.GF(d, transforms=6, components=8),
 }
 # Those made of affine couplings.
-_AFFINE = ("realnvp", "identity", "nice")
+_AFFINE = ("realnvp", "identity", "patches", "nice")
+# Those that start as the identity, so that their density starts as the standard normal one.
+_FROM_IDENTITY = ("identity", "patches")
 
 
 class VectorFlow(nn.Module):
@@ -47,7 +49,7 @@ class VectorFlow(nn.Module):
     Arguments:
         name: One of `VECTOR_FLOWS`; `realnvp` (affine couplings under random masks) is what the
             detector uses; `identity` is a smaller one that starts as the identity, so that its
-            density starts as the standard normal one.
+            density starts as the standard normal one, and so does `patches`, a larger one.
         dimension: D, at least 2.
         seed: Fixes the initial weights and the random masks.
         jitter: Standard deviation of the Gaussian noise added to training inputs.
@@ -101,7 +103,7 @@ class VectorFlow(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if name == "identity":
+        if name in _FROM_IDENTITY:
             start_at_identity(self.flow)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

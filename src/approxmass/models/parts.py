@@ -15,6 +15,7 @@ from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
 from ..mass import log_prob_and_mass
 from ..training import recipes
+from ..training.checkpoint import second_of
 from ..training.flow import train
 from .bar import FlowBar
 from .base import FitRun
@@ -84,9 +85,6 @@ class Parts(nn.Module):
         training = replace(recipes.for_patches(len(codes), codes.shape[1]), seed=seed)
         if alpha != "auto":
             training = replace(training, alpha=alpha)
-        beside = None
-        if run.checkpoint is not None:
-            beside = run.checkpoint.with_name(f"{run.checkpoint.name}.parts")
         bar = FlowBar() if run.progress else None
         with bar or contextlib.nullcontext():
             if bar is not None:
@@ -98,7 +96,7 @@ class Parts(nn.Module):
                 self.flow,
                 codes,
                 training,
-                checkpoint=beside,
+                checkpoint=None if run.checkpoint is None else second_of(run.checkpoint),
                 resume=run.resume,
                 fingerprint=fingerprint,
                 on_step=bar,

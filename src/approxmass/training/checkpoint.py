@@ -1,9 +1,10 @@
 """Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
 
-__all__ = ["pack", "unpack"]
+__all__ = ["pack", "second_of", "unpack"]
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors
@@ -108,3 +109,13 @@ def unpack(
             f"{name} is not a checkpoint or was cut short: remove it to start anew", code="damaged"
         ) from error
     return state
+
+
+def second_of(checkpoint: Path) -> Path:
+    """Where the state of the second training of a fit is kept.
+
+    Example:
+        >>> second_of(Path("d.checkpoint.safetensors")).name
+        'd.checkpoint.safetensors.parts'
+    """
+    return checkpoint.with_name(f"{checkpoint.name}.parts")
