@@ -7,19 +7,25 @@ the nine others, and FashionMNIST against three grey sets. Nothing is set by han
 stopped, it goes on with the next one that is missing.
 """
 
+import io
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
 
-from approxmass import open_images
+from approxmass import Detector, open_images
 from approxmass.data import ImageSource, open_labels
 from approxmass.data.part import part_of
 from approxmass.evaluation.compare import Comparison, compare
-from approxmass.evaluation.metrics import Interval
+from approxmass.evaluation.localize import Localization, Places
+from approxmass.evaluation.metrics import Interval, auroc
 from approxmass.evaluation.paired import paired_difference
 from approxmass.paper.runs import Runs
 
@@ -39,6 +45,8 @@ GREY = {"mnist": "MNIST", "kmnist": "KMNIST", "emnist_letters": "EMNIST letters"
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 # Of the images of the nine other classes every ninth is scored.
 EVERY = 9
+# After the file: the name of its bad images.
+BAD = ":bad"
 MINUTES = {"fashion_mnist": 12.0, "cifar10 pairs": 8.0}
 
 Task = tuple[ImageSource, ImageSource, dict[str, Any]]
@@ -55,11 +63,9 @@ def labelled(path: Path, keep: Any, name: str) -> ImageSource:
 def real(data: Path, name: str) -> Task:
     """Good and bad images of a real-size set."""
     test = data / name / "test.parquet"
-    good, bad = (labelled(test, lambda label, is_=is_: label == is_, n) for is_, n in _KINDS)
+    names = {0: "good", 1: f"{test}{BAD}"}
+    good, bad = (labelled(test, lambda label, is_=is_: label == is_, n) for is_, n in names.items())
     return open_images(data / name / "train.parquet"), good, {"bad": bad}
-
-
-_KINDS = ((0, "good"), (1, "bad"))
 
 
 def one_class(data: Path, kind: int) -> Task:
@@ -96,14 +102,22 @@ def row(name: str, task: Task) -> dict[str, Any]:
     started = time.monotonic()
     images, inside, oods = task
     encoder = "lite2" if name.startswith("lite2") else "auto"
-    found = [compare(images, oods, id_images=inside, seed=seed, encoder=encoder) for seed in SEEDS]
+    settings = {"encoder": encoder, "parts": False} if encoder == "lite2" else {"encoder": encoder}
+    found = [compare(images, oods, id_images=inside, seed=seed, **settings) for seed in SEEDS]
+    if found[0].detector.settings.options["parts"]:
+        for each in found:
+            each.scores["penalised: fused, without parts"] = without_parts(
+                each, images, inside, oods
+            )
     facts = [each.facts() for each in found]
     mean = {
-        f"{line['of']}: {line['name']}": {
-            ood: round(float(np.mean([f["lines"][i]["auroc"][ood]["value"] for f in facts])), 4)
+        line: {
+            ood: round(
+                float(np.mean([auroc(f.scores[line][f.id], f.scores[line][ood]) for f in found])), 4
+            )
             for ood in oods
         }
-        for i, line in enumerate(facts[0]["lines"])
+        for line in found[0].scores
     }
     best = {ood: max((k for k in mean if k.startswith("plain")), key=lambda k: mean[k][ood])
             for ood in oods}  # fmt: skip
@@ -125,15 +139,86 @@ def row(name: str, task: Task) -> dict[str, Any]:
                 ood: paired(found, f"penalised: {statistic}", f"vanilla: {statistic}", ood)
                 for ood in oods
             }
-            for statistic in ("fused", "nll", "mass")
+            for statistic in ("fused", "nll", "mass", "patch_nll", "patch_mass")
+            if f"vanilla: {statistic}" in found[0].scores
         },
         "fused_less_best_plain": {
             ood: {"line": best[ood]} | paired(found, "penalised: fused", best[ood], ood)
             for ood in oods
         },
+        **extra(found, images, inside, oods),
         "settings": facts[0]["settings"],
         "machine": facts[0]["machine"],
     }
+
+
+def without_parts(
+    found: Comparison, images: ImageSource, inside: ImageSource, oods: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The same detector without its patch level: what that adds."""
+    plain = Detector(seed=found.seed, parts=False).fit(images)
+    sets = {found.id: inside, **oods}
+    return {name: plain.score(of).statistic for name, of in sets.items()}
+
+
+def extra(
+    found: list[Comparison], images: ImageSource, inside: ImageSource, oods: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What there is to say of parts: what they add, and how well maps fit masks."""
+    if "penalised: fused, without parts" not in found[0].scores:
+        return {}
+    (ood,) = oods
+    facts: dict[str, Any] = {
+        "with_less_without_parts": paired(
+            found, "penalised: fused", "penalised: fused, without parts", ood
+        ),
+        "detector_mib": round(size_of(found[0].detector), 1),
+    }
+    masks = masks_of(oods[ood])
+    if masks is not None:
+        facts["places"] = [
+            asdict(places(each.detector, inside, oods[ood], masks)) for each in found
+        ]
+    return facts
+
+
+def size_of(detector: Detector) -> float:
+    """MiB of its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder) / "d")
+        return sum(path.stat().st_size for path in Path(folder, "d").iterdir()) / 2**20
+
+
+def masks_of(source: ImageSource) -> list[Any] | None:
+    """Masks `(H, W)` of the bad images of a Parquet file, where it has them."""
+    table = pq.read_table(source.name.removesuffix(BAD))
+    if "mask" not in table.column_names:
+        return None
+    labels = table["label"].to_pylist()
+    cells = [m for m, label in zip(table["mask"].to_pylist(), labels, strict=True) if label == 1]
+    cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
+    return [np.asarray(Image.open(io.BytesIO(cell)).convert("L")) > 0 for cell in cells]
+
+
+def places(
+    detector: Detector, inside: ImageSource, bad: ImageSource, masks: list[Any]
+) -> Localization:
+    """How well the maps of good and bad images show the defects."""
+    gathered = Places()
+    side = detector.shape[1] // 16
+    done = 0
+    for source, of in ((inside, None), (bad, masks)):
+        for chunk in detector.chunks(source):
+            flagged = detector.score_pixels(chunk.images, chunk.boxes).is_outlier
+            maps = detector.explain_pixels(chunk.images, chunk.boxes, chunk.sizes).maps
+            for i, surface in enumerate(maps):
+                mask = np.zeros(surface.shape, bool) if of is None else of[done]
+                box = None if chunk.boxes is None else chunk.boxes[i]
+                height = detector.shape[1] if box is None else box.height
+                cell = detector.shape[1] / side * surface.shape[0] / height
+                gathered.add(surface, mask, cell=cell, flagged=bool(flagged[i]))
+                done += of is not None
+    return gathered.figures()
 
 
 def paired(found: list[Comparison], one: str, other: str, ood: str) -> dict[str, float]:

@@ -125,7 +125,7 @@ class PatchEncoder(nn.Module):
             ApproxMassError: the patches are all the same.
         """
         known = patches.places >= 0
-        values, places = self._unit(patches.values[known]), patches.places[known]
+        values, places = self.scaled(patches.values[known]), patches.places[known]
         self.center = self._means(values, places).float()
         values -= self.center[places]
         order = torch.randperm(len(values), generator=seeded_generator(seed, "covariance", 0))
@@ -153,7 +153,7 @@ class PatchEncoder(nn.Module):
 
     def centered(self, patches: Patches) -> Tensor:
         """Patches `(N, k, D)` as they are seen, less what is usual in their places."""
-        return self._unit(patches.values) - self.center[patches.places.clamp_min(0)]
+        return self.scaled(patches.values) - self.center[patches.places.clamp_min(0)]
 
     def codes(self, centered: Tensor) -> Tensor:
         """Codes `(..., D)`."""
@@ -165,5 +165,6 @@ class PatchEncoder(nn.Module):
         length: Tensor = torch.linalg.vector_norm(rest, dim=-1)
         return length
 
-    def _unit(self, values: Tensor) -> Tensor:
+    def scaled(self, values: Tensor) -> Tensor:
+        """Patches `(..., D)`, each map of length 1."""
         return torch.cat([unit(part) for part in torch.split(values, self.widths, dim=-1)], -1)

@@ -16,19 +16,23 @@ from ..calibration import FALSE_ALARM_RATE, p_values
 from ..data import ImageSource, open_images
 from ..data.part import part_of
 from ..detector import Detector
+from ..encoders.patches import Patches
 from ..errors import ApproxMassError
+from ..models.flow import FlowModel
+from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
 from ..training.holdout import FEWEST_IMAGES, three_shares
 from .lines import plain_lines
 from .metrics import Interval, ood_metrics
 from .paired import paired_difference
+from .patch_lines import PatchLines, patches_of
 
 # Statistics of the two flows that are shown, as far as they have them.
-_SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour")
-_OF_THE_FLOW = ("fused", "nll", "mass", "latent_fit")
+_SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour", *PARTS)
+_OF_THE_FLOW = ("fused", "nll", "mass", "latent_fit", "patch_nll", "patch_mass")
 # What the plain lines are calibrated on and tried on, by these names.
-_CALIBRATION = "calibration"
+_CALIBRATION = "images that calibrate"
 # Of each interval: there are many.
 _DRAWS = 300
 # Images whose scoring is timed.
@@ -135,13 +139,12 @@ def compare(
     vanilla.fit(source, progress=progress)
     scores: dict[str, dict[str, Floats]] = {}
     with limited_threads(detector.threads):
-        features = _score(detector, vanilla, sources, scores)
-        training, calibration = _fitted_features(detector, source)
-        found = plain_lines(training, {_CALIBRATION: calibration, **features})
-    calibrations = {f"plain: {name}": by_set.pop(_CALIBRATION) for name, by_set in found.items()}
+        learnt, calibrating = _fitted_on(detector, source)
+        sources = {**sources, _CALIBRATION: calibrating}
+        features = _score(detector, vanilla, sources, learnt.lines, scores)
+        found = plain_lines(learnt.features, features)
     scores |= {f"plain: {name}": by_set for name, by_set in found.items()}
-    for of, each in (("penalised", detector), ("vanilla", vanilla)):
-        calibrations |= {f"{of}: {name}": values for name, values in each.calibration.items()}
+    calibrations = {key: by_set.pop(_CALIBRATION) for key, by_set in scores.items()}
     seed = detector.settings.seed
     counts = {name: len(of) for name, of in next(iter(scores.values())).items()}
     return Comparison(
@@ -173,13 +176,49 @@ def _two(source: ImageSource, id_images: Any, seed: int) -> tuple[ImageSource, I
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Learnt:
+    """What plain lines learn from: features of the training images; those of patches, fitted."""
+
+    features: dict[str, Tensor]
+    lines: PatchLines | None
+
+
+def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageSource]:
+    """Of the images that were trained on what plain lines need, and the images that calibrate."""
+    settings, model = detector.settings, detector.model
+    shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
+    rows = np.empty(len(source), np.int64)
+    rows[shares.order] = np.arange(len(source))
+    parts = [
+        part_of(source, (rows >= share.start) & (rows < share.stop), _CALIBRATION)
+        for share in (shares.training, shares.calibration)
+    ]
+    features, kept, done = [], [], 0
+    for _, _, views in _views(detector, parts[0]):
+        features.append(model.features(views))
+        some = model.kept(views, range(done, done + len(views)), len(parts[0]))
+        kept.append(patches_of(model, some))
+        done += len(views)
+    # In the order in which they were drawn, of which plain lines take the first.
+    drawn = torch.from_numpy(np.argsort(np.argsort(shares.order[shares.training])))
+    found = {kind: of[drawn] for kind, of in _joined(features).items()}
+    seen = [each for each in kept if each is not None]
+    lines = None
+    if seen and isinstance(model, FlowModel) and model.scorer.parts is not None:
+        together = Patches(*(torch.cat(each) for each in zip(*seen, strict=True)))
+        lines = PatchLines(together, model.scorer.parts.code, seed=settings.seed)
+    return _Learnt(found, lines), parts[1]
+
+
 def _score(
     detector: Detector,
     vanilla: Detector,
     sources: Mapping[str, ImageSource],
+    lines: PatchLines | None,
     scores: dict[str, dict[str, Floats]],
 ) -> dict[str, dict[str, Any]]:
-    """Add the scores of both flows; returns the features of every set."""
+    """Add the scores of both flows and of patches; returns the features of every set."""
     both = (
         ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
         ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
@@ -194,25 +233,15 @@ def _score(
                 for statistic in shown:
                     if statistic in statistics:
                         found.setdefault(f"{kind}: {statistic}", []).append(statistics[statistic])
+            patches = patches_of(detector.model, views)
+            if lines is not None and patches is not None:
+                for line, values in lines.scores(patches).items():
+                    found.setdefault(f"plain: {line}", []).append(values)
             seen.append(detector.model.features(views))
-        for key, values in found.items():
-            scores.setdefault(key, {})[name] = np.concatenate(values)
+        for key, parts in found.items():
+            scores.setdefault(key, {})[name] = np.concatenate(parts)
         features[name] = _joined(seen)
     return features
-
-
-def _fitted_features(
-    detector: Detector, source: ImageSource
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Features of the images that were trained on, and of those that calibrate."""
-    settings = detector.settings
-    shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
-    found = _joined([detector.model.features(views) for _, _, views in _views(detector, source)])
-    training, calibration = (
-        {kind: rows[shares.order[share]] for kind, rows in found.items()}
-        for share in (shares.training, shares.calibration)
-    )
-    return training, calibration
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
