@@ -151,9 +151,6 @@ def test_colour_goes_to_a_network_with_its_statistics_and_says_why() -> None:
         "mass",
         "residual",
         "neighbour",
-        "patch_nll",
-        "patch_mass",
-        "patch_residual",
         "typicality",
         "fused",
     ]

@@ -196,7 +196,7 @@ def test_a_detector_finds_a_part_that_does_not_belong_and_comes_back(
     tiny: TinyNetwork, tmp_path: Path
 ) -> None:
     usual = tensors(160).numpy()
-    detector = Detector("lite0", size=64).fit(usual)
+    detector = Detector("lite0", size=64, parts=True).fit(usual)
     new = tensors(40, seed=1).numpy()
     odd = new.copy()
     odd[:, :, 40:52, 12:24] = 255 * (np.indices((12, 12)).sum(0) % 2)
@@ -217,6 +217,15 @@ def test_a_detector_finds_a_part_that_does_not_belong_and_comes_back(
     np.testing.assert_array_equal(again.usual, found.usual)
 
 
+def test_of_photos_parts_are_seen_unasked_and_of_small_images_not(tiny: TinyNetwork) -> None:
+    large = Detector(epochs=1).fit(tensors(120, 72, 72).numpy())
+    assert large.settings.options["parts"] is True
+    assert set(PARTS) < set(large.statistics)
+    small = Detector(epochs=1).fit(tensors(120, 40, 40).numpy())
+    assert small.settings.options["parts"] is False
+    assert not set(PARTS) & set(small.statistics)
+
+
 def test_without_parts_there_are_no_statistics_of_them(tiny: TinyNetwork) -> None:
     detector = Detector("lite0", size=64, parts=False).fit(tensors(120).numpy())
     assert not any(name.startswith("patch") for name in detector.statistics)
@@ -226,7 +235,7 @@ def test_without_parts_there_are_no_statistics_of_them(tiny: TinyNetwork) -> Non
 
 
 def test_the_reflection_around_an_image_counts_for_no_part_of_it(tiny: TinyNetwork) -> None:
-    detector = Detector("lite0", size=64, seed=1).fit(tensors(120).numpy())
+    detector = Detector("lite0", size=64, seed=1, parts=True).fit(tensors(120).numpy())
     image = tensors(1, seed=2).numpy()
     box = [Box(16, 0, 32, 64)]
     other = image.copy()

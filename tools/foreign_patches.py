@@ -41,7 +41,7 @@ def times_area(detector: Detector, kind: str, side: int) -> dict[str, Any]:
     for image, patch, (row, column) in zip(images, foreign, places, strict=True):
         image[:, row : row + side, column : column + side] = patch
     inside = [
-        share[row : row + side, column : column + side].sum()
+        share[row : row + side, column : column + side].sum() / share.sum()
         for share, (row, column) in zip(detector.explain(images).maps, places, strict=True)
     ]
     return {

@@ -66,7 +66,8 @@ class Detector:
         statistic: Of the flow: the score behind the p-values, one of `STATISTICS`; `auto` is
             `latent_fit` for colour images on pixels, else `fused`.
         draws: Of the flow: dequantisation draws an image (`pixels` only).
-        parts: Of the flow: look at the places of an image too; `auto` does where a network sees.
+        parts: Of the flow: look at the places of an image too; `auto` does where a network sees
+            images of more than 64 pixels a side.
         options: Of another method: what its class takes, such as `epochs` or `components`.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..arrays import Shape
 from ..encoders import NETWORKS, is_network
 from ..errors import ApproxMassError
-from .kinds import KINDS, MODULE, kind_of
+from .kinds import KINDS, LARGEST_SIDE, MODULE, kind_of
 from .statistics import STATISTICS
 
 # Grey images up to this side are few numbers enough for their principal components.
@@ -160,18 +160,20 @@ class FlowOptions:
                 f"the encoder {encoder} sees no parts: leave them out, or choose a network",
                 code="bad-option",
             )
-        if self.statistic.startswith("patch_") and not (kind.has_parts and self.parts):
+        chosen = {
+            "encoder": encoder,
+            "preset": kind.presets[0],
+            "statistic": kind.statistic(shape),
+            # Of a small image the parts tell less than the whole: docs/photos.md.
+            "parts": kind.has_parts and max(shape[1:]) > LARGEST_SIDE,
+        }
+        sees_parts = chosen["parts"] if _is_auto(self.parts) else self.parts
+        if self.statistic.startswith("patch_") and not sees_parts:
             raise ApproxMassError(
                 f"the statistic {self.statistic} is of parts: choose a network with parts, or "
                 "another statistic",
                 code="bad-option",
             )
-        chosen = {
-            "encoder": encoder,
-            "preset": kind.presets[0],
-            "statistic": kind.statistic(shape),
-            "parts": kind.has_parts,
-        }
         autos: dict[str, Any] = {
             name: value for name, value in chosen.items() if getattr(self, name) == "auto"
         }
