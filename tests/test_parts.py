@@ -66,6 +66,24 @@ def test_places_count_only_where_they_differ() -> None:
     np.testing.assert_allclose(encoder.center, raw, atol=0.05)
 
 
+def test_what_a_place_varies_in_more_than_others_counts_less_there_and_nothing_counts_more() -> (
+    None
+):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(3000, 3, 6, generator=generator) + 20 * torch.eye(6)[0]
+    values[:, 1, 4] *= 5  # loose there
+    values[:, 2] = 20 * torch.eye(6)[0] + 0.05 * (values[:, 2] - 20 * torch.eye(6)[0])  # stiff
+    given = Patches(values, torch.arange(3).expand(3000, -1))
+    encoder = PatchEncoder([6], 3)
+    codes = encoder.fit_transform(given).view(3000, 3, 6)
+    plain = encoder.centered(given) @ encoder.whitening
+    before, after = (torch.linalg.eigvalsh(torch.cov(each[:, 1].T)) for each in (plain, codes))
+    assert before[-1] > 2
+    assert after[-1] == pytest.approx(1, abs=0.15)
+    np.testing.assert_allclose(codes[:, 2], plain[:, 2], atol=1e-5)
+    assert (codes.norm(dim=2) <= plain.norm(dim=2) + 1e-5).all()
+
+
 def test_contrast_is_not_seen_and_each_map_has_its_say() -> None:
     encoder = PatchEncoder([3, 2], 4)
     given = patches(200, 4, 5)
@@ -119,7 +137,7 @@ def test_at_the_start_of_the_flow_the_statistics_are_those_of_a_gaussian() -> No
     code.fit_transform(given)
     parts = Parts(code, VectorFlow("patches", 8).requires_grad_(False))
     found = parts.maps(given)
-    codes = code.codes(code.centered(given)).double()
+    codes = code.codes(code.centered(given), given.places).view(30, 6, 8).double()
     squared = codes.square().sum(2)
     expected = 0.5 * (squared + 8 * math.log(2 * math.pi))
     np.testing.assert_allclose(found["patch_nll"], expected, rtol=1e-5)

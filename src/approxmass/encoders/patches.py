@@ -18,6 +18,8 @@ from .network import Network
 _CELL = 16
 # Principal components whose rest is the residual.
 _COMPONENTS = 64
+# Directions of a place that are looked at, and patches that knowing nothing of it is worth.
+_LOOSE, _WORTH = 16, 100
 # Patches that the covariance is of.
 _MOST = 20_000
 
@@ -91,7 +93,9 @@ class PatchEncoder(nn.Module):
 
     The mean of a place is shrunk towards the mean of all by what its sampling error is worth
     (James and Stein, number by number), so that places count where images are aligned and only
-    there.
+    there. Whitened are all places together; then the directions in which a place varies most are
+    shortened to the variance of the others. None is lengthened: where all usual images are alike,
+    a trifle would become an alarm.
 
     Arguments:
         widths: Channels of the maps, one after the other in the values.
@@ -101,6 +105,8 @@ class PatchEncoder(nn.Module):
     center: Tensor
     whitening: Tensor
     axes: Tensor
+    loose: Tensor
+    excess: Tensor
 
     def __init__(self, widths: Sequence[int], places: int) -> None:
         super().__init__()
@@ -110,6 +116,9 @@ class PatchEncoder(nn.Module):
         self.register_buffer("whitening", torch.zeros(dimension, dimension))
         kept = min(_COMPONENTS, dimension // 2)
         self.register_buffer("axes", torch.zeros(dimension, kept))
+        loose = min(_LOOSE, dimension)
+        self.register_buffer("loose", torch.zeros(places, dimension, loose))
+        self.register_buffer("excess", torch.zeros(places, loose))
 
     @property
     def dimension(self) -> int:
@@ -132,7 +141,35 @@ class PatchEncoder(nn.Module):
         variances, axes = shrunk_covariance(values[order[:_MOST]].double())
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
-        return values @ self.whitening
+        codes = values @ self.whitening
+        self._learn_places(codes, places)
+        return self._evened(codes, places)
+
+    def _learn_places(self, codes: Tensor, places: Tensor) -> None:
+        """The directions in which the codes of each place vary most, and by how much too much."""
+        found, excess = torch.zeros_like(self.loose), torch.zeros_like(self.excess)
+        for place in range(self.places):
+            here = codes[places == place].double()
+            if len(here) < 2:
+                continue
+            # Shrunk towards the identity, which is the covariance of all places.
+            weight = len(here) / (len(here) + _WORTH)
+            covariance = weight * torch.cov(here.T)
+            covariance.diagonal().add_(1 - weight)
+            variances, axes = torch.linalg.eigh(covariance)
+            found[place] = axes[:, -self.loose.shape[2] :].float()
+            spread = variances[-self.loose.shape[2] :].clamp_min(1).rsqrt()
+            excess[place] = (1 - spread).float()
+        self.loose, self.excess = found, excess
+
+    def _evened(self, codes: Tensor, places: Tensor) -> Tensor:
+        """Codes `(M, D)` at their places `(M,)`, the directions in which these vary shortened."""
+        found = [codes[:0]]
+        for some, at in zip(torch.split(codes, 1024), torch.split(places, 1024), strict=True):
+            loose = self.loose[at]
+            along = torch.bmm(some[:, None], loose) * self.excess[at][:, None]
+            found.append(some - torch.bmm(along, loose.mT)[:, 0])
+        return torch.cat(found)
 
     def _means(self, values: Tensor, places: Tensor) -> Tensor:
         mean = values.mean(0, dtype=torch.float64)
@@ -155,9 +192,11 @@ class PatchEncoder(nn.Module):
         """Patches `(N, k, D)` as they are seen, less what is usual in their places."""
         return self.scaled(patches.values) - self.center[patches.places.clamp_min(0)]
 
-    def codes(self, centered: Tensor) -> Tensor:
-        """Codes `(..., D)`."""
-        return centered @ self.whitening
+    def codes(self, centered: Tensor, places: Tensor) -> Tensor:
+        """Codes `(M, D)` of centered patches `(N, k, D)` at their places `(N, k)`; M is N k."""
+        return self._evened(
+            (centered @ self.whitening).flatten(0, 1), places.clamp_min(0).flatten()
+        )
 
     def residual(self, centered: Tensor) -> Tensor:
         """Length of what the first principal components leave, `(...)`."""

@@ -108,7 +108,7 @@ class Parts(nn.Module):
         """Each of `PARTS` at every place `(N, k)`, float64; minus infinity outside of an image."""
         outside = patches.places < 0
         centered = self.code.centered(patches)
-        codes = self.code.codes(centered).flatten(0, 1)
+        codes = self.code.codes(centered, patches.places)
         nll, mass = self._densities(codes)
         residual = capped(self.code.residual(centered).double())
         found = (nll.view_as(residual), mass.view_as(residual), residual)
