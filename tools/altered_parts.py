@@ -253,7 +253,7 @@ def main(data: Path, target: Path) -> None:
             codes[each] = figures(lambda seen, of=code: of(seen).norm(dim=2), inside, altered)
             print(name, each, {k: round(v, 3) for k, v in codes[each].items()}, flush=True)
         own = detectors(training)
-        codes[CHOSEN] = figures(lambda seen: own(seen).norm(dim=2), inside, altered)
+        codes[CHOSEN] = figures(lambda seen, of=own: of(seen).norm(dim=2), inside, altered)
         print(name, CHOSEN, {k: round(v, 3) for k, v in codes[CHOSEN].items()}, flush=True)
         found = {"code": codes, "flow": flows(own, training, inside, altered)}
         runs.keep({"set": name, **_rounded(found)})
