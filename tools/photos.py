@@ -303,6 +303,44 @@ def real_markdown(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def parts_markdown(facts: dict[str, Any]) -> str:
+    """The real-size sets: what parts add, and how well maps show defects."""
+    rows = sorted(
+        (row for row in facts["rows"] if row["set"] in REAL), key=lambda row: REAL.index(row["set"])
+    )
+    lines = [
+        "| set | fused: with - without parts | patch_mass: penalised - vanilla | patch_nll: "
+        "penalised - vanilla | MiB of the detector |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        differences = row["penalised_less_vanilla"]
+        lines.append(
+            f"| {row['set']} | {_signed(row['with_less_without_parts'])} "
+            f"| {_signed(differences['patch_mass']['bad'])} "
+            f"| {_signed(differences['patch_nll']['bad'])} | {row['detector_mib']:.1f} |"
+        )
+    lines += [
+        "",
+        "| set, seed | pixel AUROC | AU-PRO at 30% | hottest place on the defect | of those flagged |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for seed, found in zip(SEEDS, row.get("places", []), strict=False):
+            lines.append(
+                f"| {row['set']}, {seed} | {_within(found['pixel_auroc'])} "
+                f"| {_within(found['au_pro'])} | {_within(found['hits'])} of {found['defects']} "
+                f"| {_within(found['flagged_hits'])} of {found['flagged']} |"
+            )
+    return "\n".join(lines)
+
+
+def _within(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
 def pairs_markdown(facts: dict[str, Any], name: str) -> str:
     """A set against several others."""
     (row,) = (row for row in facts["rows"] if row["set"] == name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import photos
 from altered_images import markdown as altered_images
+from altered_parts import markdown as altered_parts
 from altered_photos import markdown as altered_photos
 from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
@@ -84,6 +85,8 @@ def fragments() -> dict[str, str]:
         "altered_images": altered_images(_read("results/altered_images.json")),
         "altered_photos": altered_photos(_read("results/altered_photos.json")),
         "photos_real": photos.real_markdown(_read("results/photos.json")),
+        "photos_parts": photos.parts_markdown(_read("results/photos.json")),
+        "altered_parts": altered_parts(_read("results/altered_parts.json")),
         "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
         "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
         "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),

@@ -43,7 +43,6 @@ FUSED = (
     "neighbour",
     "patch_nll",
     "patch_mass",
-    "patch_residual",
 )
 
 

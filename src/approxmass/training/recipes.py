@@ -30,7 +30,7 @@ _RATES = {1: 5e-5, 3: 1e-4}
 # was the best for it on altered photos.
 _FEATURE_NOISE, _VANILLA_NOISE = 0.5, 1.0
 # The same of patches.
-_PATCH_NOISE, _VANILLA_PATCH_NOISE = 0.1, 0.1
+_PATCH_NOISE, _VANILLA_PATCH_NOISE = 0.1, 1.0
 # Where there are codes enough, larger batches are quicker; this rate brings the loss on held-out
 # images to where the smaller ones bring it.
 _MANY, _LARGER_BATCH, _HIGHER_RATE = 11_000, 1024, 2e-3
