@@ -190,8 +190,8 @@ def test_a_map_has_the_size_of_the_image_whatever_the_frame() -> None:
 
 
 def test_maps_of_a_detector_are_those_of_the_images_as_given(fitted: Detector) -> None:
-    found = fitted.explain(textures(3, seed=2))
-    assert [each.shape for each in found.maps] == [(12, 12)] * 3
+    found = fitted.explain(textures(4, seed=2))
+    assert [each.shape for each in found.maps] == [(12, 12)] * 4
     np.testing.assert_allclose([each.max() for each in found.maps], found.peaks, rtol=1e-6)
     assert found.of == "gradient of fused"
     assert len(found.usual) == fitted.facts.calibration

@@ -309,6 +309,9 @@ def test_a_fit_of_photos_holds_few_of_them_at_a_time(
         return view(self, images, boxes)
 
     monkeypatch.setattr(FlowModel, "view", counted)
+    # Of parts a number is kept that does not grow with the images; here it is small like these.
+    monkeypatch.setattr("approxmass.models.flow._MOST_WHOLE", 32)
+    monkeypatch.setattr("approxmass.encoders.pooled._PATCHES", 2000)
     detector = Detector("lite0", epochs=1, size=64, threads=1)
     tracemalloc.start()
     try:

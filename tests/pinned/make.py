@@ -78,6 +78,7 @@ def main() -> None:
     probe = np.concatenate([open_images("sample:fashion_mnist/test").read()[:8], odd[:8]])
     pinned = {}
     in_colour = {"colour": Detector("pixels", epochs=1, size=8), "photos": Detector(epochs=1)}
+    in_colour["parts"] = Detector(epochs=1, parts=True)
     for name, detector in (detectors() | in_colour).items():
         images, asked = (usual, probe) if name not in in_colour else (colour, colour[:16] // 2)
         kind = BASELINES.get(name)

@@ -207,7 +207,7 @@ class FlowScorer(nn.Module):
         def density(at: Tensor) -> Tensor:
             log_p, features = self._through(at)
             if seen is not None:
-                seen.extend(features)
+                seen.extend(f if create_graph else f.detach() for f in features)
             return log_p
 
         log_p, mass = log_prob_and_mass(density, code, create_graph=create_graph)
