@@ -26,7 +26,7 @@ from .storage.spool import Spool
 from .training.holdout import Shares, three_shares
 
 # Images whose statistics are computed together: their whole views are large.
-_TOGETHER = 256
+_TOGETHER = 64
 # The peaks of the maps of so many say what is usual: a gradient takes longer than a score.
 _MOST_PEAKS = 1024
 
