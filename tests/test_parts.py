@@ -12,6 +12,7 @@ from approxmass import Detector
 from approxmass.data.frame import Box, Frame, box_in
 from approxmass.encoders import PooledEncoder
 from approxmass.encoders.patches import PatchEncoder, Patches, inside_of, patch_maps
+from approxmass.evaluation.patch_lines import PatchLines
 from approxmass.flows import VectorFlow
 from approxmass.models.parts import PARTS, Parts, highest
 from approxmass.storage.spool import Spool
@@ -162,6 +163,32 @@ def test_what_lies_outside_of_an_image_changes_nothing() -> None:
     for name, values in parts(Patches(given.values, places)).items():
         np.testing.assert_array_equal(values, parts(Patches(wild, places))[name])
     assert list(parts(given)) == list(PARTS)
+
+
+# --- plain lines
+
+
+def test_plain_lines_on_patches_know_what_they_are_called_after() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0, 4.0])[:, None]  # of two places
+    values = torch.randn(4000, 2, 5, generator=generator) * scale
+    places = torch.arange(2).expand(4000, 2)
+    lines = PatchLines(Patches(values, places), seed=0)
+    probe = torch.zeros(3, 2, 5)
+    probe[0, 0, 0] = probe[1, 1, 0] = 4.0
+    probe[2, 1, :] = 9.0
+    found = lines.scores(Patches(probe, places[:3]))
+    # Four deviations of the first place are one of the second; to all together they are alike.
+    np.testing.assert_allclose(found["patches: Gaussian a place"][:2], [4, 1], rtol=0.1)
+    one, other, _ = found["patches: Mahalanobis"]
+    assert one == pytest.approx(other, rel=0.05)
+    assert one == pytest.approx(4 / 8.5**0.5, rel=0.05)
+    memory = lines.scores(Patches(values[:50], places[:50]))["patches: nearest neighbour"]
+    assert (memory < 1e-2).all()
+    assert found["patches: nearest neighbour"][2] > 3
+    assert found["patches: PCA residual"][2] > found["patches: PCA residual"][0]
+    outside = Patches(probe, torch.tensor([[0, -1]] * 3))
+    np.testing.assert_allclose(lines.scores(outside)["patches: Gaussian a place"][1:], 0, atol=0.1)
 
 
 # --- views

@@ -322,7 +322,8 @@ def parts_markdown(facts: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| set, seed | pixel AUROC | AU-PRO at 30% | hottest place on the defect | of those flagged |",
+        "| set, seed | pixel AUROC | AU-PRO at 30% | hottest place on the defect "
+        "| of those flagged |",
         "|---|---|---|---|---|",
     ]
     for row in rows:

@@ -206,6 +206,10 @@ class Baseline(ABC):
         """The pixels."""
         return {"pixels": unit_pixels(views).flatten(1)}
 
+    def patches(self, views: Tensor) -> None:
+        """It sees none."""
+        return
+
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit behind a detector.
 

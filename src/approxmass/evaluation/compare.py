@@ -18,7 +18,6 @@ from ..data.part import part_of
 from ..detector import Detector
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
-from ..models.flow import FlowModel
 from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
@@ -26,7 +25,7 @@ from ..training.holdout import FEWEST_IMAGES, three_shares
 from .lines import plain_lines
 from .metrics import Interval, ood_metrics
 from .paired import paired_difference
-from .patch_lines import PatchLines, patches_of
+from .patch_lines import PatchLines
 
 # Statistics of the two flows that are shown, as far as they have them.
 _SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour", *PARTS)
@@ -198,16 +197,16 @@ def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageS
     for _, _, views in _views(detector, parts[0]):
         features.append(model.features(views))
         some = model.kept(views, range(done, done + len(views)), len(parts[0]))
-        kept.append(patches_of(model, some))
+        kept.append(model.patches(some))
         done += len(views)
     # In the order in which they were drawn, of which plain lines take the first.
     drawn = torch.from_numpy(np.argsort(np.argsort(shares.order[shares.training])))
     found = {kind: of[drawn] for kind, of in _joined(features).items()}
     seen = [each for each in kept if each is not None]
     lines = None
-    if seen and isinstance(model, FlowModel) and model.scorer.parts is not None:
+    if seen:
         together = Patches(*(torch.cat(each) for each in zip(*seen, strict=True)))
-        lines = PatchLines(together, model.scorer.parts.code, seed=settings.seed)
+        lines = PatchLines(together, seed=settings.seed)
     return _Learnt(found, lines), parts[1]
 
 
@@ -233,7 +232,7 @@ def _score(
                 for statistic in shown:
                     if statistic in statistics:
                         found.setdefault(f"{kind}: {statistic}", []).append(statistics[statistic])
-            patches = patches_of(detector.model, views)
+            patches = detector.model.patches(views)
             if lines is not None and patches is not None:
                 for line, values in lines.scores(patches).items():
                     found.setdefault(f"plain: {line}", []).append(values)

@@ -1,6 +1,6 @@
 """Plain lines on the patches behind a detector: what its patch level has to beat."""
 
-__all__ = ["PatchLines", "patches_of"]
+__all__ = ["PatchLines"]
 
 from collections.abc import Callable
 
@@ -10,10 +10,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..arrays import Floats
-from ..encoders import PooledEncoder
 from ..encoders.ledoit_wolf import shrunk_covariance, symmetric_root
-from ..encoders.patches import PatchEncoder, Patches
-from ..models.base import Model
+from ..encoders.patches import Patches
 from ..models.parts import highest
 from ..runtime.random import seeded_generator
 
@@ -24,37 +22,27 @@ _COMPONENTS, _MEMORY, _MOST = 64, 10_000, 20_000
 _FEWEST = 20
 
 
-def patches_of(model: Model, views: Tensor) -> Patches | None:
-    """What is seen at the places of images, of their views; None where a model sees none."""
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, PooledEncoder) or not encoder.widths:
-        return None
-    return encoder.patches(views)
-
-
 class PatchLines:
-    """Scores of images by their patches, each map of length 1, as the detector has them.
+    """Scores of images by their patches, as `Model.patches` gives them.
 
     An image's score is the mean of the highest twentieth of its places, as with the flow.
 
     Arguments:
-        training: What a fit keeps of training images.
-        encoder: Says how maps are scaled.
+        training: Patches of training images.
         seed: Fixes what is drawn.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> places = torch.arange(4).expand(100, 4)
         >>> usual = Patches(torch.randn(100, 4, 8, generator=generator), places)
-        >>> lines = PatchLines(usual, PatchEncoder([8], 4), seed=0)
+        >>> lines = PatchLines(usual, seed=0)
         >>> sorted(lines.scores(usual))[0], lines.scores(usual)["patches: Mahalanobis"].shape
         ('patches: Gaussian a place', (100,))
     """
 
-    def __init__(self, training: Patches, encoder: PatchEncoder, *, seed: int) -> None:
-        self._scaled = encoder.scaled
+    def __init__(self, training: Patches, *, seed: int) -> None:
         known = training.places >= 0
-        rows, places = encoder.scaled(training.values[known]), training.places[known]
+        rows, places = training.values[known], training.places[known]
         order = torch.randperm(len(rows), generator=seeded_generator(seed, "patch lines", 0))
         some = rows[order[:_MOST]]
         with threadpool_limits(1):  # so that they do not depend on the number of threads
@@ -62,13 +50,13 @@ class PatchLines:
                 "Mahalanobis": _mahalanobis(some),
                 "PCA residual": _residual(some, seed),
                 "nearest neighbour": _nearest(rows[order[:_MEMORY]]),
-                "Gaussian a place": _gaussians(rows, places, encoder.places),
+                "Gaussian a place": _gaussians(rows, places),
             }
 
     def scores(self, patches: Patches) -> dict[str, Floats]:
         """Scores `(N,)` by line, of whole views of images."""
         known = patches.places >= 0
-        rows, found = self._scaled(patches.values[known]), {}
+        rows, found = patches.values[known], {}
         for name, score in self._lines.items():
             values = torch.full(known.shape, -torch.inf, dtype=torch.float64)
             values[known] = score(rows, patches.places[known]).double()
@@ -100,18 +88,16 @@ def _nearest(memory: Tensor) -> Score:
     )
 
 
-def _gaussians(rows: Tensor, places: Tensor, count: int) -> Score:
+def _gaussians(rows: Tensor, places: Tensor) -> Score:
     fallback = _mahalanobis(rows[:_MOST])
-    at: list[Score] = []
-    for place in range(count):
-        here = rows[places == place]
-        at.append(_mahalanobis(here) if len(here) >= _FEWEST else fallback)
+    seen = {place: rows[places == place] for place in set(places.tolist())}
+    at = {place: _mahalanobis(here) for place, here in seen.items() if len(here) >= _FEWEST}
 
     def score(rows: Tensor, places: Tensor) -> Tensor:
         found = torch.empty(len(rows))
         for place in set(places.tolist()):
             here = places == place
-            found[here] = at[place](rows[here], places[here])
+            found[here] = at.get(place, fallback)(rows[here], places[here])
         return found
 
     return score

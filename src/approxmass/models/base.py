@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data.frame import Box, Resample
+from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces
 from ..training.flow import EpochRecord
@@ -230,6 +231,9 @@ class Model(Protocol):
 
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """Plain features of views by kind, for plain lines; see `Encoder.features`."""
+
+    def patches(self, views: Tensor) -> Patches | None:
+        """What is seen at the places of images, each map of length 1, for plain lines; or None."""
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of images as `view` gives them."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..arrays import Floats, Shape
 from ..data.frame import Box
 from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
+from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces, gradients
 from ..flows import RealNVP
@@ -146,6 +147,14 @@ class FlowModel:
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """What the encoder has for plain lines."""
         return self.encoder.features(views)
+
+    def patches(self, views: Tensor) -> Patches | None:
+        """With parts, what is seen at the places of images of their views."""
+        parts = self.scorer.parts
+        if parts is None or not isinstance(self.encoder, PooledEncoder):
+            return None
+        values, places = self.encoder.patches(views)
+        return Patches(parts.code.scaled(values), places)
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit the encoder, train the flow and learn the in-distribution range of each statistic.
