@@ -253,15 +253,20 @@ def _signed(found: Mapping[str, float]) -> str:
 
 
 def _table(columns: list[str], areas: list[dict[str, float]]) -> str:
-    """Lines by columns, with their mean; the best of each column in bold."""
+    """Lines by columns, with their mean where all have them; the best of each column in bold."""
     lines = [
         "| line | " + " | ".join(columns) + " | mean |",
         "|---|" + "---|" * (len(columns) + 1),
     ]
     names = list(areas[0])
+    everywhere = [name for name in names if all(name in each for each in areas)]
+    means = {name: float(np.mean([each[name] for each in areas])) for name in everywhere}
     for name in names:
         cells = []
-        for each in [*areas, {n: float(np.mean([a[n] for a in areas])) for n in names}]:
+        for each in [*areas, means]:
+            if name not in each:
+                cells.append("-")
+                continue
             best = round(each[name], 3) == round(max(each.values()), 3)
             cells.append(f"**{each[name]:.3f}**" if best else f"{each[name]:.3f}")
         kind, _, line = name.partition(": ")
@@ -297,7 +302,7 @@ def real_markdown(facts: dict[str, Any]) -> str:
         best = row["fused_less_best_plain"]["bad"]
         differences = row["penalised_less_vanilla"]
         lines.append(
-            f"| {row['set']} | {good} | {bad} | {_signed(best)} ({best['line'].split(': ')[1]}) "
+            f"| {row['set']} | {good} | {bad} | {_signed(best)} ({best['line'].removeprefix('plain: ')}) "
             f"| {_signed(differences['mass']['bad'])} | {_signed(differences['fused']['bad'])} |"
         )
     return "\n".join(lines)
@@ -313,6 +318,7 @@ def parts_markdown(facts: dict[str, Any]) -> str:
         "penalised - vanilla | MiB of the detector |",
         "|---|---|---|---|---|",
     ]
+    rows = [row for row in rows if "with_less_without_parts" in row]
     for row in rows:
         differences = row["penalised_less_vanilla"]
         lines.append(
