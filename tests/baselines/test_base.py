@@ -82,7 +82,8 @@ def test_each_is_a_model_that_the_registry_knows(name: str) -> None:
         wanted, found = (inspect.signature(getattr(of, method)) for of in (Model, kind))
         assert found.parameters.keys() == wanted.parameters.keys(), method
     with mistake("no-explanation"):
-        model.explain(torch.zeros(1, 1, 12, 12, dtype=torch.uint8))
+        images = torch.zeros(1, 1, 12, 12, dtype=torch.uint8)
+        model.explain(images, images)
 
 
 def test_the_registry_has_these_and_the_flow() -> None:
