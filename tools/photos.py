@@ -302,7 +302,8 @@ def real_markdown(facts: dict[str, Any]) -> str:
         best = row["fused_less_best_plain"]["bad"]
         differences = row["penalised_less_vanilla"]
         lines.append(
-            f"| {row['set']} | {good} | {bad} | {_signed(best)} ({best['line'].removeprefix('plain: ')}) "
+            f"| {row['set']} | {good} | {bad} "
+            f"| {_signed(best)} ({best['line'].removeprefix('plain: ')}) "
             f"| {_signed(differences['mass']['bad'])} | {_signed(differences['fused']['bad'])} |"
         )
     return "\n".join(lines)
