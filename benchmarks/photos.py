@@ -1,6 +1,6 @@
 """Photos, whole process: a fit and a scoring of a folder of JPEG, and how memory grows.
 
-    python benchmarks/photos.py benchmarks/results/photos.json [network] [speed] [memory]
+    python benchmarks/photos.py benchmarks/results/photos.json [network] [speed] [memory] ...
 
 Photos are made (smooth noise of two scales, JPEG quality 85). `approxmass fit` and `score` run
 as processes of their own, with an empty cache, so that everything counts: start, decoding, network,
@@ -104,12 +104,12 @@ def alone() -> dict[str, Any]:
     }
 
 
-def speed(place: Path) -> dict[str, Any]:
-    """A fit, the same again, and a scoring."""
+def speed(place: Path, *more: str) -> dict[str, Any]:
+    """A fit with these options, the same again, and a scoring."""
     count, size = SPEED
     photos, cache = folder(place / "photos", count, size), place / "cache"
-    fit = process("fit", str(photos), "-o", str(place / "detector"), cache=cache)
-    again = process("fit", str(photos), "-o", str(place / "again"), cache=cache)
+    fit = process("fit", str(photos), "-o", str(place / "detector"), *more, cache=cache)
+    again = process("fit", str(photos), "-o", str(place / "again"), *more, cache=cache)
     few = place / "few"
     few.mkdir()
     for path in sorted(photos.iterdir())[:FEW]:
@@ -145,10 +145,15 @@ def main(target: Path, parts: list[str]) -> None:
     """Measure what is asked for, or all, and put it into the file."""
     facts = json.loads(target.read_text()) if target.exists() else {}
     facts.pop("machine", None)
-    for name in parts or ["network", "speed", "memory"]:
+    for name in parts or ["network", "speed", "speed_without_parts", "memory"]:
         with tempfile.TemporaryDirectory() as folder_name:
             place = Path(folder_name)
-            made = {"network": lambda _: alone(), "speed": speed, "memory": memory}[name]
+            made = {
+                "network": lambda _: alone(),
+                "speed": speed,
+                "speed_without_parts": lambda place: speed(place, "--no-parts"),
+                "memory": memory,
+            }[name]
             facts[name] = made(place)
             write(target, facts)
 

@@ -154,15 +154,19 @@ def scoring() -> str:
 def photos() -> str:
     """Photos, whole process."""
     facts = _read("photos")
-    speed, net = facts["speed"], facts["network"]
-    height, width = speed["height_width"]
+    net = facts["network"]
+    height, width = facts["speed"]["height_width"]
     rows = [
         [
-            f"{speed['images']:,} of {width}x{height}",
+            f"{speed['images']:,} of {width}x{height}{how}",
             name,
             f"{found['seconds']:.0f} s",
             f"{found['peak_mib']:,.0f}",
         ]
+        for how, speed in (
+            ("", facts["speed"]),
+            (", without parts", facts["speed_without_parts"]),
+        )
         for name, found in (
             ("fit", speed["fit"]),
             ("the same fit again (cached)", speed["fit_again"]),

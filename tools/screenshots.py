@@ -51,7 +51,8 @@ def main(demo: Path, folder: Path) -> None:
     """Both pictures."""
     driver = browser()
     driver.get((demo / "report.html").resolve().as_uri())
-    until(driver, "document.querySelectorAll('[data-chart] svg').length == 9")
+    charts = "[...document.querySelectorAll('[data-chart]')]"
+    until(driver, f"{charts}.every(e => e.querySelector('svg'))")
     shoot(driver, folder / "report.png")
 
     command = ["approxmass", "serve", str(demo / "detector"), "--port", "0"]
