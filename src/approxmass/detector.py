@@ -11,14 +11,7 @@ import torch
 from torch import nn
 
 from .arrays import Bools, Floats, Pixels, Shape
-from .calibration import (
-    FALSE_ALARM_RATE,
-    Control,
-    called,
-    check_control,
-    check_rate,
-    group_p_value,
-)
+from .calibration import FALSE_ALARM_RATE, Control, called, check_control, check_rate, group_p_value
 from .data import Chunk, ImageSource
 from .data.frame import Box, Frame
 from .errors import ApproxMassError
@@ -304,10 +297,7 @@ class Detector:
         return source.resized(Frame(*self.shape[1:], settings.resample))
 
     def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
-        """Score pixels `(N, C, H, W)`, uint8, that have the detector's `shape` already.
-
-        `boxes` say where in the frame each image lies (`Chunk.boxes`); None for all over.
-        """
+        """Score pixels `(N, C, H, W)`, uint8, of `shape`; `boxes` as of a `Chunk`."""
         with limited_threads(self.threads):
             return self.fitted.score(images, boxes)
 
@@ -362,10 +352,7 @@ class Detector:
         boxes: Sequence[Box] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Explanation:
-        """As `explain`, of pixels `(N, C, H, W)`, uint8, that have the detector's `shape`.
-
-        `boxes` as of `score_pixels`; `sizes` are those of the maps, None for that of the frame.
-        """
+        """As `explain`, of pixels as `score_pixels` takes them; `sizes` are those of the maps."""
         with limited_threads(self.threads):
             return self.fitted.explain(images, boxes, sizes)
 
