@@ -109,8 +109,7 @@ def fit(
     from ..training.checkpoint import second_of
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
-    words |= _given(epochs=epochs, statistic=statistic, draws=draws)
-    words |= _given(parts=None if parts is None else str(parts).lower())
+    words |= _given(epochs=epochs, statistic=statistic, draws=draws, parts=parts)
     options = parse_options(method, _together(words, option or []))
     checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
     detector = Detector(
@@ -178,9 +177,13 @@ def _say_stopped(checkpoint: Path) -> None:
     say(f"stopped; {kept}")
 
 
-def _given(**named: str | None) -> dict[str, str]:
-    """Those options that were given."""
-    return {name: text for name, text in named.items() if text is not None}
+def _given(**named: str | bool | None) -> dict[str, str]:
+    """Those options that were given, as text."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in named.items()
+        if value is not None
+    }
 
 
 def _together(words: dict[str, str], more: list[str]) -> dict[str, str]:

@@ -190,7 +190,7 @@ def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageS
     rows = np.empty(len(source), np.int64)
     rows[shares.order] = np.arange(len(source))
     parts = [
-        part_of(source, (rows >= share.start) & (rows < share.stop), _CALIBRATION)
+        part_of(source, (rows >= share.start) & (rows < share.stop), source.name)
         for share in (shares.training, shares.calibration)
     ]
     features, kept, done = [], [], 0
