@@ -15,6 +15,7 @@ from approxmass.encoders import WhitenedEncoder
 from approxmass.explain import attribution
 from approxmass.explain.attribution import Surfaces, as_given, gradients
 from approxmass.explain.picture import overlay, picture, shown_size
+from approxmass.scores import Scores
 from conftest import mistake, textures
 
 
@@ -142,7 +143,15 @@ def test_a_baseline_has_nothing_to_explain() -> None:
 
 def of_one(surface: np.ndarray, usual: np.ndarray) -> Explanation:
     peak = np.array([surface.max()])
-    return Explanation([surface.astype(np.float32)], "x", peak, usual, np.empty((1, 0)), [])
+    return explanation([surface.astype(np.float32)], peak, usual)
+
+
+def explanation(maps: list[np.ndarray], peaks: np.ndarray, usual: np.ndarray) -> Explanation:
+    p = np.full(len(peaks), 0.5)
+    scores = Scores(
+        log_prob=p, mass=p, statistic=p, p_value=p, is_outlier=p > 1, statistics={"nll": p}
+    )
+    return Explanation(maps, "x", peaks, usual, np.empty((len(peaks), 0)), [], scores)
 
 
 def test_a_map_exceeds_the_threshold_where_the_p_value_says_so() -> None:
@@ -151,9 +160,9 @@ def test_a_map_exceeds_the_threshold_where_the_p_value_says_so() -> None:
         usual = generator.normal(size=n)
         for rate in (0.05, 0.1, 0.31):
             peaks = np.concatenate([generator.normal(size=200), usual])
-            found = Explanation([], "x", peaks, usual, np.empty((0, 0)), [])
+            found = explanation([], peaks, usual)
             np.testing.assert_array_equal(peaks > found.threshold(rate), found.p_value <= rate)
-    few = Explanation([], "x", np.array([9.0]), np.arange(18.0), np.empty((0, 0)), [])
+    few = explanation([], np.array([9.0]), np.arange(18.0))
     assert few.threshold(0.05) == np.inf
     assert few.p_value[0] > 0.05
 
@@ -195,6 +204,14 @@ def test_maps_of_a_detector_are_those_of_the_images_as_given(fitted: Detector) -
     np.testing.assert_allclose([each.max() for each in found.maps], found.peaks, rtol=1e-6)
     assert found.of == "gradient of fused"
     assert len(found.usual) == fitted.facts.calibration
+
+
+def test_scores_come_with_the_maps_and_are_those_of_scoring(fitted: Detector) -> None:
+    new = textures(70, shift=0.3, seed=3)
+    found, alone = fitted.explain(new).scores, fitted.score(new)
+    for name in ("log_prob", "mass", "statistic", "p_value", "is_outlier"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+    assert found.statistics.keys() == alone.statistics.keys()
 
 
 def test_a_picture_has_contours_where_the_map_is_beyond_the_limit() -> None:

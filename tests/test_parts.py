@@ -250,6 +250,11 @@ def test_a_detector_finds_a_part_that_does_not_belong_and_comes_back(
     hottest = [np.unravel_index(np.nanargmax(each), each.shape) for each in found.maps]
     near = [36 <= row < 56 and 8 <= column < 28 for row, column in hottest]
     assert np.mean(near) > 0.9
+    seen = detector.model.view(torch.from_numpy(odd))
+    by_place = detector.model.scorer.parts.maps(detector.model.encoder.patches(seen))
+    np.testing.assert_array_equal(found.peaks, by_place["patch_nll"].max(1).values)
+    for name, values in detector.score(odd).statistics.items():
+        np.testing.assert_array_equal(found.scores.statistics[name], values)
     usual_p = detector.explain(new).p_value
     assert found.p_value.mean() < 0.5 * usual_p.mean()
 

@@ -209,9 +209,9 @@ def places(
     done = 0
     for source, of in ((inside, None), (bad, masks)):
         for chunk in detector.chunks(source):
-            flagged = detector.score_pixels(chunk.images, chunk.boxes).is_outlier
-            maps = detector.explain_pixels(chunk.images, chunk.boxes, chunk.sizes).maps
-            for i, surface in enumerate(maps):
+            found = detector.explain_pixels(chunk.images, chunk.boxes, chunk.sizes)
+            flagged = found.scores.is_outlier
+            for i, surface in enumerate(found.maps):
                 mask = np.zeros(surface.shape, bool) if of is None else of[done]
                 box = None if chunk.boxes is None else chunk.boxes[i]
                 height = detector.shape[1] if box is None else box.height

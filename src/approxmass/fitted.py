@@ -169,7 +169,9 @@ class Fitted:
         """
         self.check(images)
         views = self.model.view(torch.from_numpy(np.ascontiguousarray(images)), boxes)
-        statistics = self.model.statistics_of(views)
+        return self._scores(self.model.statistics_of(views))
+
+    def _scores(self, statistics: Mapping[str, Floats]) -> Scores:
         statistic = statistics[self.model.decides]
         p = p_values(self.calibration[self.model.decides], statistic)
         none = np.full(len(p), np.nan)
@@ -188,7 +190,7 @@ class Fitted:
         boxes: Sequence[Box] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Explanation:
-        """Where pixels `(N, C, H, W)`, uint8, of images that had these sizes, do not belong.
+        """Scores, and where pixels `(N, C, H, W)`, uint8, that had these sizes, do not belong.
 
         Raises:
             ApproxMassError: as `score`, or a model without a density.
@@ -197,7 +199,7 @@ class Fitted:
         self.check(images)
         model, frame = self.model, self.facts.shape[1:]
         pixels = torch.from_numpy(np.ascontiguousarray(images))
-        found = model.explain(pixels, model.view(pixels, boxes), boxes)
+        statistics, found = model.explain(pixels, model.view(pixels, boxes), boxes)
         return Explanation(
             maps=[
                 as_given(
@@ -213,6 +215,7 @@ class Fitted:
             usual=self.peaks,
             components=found.components,
             names=model.component_names,
+            scores=self._scores(statistics),
         )
 
     def check_explains(self) -> None:

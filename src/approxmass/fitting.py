@@ -117,11 +117,14 @@ def _calibrated(
     peaks: list[Floats] = []
     done = 0
     for rows, pixels in zip(views.chunks(_TOGETHER), images.chunks(_TOGETHER), strict=True):
-        for name, values in model.statistics_of(rows).items():
-            found.setdefault(name, []).append(values)
         if model.explains and done < _MOST_PEAKS:
             where = None if boxes is None else boxes[done : done + len(rows)]
-            peaks.append(peaks_of(model.explain(pixels, rows, where)))
+            statistics, surfaces = model.explain(pixels, rows, where)
+            peaks.append(peaks_of(surfaces))
+        else:
+            statistics = model.statistics_of(rows)
+        for name, values in statistics.items():
+            found.setdefault(name, []).append(values)
         done += len(rows)
     scores = _finite({name: np.concatenate(each) for name, each in found.items()})
     return scores, np.concatenate(peaks) if peaks else np.empty(0)

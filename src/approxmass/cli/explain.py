@@ -79,14 +79,14 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
     reasons: list[str] = []
     skipped = Skipped()
     for name in sources:
-        for chunk, scores in detector.score_chunks(name):
+        for chunk in detector.chunks(name):
             skipped.add(chunk.unreadable)
             reasons += [f"image {label} {error}" for label, error in chunk.unreadable]
             if not chunk.readable:
                 continue
             shown = [shown_size(size) for size in chunk.sizes]
             explanation = detector.explain_pixels(chunk.images, chunk.boxes, shown)
-            map_p = explanation.p_value
+            scores, map_p = explanation.scores, explanation.p_value
             for i, label in enumerate(chunk.readable):
                 shares = explanation.components[i]
                 stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)

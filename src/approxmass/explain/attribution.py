@@ -16,6 +16,7 @@ from ..calibration import FALSE_ALARM_RATE, p_values, threshold
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..encoders import Encoder
+from ..scores import Scores
 
 # Standard deviation of the smoothing, as a share of the side: one pixel of 28.
 _SMOOTH = 1 / 28
@@ -51,6 +52,7 @@ class Explanation:
             in the squared gradient; else `(N, 0)`.
         names: Of the D numbers: `1` for the first principal component and so on, and last, where
             there is one, `residual` for the energy that they leave out.
+        scores: Of the same images.
     """
 
     maps: list[NDArray[np.float32]]
@@ -59,6 +61,7 @@ class Explanation:
     usual: Floats
     components: Floats
     names: list[str]
+    scores: Scores
 
     @classmethod
     def join(cls, parts: "Sequence[Explanation]") -> "Explanation":
@@ -71,6 +74,7 @@ class Explanation:
             usual=first.usual,
             components=np.concatenate([part.components for part in parts]),
             names=first.names,
+            scores=Scores.join([part.scores for part in parts]),
         )
 
     @property
@@ -85,7 +89,12 @@ class Explanation:
         where, the p-value of the image is at most `rate`.
 
         Example:
-            >>> found = Explanation([], "patch_nll", np.empty(0), np.arange(39.0), np.empty(0), [])
+            >>> none = np.empty(0)
+            >>> scores = Scores(
+            ...     log_prob=none, mass=none, statistic=none, p_value=none,
+            ...     is_outlier=none > 0, statistics={},
+            ... )
+            >>> found = Explanation([], "patch_nll", none, np.arange(39.0), none, [], scores)
             >>> found.threshold(0.05), found.threshold(0.01)
             (37.0, inf)
         """

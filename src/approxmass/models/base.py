@@ -248,8 +248,8 @@ class Model(Protocol):
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
-    ) -> Surfaces:
-        """Where images `(N, C, H, W)`, uint8, whose views are given, do not belong."""
+    ) -> tuple[dict[str, Floats], Surfaces]:
+        """As `statistics_of` their views, and where images `(N, C, H, W)`, uint8, do not belong."""
 
     def to(self, device: torch.device) -> Any:
         """Compute there from now on."""

@@ -228,17 +228,15 @@ class FlowModel:
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
-    ) -> Surfaces:
-        """Where images `(N, C, H, W)`, uint8, do not belong, by their views or by gradients."""
+    ) -> tuple[dict[str, Floats], Surfaces]:
+        """Statistics, and where images `(N, C, H, W)`, uint8, do not belong."""
         scorer, encoder = self.scorer, self.encoder
+        found: list[Tensor] = []
+        statistics = scorer.statistics_of(views, found)
         if scorer.parts is not None and isinstance(encoder, PooledEncoder):
-            found = [
-                scorer.parts.maps(encoder.patches(some.to(scorer.device)))[MAPPED].cpu()
-                for some in torch.split(views, scorer.batch_size)
-            ]
-            maps = torch.cat(found).view(-1, *encoder.grid).numpy()
-            return Surfaces(maps, np.empty((len(maps), 0)))
-        return gradients(
+            maps = torch.cat([some.cpu() for some in found]).view(-1, *encoder.grid).numpy()
+            return statistics, Surfaces(maps, np.empty((len(maps), 0)))
+        return statistics, gradients(
             encoder,
             scorer.decides_at(self.decides),
             images,

@@ -117,9 +117,12 @@ class Parts(nn.Module):
             for name, values in zip(PARTS, found, strict=True)
         }
 
-    def forward(self, patches: Patches) -> dict[str, Tensor]:
-        """Each of `PARTS` of every image `(N,)`: see `highest`."""
-        return {name: highest(values) for name, values in self.maps(patches).items()}
+    def forward(self, patches: Patches, seen: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """Each of `PARTS` of every image `(N,)`: see `highest`; the one mapped goes to `seen`."""
+        maps = self.maps(patches)
+        if seen is not None:
+            seen.append(maps[MAPPED])
+        return {name: highest(values) for name, values in maps.items()}
 
     def _densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         found = []

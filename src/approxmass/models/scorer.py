@@ -142,12 +142,13 @@ class FlowScorer(nn.Module):
             self.moments[place] = torch.stack([center, spread])
         return self
 
-    def statistics_of(self, views: Tensor) -> dict[str, Floats]:
+    def statistics_of(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Floats]:
         """Statistics of views, as the encoder gives them: one `(N,)` float64 array each.
 
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
+        With parts, their maps `(n, k)` of some images after the others go to `maps`.
         """
-        parts = self._in_batches(views)
+        parts = self._in_batches(views, maps)
         return {s.name: parts[s.name].numpy() for s in self.statistics}
 
     def raw(self, views: Tensor) -> dict[str, Tensor]:
@@ -158,8 +159,8 @@ class FlowScorer(nn.Module):
         parts = self._in_batches(views)
         return {name: parts[name] for name in self.names if name in parts}
 
-    def forward(self, views: Tensor) -> dict[str, Tensor]:
-        """Every statistic `(N,)`, float64, of views."""
+    def forward(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """Every statistic `(N,)`, float64, of views; with parts, their map goes to `maps`."""
         with torch.no_grad():
             code = self.encoder.codes(views)
         seen: list[Tensor] = []
@@ -170,7 +171,7 @@ class FlowScorer(nn.Module):
             summary = self.encoder.summary(views)
             scores |= {name: plain(summary).double() for name, plain in self._plain()}
         if self.parts is not None and isinstance(self.encoder, PooledEncoder):
-            scores |= self.parts(self.encoder.patches(views))
+            scores |= self.parts(self.encoder.patches(views), maps)
         moments = dict(zip(self.names, self.moments, strict=True))
         scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
         scores["fused"] = fused(scores, moments)
@@ -237,10 +238,10 @@ class FlowScorer(nn.Module):
         ]
         return torch.cat(parts)
 
-    def _in_batches(self, views: Tensor) -> dict[str, Tensor]:
+    def _in_batches(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:
         if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = [self(batch.to(self.device)) for batch in torch.split(views, self.batch_size)]
+        parts = [self(batch.to(self.device), maps) for batch in torch.split(views, self.batch_size)]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:

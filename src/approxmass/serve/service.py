@@ -101,9 +101,8 @@ class Service:
 
     def _draw(self, chunk: Chunk) -> bytes:
         detector, boxes = self.detector, chunk.boxes
-        p = float(detector.score_pixels(chunk.images, boxes).p_value[0])
         found = detector.explain_pixels(chunk.images, boxes, [shown_size(chunk.sizes[0])])
-        box = None if boxes is None else boxes[0]
+        box, p = None if boxes is None else boxes[0], float(found.scores.p_value[0])
         return png_bytes(picture(chunk.images[0], box, found, 0, name=chunk.names[0], p_value=p))
 
     async def histogram(self) -> dict[str, Any]:
