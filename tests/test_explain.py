@@ -151,7 +151,8 @@ def explanation(maps: list[np.ndarray], peaks: np.ndarray, usual: np.ndarray) ->
     scores = Scores(
         log_prob=p, mass=p, statistic=p, p_value=p, is_outlier=p > 1, statistics={"nll": p}
     )
-    return Explanation(maps, "x", peaks, usual, np.empty((len(peaks), 0)), [], scores)
+    cells = np.ones(len(peaks))
+    return Explanation(maps, "x", cells, peaks, usual, np.empty((len(peaks), 0)), [], scores)
 
 
 def test_a_map_exceeds_the_threshold_where_the_p_value_says_so() -> None:

@@ -25,7 +25,9 @@ def figures(made: list[tuple[np.ndarray, np.ndarray]], cell: float = 2) -> Local
     places = Places()
     for i, (surface, mask) in enumerate(made):
         places.add(surface, mask, cell=cell, flagged=i % 2 == 0)
-    return places.figures()
+    found = places.figures()
+    assert found is not None
+    return found
 
 
 def test_pixel_auroc_is_that_of_all_pixels() -> None:

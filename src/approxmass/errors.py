@@ -13,6 +13,7 @@ Code = Literal[
     "wrong-shape",  # images of another size, colour or shape than is needed
     "bad-labels",  # labels missing, not one an image, or not classes
     "bad-outliers",  # outliers missing, not asked for, or of another kind
+    "bad-masks",  # masks missing, unreadable, or of another size than their images
     "too-few",  # too few images for what is asked
     "no-variation",  # all images the same
     "not-fitted",  # nothing has been learnt yet

@@ -17,7 +17,7 @@ from .data import ImageSource, open_images
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .errors import ApproxMassError
-from .explain.attribution import Explanation, as_given, peaks_of
+from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .models.base import Model, Saved
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
@@ -200,17 +200,15 @@ class Fitted:
         model, frame = self.model, self.facts.shape[1:]
         pixels = torch.from_numpy(np.ascontiguousarray(images))
         statistics, found = model.explain(pixels, model.view(pixels, boxes), boxes)
+        where = [
+            (None if boxes is None else boxes[i], frame, frame if sizes is None else sizes[i])
+            for i in range(len(images))
+        ]
+        grid = found.maps.shape[1:]
         return Explanation(
-            maps=[
-                as_given(
-                    surface,
-                    None if boxes is None else boxes[i],
-                    frame,
-                    frame if sizes is None else sizes[i],
-                )
-                for i, surface in enumerate(found.maps)
-            ],
+            maps=[as_given(each, *at) for each, at in zip(found.maps, where, strict=True)],
             of=model.mapped,
+            cells=np.array([cell_side(grid, *at) for at in where]),
             peaks=peaks_of(found),
             usual=self.peaks,
             components=found.components,

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from .console import check_outputs, emit, out
-from .evaluate import MoreOod, OodSources
+from .evaluate import MoreOod
 from .fit import Size
 from .options import SOURCE, Device, Json, Threads
 
 
 def compare(
     source: Annotated[str, typer.Argument(help=SOURCE)],
-    ood: OodSources,
+    ood: Annotated[
+        list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
+    ],
     more_ood: MoreOod = None,
     id_source: Annotated[
         str | None,

@@ -2,26 +2,44 @@
 
 __all__ = ["evaluate", "report", "show_evaluation", "write_page"]
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ApproxMassError
 from .console import check_outputs, emit, out, say
 from .options import Device, Folder, Json, Seed, Threads
 
 if TYPE_CHECKING:
+    from ..detector import Detector
     from ..evaluation.assess import Assessment
 
 IdSource = Annotated[
     str,
-    typer.Option("--id", metavar="SOURCE", help="In-distribution images, not those of the fit."),
+    typer.Option(
+        "--id",
+        metavar="SOURCE",
+        help="In-distribution images, not those of the fit; or a folder in the layout of MVTec AD, "
+        "whose test it then is.",
+    ),
 ]
 OodSources = Annotated[
-    list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
+    list[str] | None,
+    typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated."),
 ]
 MoreOod = Annotated[
     list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
+]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        "--masks",
+        metavar="WHERE",
+        help="Which pixels of outliers are the defect: a column of their Parquet files, or a "
+        "folder with masks under the names of the images.",
+    ),
 ]
 GroupSize = Annotated[int, typer.Option(min=1, help="Score groups of N images.")]
 
@@ -29,8 +47,9 @@ GroupSize = Annotated[int, typer.Option(min=1, help="Score groups of N images.")
 def evaluate(
     folder: Folder,
     id_source: IdSource,
-    ood: OodSources,
+    ood: OodSources = None,
     more_ood: MoreOod = None,
+    masks: Masks = None,
     output: Annotated[
         Path | None, typer.Option("-o", metavar="FILE", help="Also write a report, as .html.")
     ] = None,
@@ -42,15 +61,14 @@ def evaluate(
 ) -> None:
     """Measure how well each score tells in-distribution images from outliers."""
     from ..detector import Detector
-    from ..evaluation.assess import assess
     from ..report import check_page
 
-    sources = [*ood, *(more_ood or [])]
+    sets = _sets(id_source, [*(ood or []), *(more_ood or [])], masks)
     if output is not None:
         check_page(output)
-    check_outputs(output, json_file, inputs=[id_source, *sources])
+    check_outputs(output, json_file, inputs=[sets.inside, *sets.outside])
     detector = Detector.load(folder, device=device, threads=threads)
-    assessment = assess(detector, id_source, sources, group_size=group_size, seed=seed)
+    assessment = _assessed(detector, sets, group_size=group_size, seed=seed)
     emit(assessment.facts(), json_file)
     if json_file != Path("-"):
         show_evaluation(assessment)
@@ -61,9 +79,10 @@ def evaluate(
 def report(
     folder: Folder,
     id_source: IdSource,
-    ood: OodSources,
     output: Annotated[Path, typer.Option("-o", metavar="FILE", help="The page, as .html.")],
+    ood: OodSources = None,
     more_ood: MoreOod = None,
+    masks: Masks = None,
     group_size: GroupSize = 1,
     seed: Seed = 0,
     device: Device = None,
@@ -71,14 +90,67 @@ def report(
 ) -> None:
     """Write what `evaluate` measures as one HTML page, with charts and images."""
     from ..detector import Detector
-    from ..evaluation.assess import assess
     from ..report import check_page
 
-    sources = [*ood, *(more_ood or [])]
+    sets = _sets(id_source, [*(ood or []), *(more_ood or [])], masks)
     check_page(output)
-    check_outputs(output, inputs=[id_source, *sources])
+    check_outputs(output, inputs=[sets.inside, *sets.outside])
     detector = Detector.load(folder, device=device, threads=threads)
-    write_page(assess(detector, id_source, sources, group_size=group_size, seed=seed), output)
+    write_page(_assessed(detector, sets, group_size=group_size, seed=seed), output)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """What is evaluated on; `asked`: for masks, by name."""
+
+    inside: str
+    outside: list[str]
+    masks: str | None
+    asked: bool
+
+
+def _sets(inside: str, outside: list[str], masks: str | None) -> _Sets:
+    """Of a folder in the layout of MVTec AD its test, and all outliers of it unless some are given.
+
+    Raises:
+        ApproxMassError: there are no outliers.
+    """
+    from ..data.readers.mvtec import test_sets
+
+    for name in outside:
+        if test_sets(name) is not None:
+            raise ApproxMassError(
+                f"{name} has the layout of MVTec AD: give it as --id without --ood, or as --ood "
+                "a folder of its test",
+                code="bad-option",
+            )
+    found = test_sets(inside)
+    if found is None and not outside:
+        raise ApproxMassError(
+            "--ood is missing: give outliers, or as --id a folder in the layout of MVTec AD "
+            "(train/good, test/good and test/KIND)",
+            code="bad-option",
+        )
+    if found is None:
+        return _Sets(inside, outside, masks, asked=True)
+    if outside:
+        return _Sets(found.good, outside, masks, asked=True)
+    return _Sets(found.good, found.others, masks or found.masks, asked=masks is not None)
+
+
+def _assessed(detector: "Detector", sets: _Sets, *, group_size: int, seed: int) -> "Assessment":
+    from ..evaluation.assess import assess
+
+    masks = sets.masks
+    if masks is not None and not sets.asked:
+        if detector.model.explains:
+            say(f"masks: {masks}")
+        else:
+            say(f"masks: {masks} is not read: {detector.settings.method} has no maps")
+            masks = None
+    return assess(
+        detector, sets.inside, sets.outside, masks=masks, group_size=group_size, seed=seed
+    )
 
 
 def write_page(assessment: "Assessment", page: Path) -> None:
@@ -91,12 +163,15 @@ def write_page(assessment: "Assessment", page: Path) -> None:
 
 def show_evaluation(assessment: "Assessment") -> None:
     """Print the metrics, and the share flagged of each set."""
-    from ..report.describe import LEGEND
-    from .tables import evaluation_tables
+    from ..report.describe import LEGEND, PLACES_LEGEND
+    from .tables import evaluation_tables, places_table
 
     for table in evaluation_tables(assessment.evaluation):
         out.print(table)
     out.print(LEGEND, style="dim")
+    if assessment.places is not None:
+        out.print(places_table(assessment.places))
+        out.print(PLACES_LEGEND, style="dim")
     for line in assessment.warnings:
         out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
     for name, share in assessment.flagged.items():

@@ -7,6 +7,7 @@ __all__ = [
     "explanations_table",
     "facts_table",
     "methods_table",
+    "places_table",
 ]
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ..baselines import Baseline
+    from ..evaluation.localize import Localization, Localizations
+    from ..evaluation.metrics import Interval
     from ..evaluation.protocol import Evaluation
 
 
@@ -50,6 +53,46 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
                 *(f"{each.value:.3f}" for each in rest),
             )
         yield table
+
+
+def places_table(places: "Localizations") -> Table:
+    """A row for each set of outliers, and one for all: how well maps show what masks mark."""
+    table = Table(
+        title=f"maps of {escape(places.of)} against masks",
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("outliers", overflow="fold")
+    for column in (
+        "pixel\nAUROC",
+        "AU-PRO\nat 30%",
+        "hottest place\non a defect",
+        "of those\nflagged",
+    ):
+        table.add_column(column, justify="right")
+    for name, found in places.sets.items():
+        table.add_row(escape(name), *_places_cells(found))
+    if len(places.sets) > 1:
+        table.add_section()
+        table.add_row("all", *_places_cells(places.together))
+    return table
+
+
+def _places_cells(found: "Localization | None") -> list[str]:
+    if found is None:
+        return ["-", "-", "no pixel is\nmarked", "-"]
+
+    def cell(interval: "Interval | None", of: str = "") -> str:
+        if interval is None:
+            return "-"
+        return f"{interval.value:.3f}{of}\n[dim]{interval.low:.3f}-{interval.high:.3f}[/dim]"
+
+    return [
+        cell(found.pixel_auroc),
+        cell(found.au_pro),
+        cell(found.hits, f" of {found.defects:,}"),
+        cell(found.flagged_hits, f" of {found.flagged:,}"),
+    ]
 
 
 def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:

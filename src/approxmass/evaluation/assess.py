@@ -4,18 +4,25 @@ __all__ = ["Assessment", "ScoredSet", "assess", "score_set"]
 
 import functools
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..arrays import Bools, Floats
 from ..data import Chunk, ImageSource
+from ..data.masks import NONE, Kept, Masks, open_masks
 from ..detector import Detector
+from ..errors import ApproxMassError
 from ..runtime.machine import machine_facts
 from ..scores import Scores
+from .localize import Localizations, Places
 from .protocol import Evaluation, evaluate
 from .weak_spots import weak_spots
+
+# Maps in memory at a time.
+_MAPS = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +37,7 @@ class ScoredSet:
         is_outlier: `(N,)`, at a false-alarm rate of 5%.
         sha256: Of the pixels as the detector saw them.
         seconds: Reading and scoring.
+        masks: Of the images, to read again; None where nothing is known of defects.
     """
 
     source: ImageSource
@@ -39,6 +47,7 @@ class ScoredSet:
     is_outlier: Bools
     sha256: str
     seconds: float
+    masks: Masks | None = None
 
     @property
     def flagged(self) -> float:
@@ -56,6 +65,7 @@ class Assessment:
         evaluation: Metrics of every score on every set of outliers.
         group_size: Images a score of the metrics.
         seed: Fixed balancing, groups and intervals.
+        places: How well maps show what masks mark; None without masks.
     """
 
     detector: Detector
@@ -63,6 +73,7 @@ class Assessment:
     evaluation: Evaluation
     group_size: int
     seed: int
+    places: Localizations | None = None
 
     @property
     def flagged(self) -> dict[str, float]:
@@ -82,11 +93,13 @@ class Assessment:
 
     def facts(self) -> dict[str, Any]:
         """All of it as plain types, ready for JSON."""
+        places = {} if self.places is None else {"places": asdict(self.places)}
         return {
             **self.evaluation.as_dict(),
             "seed": self.seed,
             "flagged_at_5_percent": self.flagged,
             "warnings": self.warnings,
+            **places,
             "images": {
                 name: {
                     "count": len(scored.names),
@@ -102,9 +115,23 @@ class Assessment:
 
 
 def score_set(
-    detector: Detector, images: Any, on_chunk: Callable[[Chunk, Scores], None] | None = None
+    detector: Detector,
+    images: Any,
+    on_chunk: Callable[[Chunk, Scores], None] | None = None,
+    *,
+    places: Places | None = None,
+    masks: Masks | None = None,
+    kind: str = "",
 ) -> ScoredSet:
     """Score whatever `open_images` takes; `on_chunk` sees the scores as they come.
+
+    Arguments:
+        detector: A fitted detector.
+        images: To score.
+        on_chunk: Called with each chunk and its scores.
+        places: The maps go there too.
+        masks: For these; None where no pixel is marked.
+        kind: Of the images, for these.
 
     Raises:
         ApproxMassError: an unreadable image, or one of another size than the detector's.
@@ -114,8 +141,14 @@ def score_set(
     digest = hashlib.sha256()
     names: list[str] = []
     parts = []
-    for chunk, scores in detector.score_chunks(source):
+    marks = None if masks is None else masks.stream()
+    for chunk in detector.chunks(source):
         chunk.require_readable(source.name)
+        if places is None:
+            scores = detector.score_pixels(chunk.images, chunk.boxes)
+        else:
+            kept = [None if marks is None else next(marks) for _ in chunk.names]
+            scores = _placed(detector, chunk, places, masks or NONE, kept, kind)
         if on_chunk is not None:
             on_chunk(chunk, scores)
         digest.update(chunk.images.data)
@@ -130,7 +163,29 @@ def score_set(
         is_outlier=joined.is_outlier,
         sha256=digest.hexdigest(),
         seconds=time.monotonic() - started,
+        masks=masks,
     )
+
+
+def _placed(
+    detector: Detector, chunk: Chunk, places: Places, masks: Masks, kept: list[Kept], kind: str
+) -> Scores:
+    """Scores of a chunk, whose maps go to `places`, some at a time: they are as large as photos."""
+    parts = []
+    for start in range(0, len(chunk.images), _MAPS):
+        some = slice(start, start + _MAPS)
+        boxes, sizes = None if chunk.boxes is None else chunk.boxes[some], chunk.sizes[some]
+        found = detector.explain_pixels(chunk.images[some], boxes, sizes)
+        for i, (surface, mask) in enumerate(zip(found.maps, kept[some], strict=True)):
+            places.add(
+                surface,
+                masks.read(mask, chunk.names[start + i], sizes[i]),
+                cell=float(found.cells[i]),
+                flagged=bool(found.scores.is_outlier[i]),
+                kind=kind,
+            )
+        parts.append(found.scores)
+    return Scores.join(parts)
 
 
 def assess(
@@ -138,6 +193,7 @@ def assess(
     in_distribution: Any,
     outliers: Sequence[Any],
     *,
+    masks: str | os.PathLike[str] | Sequence[Any] | None = None,
     group_size: int = 1,
     seed: int = 0,
 ) -> Assessment:
@@ -147,20 +203,32 @@ def assess(
         detector: A fitted detector.
         in_distribution: Images, not those of the fit; whatever `open_images` takes.
         outliers: Sets of outliers.
+        masks: Which of their pixels are the defect, for figures of the maps: a column or a folder
+            for all sets, or one of what `open_masks` takes for each.
         group_size: 1 scores images; n scores groups of n images by their mean.
         seed: Fixes balancing, groups and intervals.
 
     Raises:
-        ApproxMassError: images that cannot be used, or fewer images than a group has.
+        ApproxMassError: images or masks that cannot be used, fewer images than a group has, or
+            masks for a method without maps.
     """
-    sets: dict[str, ScoredSet] = {}
+    sources: dict[str, ImageSource] = {}
     for images in (in_distribution, *outliers):
-        scored = score_set(detector, images)
-        name = scored.source.name
-        while name in sets:  # two arrays, or a source given twice
+        source = detector.open(images)
+        name = source.name
+        while name in sources:  # two arrays, or a source given twice
             name += "'"
-        sets[name] = scored
-    first, *others = sets
+        sources[name] = source
+    first, *others = sources
+    opened: dict[str, Masks] = {}
+    if masks is not None:
+        detector.fitted.check_explains()
+        opened = _masks_of(masks, {name: sources[name] for name in others})
+    places = Places(seed=seed) if opened else None
+    sets = {
+        name: score_set(detector, source, places=places, masks=opened.get(name), kind=name)
+        for name, source in sources.items()
+    }
     evaluation = evaluate(
         first,
         sets[first].statistics,
@@ -169,5 +237,34 @@ def assess(
         seed=seed,
     )
     return Assessment(
-        detector=detector, sets=sets, evaluation=evaluation, group_size=group_size, seed=seed
+        detector=detector,
+        sets=sets,
+        evaluation=evaluation,
+        group_size=group_size,
+        seed=seed,
+        places=None if places is None else _localizations(detector, places, first, others),
+    )
+
+
+def _masks_of(
+    masks: str | os.PathLike[str] | Sequence[Any], sources: Mapping[str, ImageSource]
+) -> dict[str, Masks]:
+    """Masks of every set."""
+    each = [masks] * len(sources) if isinstance(masks, str | os.PathLike) else masks
+    if len(each) != len(sources):
+        raise ApproxMassError(
+            f"there are masks of {len(each)} sets, and {len(sources)} of outliers: give as many",
+            code="bad-masks",
+        )
+    pairs = zip(sources.items(), each, strict=True)
+    return {name: open_masks(where, source) for (name, source), where in pairs}
+
+
+def _localizations(
+    detector: Detector, places: Places, inside: str, outside: Sequence[str]
+) -> Localizations:
+    return Localizations(
+        of=detector.model.mapped,
+        sets={name: places.figures((inside, name)) for name in outside},
+        together=places.figures(),
     )

@@ -1,6 +1,6 @@
 """Where in an image it does not belong: a value at every place, and what is usual."""
 
-__all__ = ["Explanation", "Surfaces", "as_given", "gradients", "peaks_of"]
+__all__ = ["Explanation", "Surfaces", "as_given", "cell_side", "gradients", "peaks_of"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +46,7 @@ class Explanation:
             more out-of-distribution; NaN where the model does not look.
         of: Of a detector with parts their negative log-likelihood, `patch_nll`, in nats; else the
             squared gradient, by pixel, of the statistic behind the p-values, smoothed.
+        cells: `(N,)`, side of a cell of each map, of which it has one value, in its pixels.
         peaks: `(N,)`, the largest value of each map.
         usual: `(n,)`, that of images held out to calibrate.
         components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
@@ -57,6 +58,7 @@ class Explanation:
 
     maps: list[NDArray[np.float32]]
     of: str
+    cells: Floats
     peaks: Floats
     usual: Floats
     components: Floats
@@ -70,6 +72,7 @@ class Explanation:
         return cls(
             maps=[each for part in parts for each in part.maps],
             of=first.of,
+            cells=np.concatenate([part.cells for part in parts]),
             peaks=np.concatenate([part.peaks for part in parts]),
             usual=first.usual,
             components=np.concatenate([part.components for part in parts]),
@@ -94,7 +97,7 @@ class Explanation:
             ...     log_prob=none, mass=none, statistic=none, p_value=none,
             ...     is_outlier=none > 0, statistics={},
             ... )
-            >>> found = Explanation([], "patch_nll", none, np.arange(39.0), none, [], scores)
+            >>> found = Explanation([], "x", none, none, np.arange(39.0), none, [], scores)
             >>> found.threshold(0.05), found.threshold(0.01)
             (37.0, inf)
         """
@@ -132,6 +135,27 @@ def as_given(
         np.float32
     )
     return found
+
+
+def cell_side(
+    grid: tuple[int, ...], box: Box | None, frame: tuple[int, int], size: tuple[int, int]
+) -> float:
+    """The longer side of a cell of a map as `as_given` makes it, in pixels.
+
+    Arguments:
+        grid: Cells of the frame, down and across.
+        box: As of `as_given`; so are
+        frame and
+        size.
+
+    Example:
+        >>> cell_side((4, 4), Box(16, 0, 32, 64), (64, 64), (100, 200))
+        50.0
+    """
+    place = Box(0, 0, *frame) if box is None else box
+    within = (place.height, place.width)
+    sides = zip(frame, grid, size, within, strict=True)
+    return max(whole / cells * given / seen for whole, cells, given, seen in sides)
 
 
 def gradients(

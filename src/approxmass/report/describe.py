@@ -1,6 +1,6 @@
 """What there is to say of a fitted detector and of a table of metrics, in words."""
 
-__all__ = ["LEGEND", "describe"]
+__all__ = ["LEGEND", "PLACES_LEGEND", "describe"]
 
 from typing import Any
 
@@ -12,6 +12,11 @@ LEGEND = (
     "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
     "class. TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID\n"
     "flagged where 95% of OOD are caught. Intervals by bootstrap."
+)
+PLACES_LEGEND = (
+    "By the pixels of these images and of the in-distribution ones, of which none is\n"
+    "a defect. AU-PRO: mean share of each defect that is found, up to 30% of the\n"
+    "other pixels. Hottest place: within a cell of the map of a defect."
 )
 
 

@@ -13,6 +13,7 @@ from ..source import ImageSource
 from .array import npy_labels, open_npy
 from .folder import folder_labels, open_file, open_folder
 from .idx import idx_labels, is_idx, open_idx
+from .mvtec import is_mvtec, open_mvtec
 from .npz import npz_labels, open_npz
 from .parquet import open_parquet, parquet_labels
 
@@ -30,6 +31,7 @@ class Reader(NamedTuple):
 
 
 _FOLDER = Reader(open_folder, folder_labels)
+_MVTEC = Reader(open_mvtec, lambda name, path: None)
 _FILE = Reader(open_file, lambda name, path: None)
 _IDX = Reader(open_idx, idx_labels)
 _BY_SUFFIX = {
@@ -42,7 +44,7 @@ _BY_SUFFIX = {
 def reader_of(name: str, path: Path) -> Reader:
     """The reader of what is there, by its name or, for the IDX format, its first bytes."""
     if path.is_dir():
-        return _FOLDER
+        return _MVTEC if is_mvtec(path) else _FOLDER
     known = _BY_SUFFIX.get(path.suffix.lower())
     if known is not None:
         return known

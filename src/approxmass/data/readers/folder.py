@@ -3,6 +3,7 @@
 __all__ = [
     "folder_labels",
     "image_files",
+    "image_suffixes",
     "open_file",
     "open_files",
     "open_folder",
@@ -49,7 +50,7 @@ def folder_labels(name: str, folder: Path) -> Labels | None:
 def open_file(name: str, path: Path) -> ImageSource:
     """An image file, whatever it is called."""
     source = open_files(name, path.parent, [path.name])
-    if path.suffix.lower() not in _image_suffixes():
+    if path.suffix.lower() not in image_suffixes():
         try:
             source.native_shape  # noqa: B018 - it decodes the image, and keeps it for the stream
         except ApproxMassError:
@@ -83,7 +84,7 @@ def image_files(name: str, folder: Path, others: list[str] | None = None) -> lis
 
     Files that are not called like images are added to `others`; hidden ones nowhere.
     """
-    suffixes = _image_suffixes()
+    suffixes = image_suffixes()
     found = []
     with reading(name, "a folder of images"):
         for parent, folders, files in os.walk(folder, onerror=_raise):
@@ -112,7 +113,8 @@ def _classes(files: list[str]) -> Labels | None:
 
 
 @functools.cache
-def _image_suffixes() -> frozenset[str]:
+def image_suffixes() -> frozenset[str]:
+    """What names of images end in, in small letters."""
     return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 

@@ -1,8 +1,8 @@
 """Parquet files: encoded images in the column `image`, and perhaps a column of labels."""
 
-__all__ = ["open_parquet", "parquet_labels"]
+__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ _WANTED = "a Parquet file: copy it again"
 
 def open_parquet(name: str, path: Path) -> ImageSource:
     """Images of a Parquet file, of which a few rows are in memory at a time."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with reading(name, _WANTED):
@@ -31,12 +30,7 @@ def open_parquet(name: str, path: Path) -> ImageSource:
             code="bad-source",
         )
     kind = schema.field("image").type
-    data = kind.field("bytes").type if _has_field(kind, "bytes") else kind
-    if not (pa.types.is_binary(data) or pa.types.is_large_binary(data)):
-        raise ApproxMassError(
-            f"{name}: the column image is {kind}: give encoded images as binary or struct<bytes>",
-            code="bad-source",
-        )
+    _check_encoded(name, "image", kind)
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         done = 0
@@ -46,8 +40,7 @@ def open_parquet(name: str, path: Path) -> ImageSource:
                 paths: list[str | None] = [None] * len(column)
                 if _has_field(kind, "path"):
                     paths = column.field("path").to_pylist()
-                encoded = column.field("bytes") if pa.types.is_struct(kind) else column
-                yield stored(paths, done), encoded.to_pylist()
+                yield stored(paths, done), _encoded(column).to_pylist()
                 done += len(column)
 
     def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
@@ -67,7 +60,7 @@ def _rows(file: Any, places: list[int]) -> Iterator[tuple[int, Encoded]]:
             file.iter_batches(256, row_groups=[group], columns=["image"]) if inside else ()
         ):
             column = batch.column(0)
-            encoded = column.field("bytes") if _has_field(column.type, "bytes") else column
+            encoded = _encoded(column)
             for place in inside:
                 if start <= place < start + len(column):
                     yield place, encoded[place - start].as_py()
@@ -88,6 +81,56 @@ def parquet_labels(name: str, path: Path) -> NDArray[Any] | None:
             return None
         labels: NDArray[Any] = file.read([column]).column(0).to_numpy()
     return labels
+
+
+def has_column(name: str, path: Path, column: str) -> bool:
+    """Whether a Parquet file has a column of that name."""
+    import pyarrow.parquet as pq
+
+    with reading(name, _WANTED):
+        return column in pq.ParquetFile(path).schema_arrow.names
+
+
+def column_of(
+    name: str, path: Path, column: str
+) -> tuple[int, Callable[[], Iterator[bytes | None]]]:
+    """How many rows there are, and what opens a column of encoded images anew.
+
+    Raises:
+        ApproxMassError: it holds something else.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(name, _WANTED):
+        file = pq.ParquetFile(path)
+        kind, count = file.schema_arrow.field(column).type, file.metadata.num_rows
+    _check_encoded(name, column, kind)
+
+    def stream() -> Iterator[bytes | None]:
+        with reading(name, _WANTED):
+            for batch in file.iter_batches(64, columns=[column]):
+                yield from _encoded(batch.column(0)).to_pylist()
+
+    return count, stream
+
+
+def _check_encoded(name: str, column: str, kind: Any) -> None:
+    import pyarrow as pa
+
+    data = kind.field("bytes").type if _has_field(kind, "bytes") else kind
+    if not (pa.types.is_binary(data) or pa.types.is_large_binary(data)):
+        raise ApproxMassError(
+            f"{name}: the column {column} is {kind}: give encoded images as binary or "
+            "struct<bytes>",
+            code="bad-source",
+        )
+
+
+def _encoded(column: Any) -> Any:
+    """The bytes of a column of encoded images; null where a row has none."""
+    import pyarrow.compute as pc
+
+    return pc.struct_field(column, "bytes") if _has_field(column.type, "bytes") else column
 
 
 def _has_field(kind: Any, field: str) -> bool:
