@@ -7,7 +7,6 @@ the nine others, and FashionMNIST against three grey sets. Nothing is set by han
 stopped, it goes on with the next one that is missing.
 """
 
-import io
 import sys
 import tempfile
 import time
@@ -18,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
 
 from approxmass import Detector, open_images
 from approxmass.data import ImageSource, open_labels
+from approxmass.data.masks import open_masks
 from approxmass.data.part import part_of
+from approxmass.evaluation.assess import score_set
 from approxmass.evaluation.compare import Comparison, compare
 from approxmass.evaluation.localize import Localization, Places
 from approxmass.evaluation.metrics import Interval, auroc
@@ -176,9 +176,8 @@ def extra(
     }
     masks = masks_of(oods[ood])
     if masks is not None:
-        facts["places"] = [
-            asdict(places(each.detector, inside, oods[ood], masks)) for each in found
-        ]
+        figures = [places(each.detector, inside, oods[ood], masks) for each in found]
+        facts["places"] = [asdict(each) for each in figures if each is not None]
     return facts
 
 
@@ -190,34 +189,23 @@ def size_of(detector: Detector) -> float:
 
 
 def masks_of(source: ImageSource) -> list[Any] | None:
-    """Masks `(H, W)` of the bad images of a Parquet file, where it has them."""
-    table = pq.read_table(source.name.removesuffix(BAD))
-    if "mask" not in table.column_names:
+    """Masks of the bad images of a Parquet file, as they are kept, where it has them."""
+    whole = open_images(source.name.removesuffix(BAD))
+    if "mask" not in pq.read_schema(whole.name).names:
         return None
-    labels = table["label"].to_pylist()
-    cells = [m for m, label in zip(table["mask"].to_pylist(), labels, strict=True) if label == 1]
-    cells = [cell["bytes"] if isinstance(cell, dict) else cell for cell in cells]
-    return [np.asarray(Image.open(io.BytesIO(cell)).convert("L")) > 0 for cell in cells]
+    labels = open_labels(whole)
+    assert labels is not None
+    pairs = zip(open_masks("mask", whole).stream(), labels, strict=True)
+    return [kept for kept, label in pairs if label == 1]
 
 
 def places(
     detector: Detector, inside: ImageSource, bad: ImageSource, masks: list[Any]
-) -> Localization:
+) -> Localization | None:
     """How well the maps of good and bad images show the defects."""
     gathered = Places()
-    side = detector.shape[1] // 16
-    done = 0
-    for source, of in ((inside, None), (bad, masks)):
-        for chunk in detector.chunks(source):
-            found = detector.explain_pixels(chunk.images, chunk.boxes, chunk.sizes)
-            flagged = found.scores.is_outlier
-            for i, surface in enumerate(found.maps):
-                mask = np.zeros(surface.shape, bool) if of is None else of[done]
-                box = None if chunk.boxes is None else chunk.boxes[i]
-                height = detector.shape[1] if box is None else box.height
-                cell = detector.shape[1] / side * surface.shape[0] / height
-                gathered.add(surface, mask, cell=cell, flagged=bool(flagged[i]))
-                done += of is not None
+    score_set(detector, inside, places=gathered)
+    score_set(detector, bad, places=gathered, masks=open_masks(masks, bad))
     return gathered.figures()
 
 

@@ -66,7 +66,7 @@ def places_table(places: "Localizations") -> Table:
     for column in (
         "pixel\nAUROC",
         "AU-PRO\nat 30%",
-        "hottest place\non a defect",
+        "hottest\nplace on\na defect",
         "of those\nflagged",
     ):
         table.add_column(column, justify="right")

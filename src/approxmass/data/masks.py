@@ -53,7 +53,7 @@ class Masks:
         if kept is None:
             return np.zeros(size, bool)
         try:
-            marked = np.asarray(kept) != 0 if isinstance(kept, np.ndarray) else _marked(kept)
+            marked = _marked(kept) if isinstance(kept, bytes | Path) else np.asarray(kept) != 0
         except UnreadableError as error:
             raise _bad(f"{self.name}: the mask of image {image} {error}") from error
         if marked.shape != size:
@@ -79,7 +79,7 @@ def open_masks(where: str | os.PathLike[str] | Sequence[Any], source: ImageSourc
               null where nothing is marked;
             - a folder. The mask of image NAME of the source S lies there at NAME or S/NAME, of S
               the last part, with any image suffix, and with `_mask` before it or not;
-            - arrays `(H, W)` or None, one an image.
+            - one an image: an array `(H, W)`, an encoded image, its path, or None.
         source: The images.
 
     Raises:
@@ -95,7 +95,7 @@ def open_masks(where: str | os.PathLike[str] | Sequence[Any], source: ImageSourc
     if not isinstance(where, str | os.PathLike):
         masks = list(where)
         _check_count("masks", len(masks), source)
-        return Masks("masks", lambda: iter(None if m is None else np.asarray(m) for m in masks))
+        return Masks("masks", lambda: iter(masks))
     name = os.fspath(where)
     path = Path(source.name)
     is_table = path.suffix.lower() == ".parquet" and path.is_file()
@@ -141,11 +141,11 @@ def _files_of(name: str, folder: Path, source: ImageSource) -> list[Path]:
             else:
                 missing.append(image)
     if missing:
-        others = f" and {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        others = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        place = f"{os.path.splitext(missing[0])[0]}_mask.png"
         raise _bad(
             f"{name}: no mask for image {missing[0]}{others} of the {len(source):,} of "
-            f"{source.name}: add it as {missing[0]} or {beside}/{missing[0]}, all zero if nothing "
-            "is marked"
+            f"{source.name}: add it as {place} or {beside}/{place}, all zero where nothing is marked"
         )
     return found
 
