@@ -145,7 +145,7 @@ def _files_of(name: str, folder: Path, source: ImageSource) -> list[Path]:
         place = f"{os.path.splitext(missing[0])[0]}_mask.png"
         raise _bad(
             f"{name}: no mask for image {missing[0]}{others} of the {len(source):,} of "
-            f"{source.name}: add it as {place} or {beside}/{place}, all zero where nothing is marked"
+            f"{source.name}: add it as {place} or {beside}/{place}, all zero for no defect"
         )
     return found
 

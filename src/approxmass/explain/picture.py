@@ -1,6 +1,6 @@
 """An image beside itself with its map: contours where it exceeds what is usual, and a scale."""
 
-__all__ = ["overlay", "picture", "shown_size"]
+__all__ = ["outlined", "overlay", "picture", "plain", "scale_of", "shown_size"]
 
 import math
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..arrays import Pixels
+from ..arrays import Bools, Floats, Pixels
+from ..calibration import FALSE_ALARM_RATE, threshold
 from ..data.decode import to_pillow
 from ..data.frame import Box
 from .attribution import Explanation
@@ -16,7 +17,9 @@ from .attribution import Explanation
 # The longer side of what is shown, in pixels; the scale's width, and the line above.
 _SHOWN, _SCALE, _LINE, _GAP = 336, 16, 22, 8
 _INK, _PAPER, _CONTOUR = "#1b2030", "#ffffff", "#c8102e"
+_MARKED = "#00a3e0"
 _COLD, _WARM, _HOT = "#fff3a6", "#ff8c1a", "#b5121b"
+_NEAREST = Image.Resampling.NEAREST
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -40,19 +43,28 @@ def overlay(image: Pixels, box: Box | None, found: Explanation, place: int) -> I
         place: Of the image in `found`.
     """
     surface = found.maps[place]
-    low, limit, high = _scale(found)
+    low, limit, high = scale_of(found.usual)
     strength = ((surface - low) / max(high - low, 1e-12)).clip(0, 1)
     level = Image.fromarray((255 * np.nan_to_num(strength)).astype(np.uint8))
     heat = ImageOps.colorize(level, _COLD, _HOT, mid=_WARM)
-    grey = ImageOps.colorize(
-        ImageOps.grayscale(_plain(image, box, surface.shape)), "black", "white"
-    )
+    grey = ImageOps.colorize(ImageOps.grayscale(plain(image, box, surface.shape)), "black", "white")
     drawn = Image.composite(heat, grey, level.point(lambda v: min(190, 2 * v)))
-    inside = np.nan_to_num(surface, nan=-np.inf) > limit
+    return _contour(drawn, np.nan_to_num(surface, nan=-np.inf) > limit, _CONTOUR)
+
+
+def outlined(image: Image.Image, mask: Bools) -> Image.Image:
+    """An image with an outline of what a mask `(H, W)`, of any size, marks."""
+    of = Image.fromarray((255 * mask).astype(np.uint8))
+    # What is marked is seen however small it is shown.
+    fitting = of.resize(image.size, Image.Resampling.BOX if of.width > image.width else _NEAREST)
+    return _contour(image.copy(), np.asarray(fitting) > 0, _MARKED)
+
+
+def _contour(drawn: Image.Image, inside: Bools, colour: str) -> Image.Image:
     padded = np.pad(inside, 1, mode="edge")
     eroded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     edge = Image.fromarray((255 * (inside & ~eroded)).astype(np.uint8))
-    drawn.paste(Image.new("RGB", drawn.size, _CONTOUR), mask=edge)
+    drawn.paste(Image.new("RGB", drawn.size, colour), mask=edge)
     return drawn
 
 
@@ -71,13 +83,13 @@ def picture(
     """
     height, width = found.maps[place].shape
     both = Image.new("RGB", (2 * width + 3 * _GAP + _SCALE + 64, height + _LINE + _GAP), _PAPER)
-    both.paste(_plain(image, box, (height, width)), (0, _LINE))
+    both.paste(plain(image, box, (height, width)), (0, _LINE))
     both.paste(overlay(image, box, found, place), (width + _GAP, _LINE))
     left = 2 * (width + _GAP)
     ramp = np.linspace(255, 0, height).round().astype(np.uint8)[:, None].repeat(_SCALE, 1)
     both.paste(ImageOps.colorize(Image.fromarray(ramp), _COLD, _HOT, mid=_WARM), (left, _LINE))
     draw, font = ImageDraw.Draw(both), ImageFont.load_default(12)
-    low, limit, high = _scale(found)
+    low, limit, high = scale_of(found.usual)
     middle = _LINE + height // 2
     draw.line((left - 3, middle, left + _SCALE + 3, middle), _CONTOUR, 2)
     at = left + _SCALE + 6
@@ -93,20 +105,29 @@ def picture(
     return both
 
 
-def _scale(found: Explanation) -> tuple[float, float, float]:
-    """The value that is clear, the limit in the middle, and the one that is hottest."""
-    low, limit = float(np.median(found.usual)), found.threshold()
+def scale_of(usual: Floats) -> tuple[float, float, float]:
+    """The value that is clear, the limit in the middle, and the one that is hottest.
+
+    Arguments:
+        usual: Peaks `(n,)` of the maps of images that calibrate.
+
+    Example:
+        >>> scale_of(np.arange(39.0))
+        (19.0, 37.0, 55.0)
+    """
+    low, limit = float(np.median(usual)), threshold(usual, FALSE_ALARM_RATE)
     if math.isinf(limit):  # too few images to say: the largest there was
-        limit = float(found.usual.max())
+        limit = float(usual.max())
     low = min(low, limit)
     return low, limit, 2 * limit - low
 
 
-def _plain(image: Pixels, box: Box | None, shape: tuple[int, ...]) -> Image.Image:
+def plain(image: Pixels, box: Box | None, shape: tuple[int, ...]) -> Image.Image:
+    """An image `(C, h, w)` cut out of its frame, in a height and width; few pixels stay seen."""
     cut: NDArray[np.uint8] = image
     if box is not None:
         cut = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
     size = (shape[1], shape[0])
     enlarge = cut.shape[1] * 2 <= shape[0]  # so that pixels are seen where there are few
-    how = Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR
+    how = _NEAREST if enlarge else Image.Resampling.BILINEAR
     return to_pillow(np.ascontiguousarray(cut)).convert("RGB").resize(size, how)

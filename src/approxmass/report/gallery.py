@@ -1,28 +1,73 @@
 """The images that say most about a detector: the most and least typical, and its mistakes."""
 
-__all__ = ["Card", "Gallery", "galleries"]
+__all__ = ["Card", "Gallery", "Picture", "galleries"]
 
 import base64
+import io
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from ..arrays import Pixels
+from ..arrays import Bools, Pixels
+from ..data import Chunk
+from ..data.frame import Box
+from ..data.masks import Kept
 from ..data.png import png_bytes
+from ..detector import Detector
 from ..evaluation.assess import Assessment, ScoredSet
+from ..explain.picture import outlined, overlay, plain
 
 _CARDS = 10
+# Images of no longer sides are shown pixel by pixel, and about so large on the screen.
+_SMALL, _SIDE = 64, 112
+# Others as large as that square, but no longer.
+_SQUARE, _LONGEST = 150, 300
+# Pixels of a picture for one of the screen, of small images and of others.
+_CRISP, _FINE = 2, 1.5
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as an address that holds it, and its size on the screen in pixels."""
+
+    address: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
 class Card:
-    """An image as a PNG in base64, its name, its p-value, and whether it is called an outlier."""
+    """An image.
+
+    Attributes:
+        name: Of the image.
+        picture: Of it.
+        map: The same in grey under its map; None where the detector has none.
+        p_value: Small = out-of-distribution.
+        is_outlier: Called one.
+    """
 
     name: str
-    png: str
+    picture: Picture
+    map: Picture | None
     p_value: float
     is_outlier: bool
+
+    @property
+    def stacked(self) -> bool:
+        """A long image lies above its map, not beside it."""
+        return self.map is not None and self.picture.width > 1.3 * self.picture.height
+
+    @property
+    def width(self) -> int:
+        """On the screen."""
+        return self.picture.width * (2 if self.map is not None and not self.stacked else 1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +93,7 @@ def galleries(assessment: Assessment) -> list[Gallery]:
         sample = rng.permutation(wrong)[:_CARDS]
         sample = sample[np.argsort(scored.p_value[sample], kind="stable")]
         most, least = order[:_CARDS], order[::-1][:_CARDS]
-        cards = _cards(scored, np.concatenate([most, least, sample]))
+        cards = _cards(assessment.detector, scored, np.concatenate([most, least, sample]))
         total = f"of {len(order):,}"
         mistake = "False alarms" if place == 0 else "Misses"
         cause = "called outliers at 5%" if place == 0 else "not called outliers at 5%"
@@ -65,27 +110,85 @@ def galleries(assessment: Assessment) -> list[Gallery]:
     return found
 
 
-def _cards(scored: ScoredSet, places: NDArray[np.int64]) -> list[Card]:
-    pngs = _pngs(scored, set(places.tolist()))
+def _cards(detector: Detector, scored: ScoredSet, places: NDArray[np.int64]) -> list[Card]:
+    pictures = dict(_pictures(detector, scored, set(places.tolist())))
     return [
-        Card(scored.names[i], pngs[i], float(scored.p_value[i]), bool(scored.is_outlier[i]))
+        Card(scored.names[i], *pictures[i], float(scored.p_value[i]), bool(scored.is_outlier[i]))
         for i in places.tolist()
     ]
 
 
-def _pngs(scored: ScoredSet, places: set[int]) -> dict[int, str]:
+def _pictures(
+    detector: Detector, scored: ScoredSet, places: set[int]
+) -> Iterator[tuple[int, tuple[Picture, Picture | None]]]:
     """Images by their places, read again from their source: all of them would not fit in memory."""
-    found = {}
-    start = 0
-    for chunk in scored.source.chunks():
-        for i in places:
-            if start <= i < start + len(chunk.images):
-                found[i] = _png(chunk.images[i - start])
+    start, last = 0, max(places, default=-1)
+    marks = None if scored.masks is None else scored.masks.stream()
+    for chunk in detector.chunks(scored.source):
+        rows = [i for i in range(len(chunk.images)) if start + i in places]
+        kept = None if marks is None else [next(marks) for _ in chunk.names]
+        if rows:
+            drawn = _drawn(detector, chunk, rows, _masks(scored, chunk, rows, kept))
+            yield from zip((start + i for i in rows), drawn, strict=True)
         start += len(chunk.images)
-        if len(found) == len(places):  # the rest need not be read
+        if start > last:  # the rest need not be read
             break
-    return found
 
 
-def _png(image: Pixels) -> str:
-    return base64.b64encode(png_bytes(image)).decode()
+def _masks(
+    scored: ScoredSet, chunk: Chunk, rows: list[int], kept: list[Kept] | None
+) -> list[Bools | None]:
+    if kept is None or scored.masks is None:
+        return [None] * len(rows)
+    return [scored.masks.read(kept[i], chunk.names[i], chunk.sizes[i]) for i in rows]
+
+
+def _drawn(
+    detector: Detector, chunk: Chunk, rows: list[int], masks: list[Bools | None]
+) -> Iterator[tuple[Picture, Picture | None]]:
+    """Some images of a chunk, each with its map."""
+    images = chunk.images[rows]
+    boxes = [None if chunk.boxes is None else chunk.boxes[i] for i in rows]
+    cuts = [_cut(image, box) for image, box in zip(images, boxes, strict=True)]
+    screen = [_screen(cut.shape[1:], chunk.sizes[i]) for cut, i in zip(cuts, rows, strict=True)]
+    found = None
+    if detector.model.explains:
+        within = None if chunk.boxes is None else [chunk.boxes[i] for i in rows]
+        found = detector.explain_pixels(images, within, [fine for _, fine in screen])
+    for k, (cut, (size, fine), mask) in enumerate(zip(cuts, screen, masks, strict=True)):
+        shown = None if found is None else _picture(overlay(cut, None, found, k), size)
+        if mask is not None and mask.any():
+            yield _picture(outlined(plain(cut, None, fine), mask), size), shown
+        elif max(cut.shape[1:]) <= _SMALL:  # as it is, pixel by pixel
+            yield Picture(_address("png", png_bytes(cut)), size[1], size[0]), shown
+        else:
+            yield _picture(plain(cut, None, fine), size), shown
+
+
+def _cut(image: Pixels, box: Box | None) -> Pixels:
+    """An image without what is around it in its frame."""
+    if box is None:
+        return image
+    inside = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
+    return np.ascontiguousarray(inside)
+
+
+def _screen(cut: tuple[int, ...], given: Size) -> tuple[Size, Size]:
+    """Height and width on the screen, and of the picture, of an image that had others once."""
+    scale = min(_SQUARE / math.sqrt(given[0] * given[1]), _LONGEST / max(given))
+    whole, fine = given, _FINE
+    if max(cut) <= _SMALL:
+        whole, scale, fine = (cut[0], cut[1]), max(1, round(_SIDE / max(cut))), _CRISP
+    sides = [max(1, round(side * scale)) for side in whole]
+    return (sides[0], sides[1]), (round(sides[0] * fine), round(sides[1] * fine))
+
+
+def _picture(drawn: Image.Image, size: Size) -> Picture:
+    buffer = io.BytesIO()
+    # No subsampling: a contour is one pixel wide.
+    drawn.save(buffer, "JPEG", quality=82, subsampling=0)
+    return Picture(_address("jpeg", buffer.getvalue()), size[1], size[0])
+
+
+def _address(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

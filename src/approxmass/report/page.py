@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..arrays import Shape
 from ..calibration import FALSE_ALARM_RATE, called_ranks, threshold
 from ..data.source import describe_shape
+from ..detector import Detector
 from ..errors import ApproxMassError
 from ..evaluation.assess import Assessment
+from ..evaluation.localize import Localization
 from ..evaluation.metrics import group_means
+from ..explain.picture import scale_of
 from ..runtime.extras import require_extra
 from ..runtime.machine import machine_facts
 from ..storage.atomic import check_file, write_text
 from .charts import calibration_chart, histogram, operating_charts, training_chart, vega_script
-from .describe import LEGEND, describe
+from .describe import LEGEND, PLACES_LEGEND, describe
 from .gallery import galleries
 
 # Fewer in-distribution images say nothing about a rate of 5%.
@@ -103,7 +105,8 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         "calibration": calibration_chart(inside.p_value, len(detector.calibration[decides])),
         "training": _training(assessment),
         "galleries": galleries(assessment),
-        "pixel": _pixel(detector.shape),
+        "places": _places(assessment),
+        "scale": _scale(detector),
         "facts": _facts(assessment),
         "sets": [
             {
@@ -223,9 +226,43 @@ def _training(assessment: Assessment) -> list[dict[str, Any]]:
     ]
 
 
-def _pixel(shape: Shape) -> int:
-    """Pixels of the screen for one of an image, so that small ones can be seen."""
-    return max(1, round(84 / max(shape[1:])))
+def _scale(detector: Detector) -> dict[str, str] | None:
+    """What the colours of maps mean; None without maps."""
+    if not detector.model.explains:
+        return None
+    usual = detector.fitted.peaks
+    low, limit, high = scale_of(usual)
+    most = f"what 95% of {len(usual):,} usual images keep below"
+    if np.isinf(threshold(usual, FALSE_ALARM_RATE)):
+        most = f"the most there is in {len(usual):,} usual images, too few for a limit of 5%"
+    numbers = {"low": f"{low:.3g}", "limit": f"{limit:.3g}", "high": f"{high:.3g}"}
+    return {"of": detector.model.mapped, "most": most, **numbers}
+
+
+def _places(assessment: Assessment) -> dict[str, Any] | None:
+    """The table of maps against masks; None without masks."""
+    if assessment.places is None:
+        return None
+    named = list(assessment.places.sets.items())
+    if len(named) > 1:
+        named.append(("all", assessment.places.together))
+    return {
+        "legend": " ".join(PLACES_LEGEND.split()),
+        "rows": [(name, None if found is None else _figures(found)) for name, found in named],
+    }
+
+
+def _figures(found: Localization) -> list[tuple[str, str]]:
+    cells = [
+        (found.pixel_auroc, ""),
+        (found.au_pro, ""),
+        (found.hits, f" of {found.defects:,}"),
+        (found.flagged_hits, f" of {found.flagged:,}"),
+    ]
+    return [
+        ("-", "") if each is None else (f"{each.value:.3f}{of}", f"{each.low:.3f}-{each.high:.3f}")
+        for each, of in cells
+    ]
 
 
 def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
