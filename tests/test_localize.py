@@ -82,6 +82,31 @@ def test_images_without_a_defect_count_for_pixels_alone() -> None:
     assert found.flagged_hits is not None
 
 
+def test_figures_of_some_kinds_are_those_of_these_images_alone() -> None:
+    made = images(60)
+    places = Places()
+    for i, (surface, mask) in enumerate(made):
+        places.add(surface, mask, cell=2, flagged=i % 2 == 0, kind="ab"[i % 2])
+    assert places.figures(["a", "b"]) == places.figures()
+    alone = figures(made[::2])
+    some = places.figures(["a"])
+    assert some is not None
+    assert some.pixel_auroc.value == pytest.approx(alone.pixel_auroc.value, abs=1e-3)
+    assert some.hits == alone.hits
+    assert (some.defects, some.flagged) == (20, 20)
+    assert places.figures(["c"]) is None
+
+
+def test_large_maps_are_counted_before_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = images(120)
+    together = figures(made)
+    monkeypatch.setattr("approxmass.evaluation.localize._PIXELS_WAITING", 3000)
+    soon = figures(made)
+    assert soon.pixel_auroc.value == pytest.approx(together.pixel_auroc.value, abs=2e-3)
+    assert soon.au_pro.value == pytest.approx(together.au_pro.value, abs=2e-2)
+    assert soon.hits == together.hits
+
+
 def test_where_the_model_does_not_look_there_is_the_lowest_value() -> None:
     mask = np.zeros((10, 10), bool)
     mask[2, 2] = True

@@ -26,6 +26,8 @@ class Page(HTMLParser):
         super().__init__()
         self.json: dict[str, dict] = {}
         self.images: list[tuple[str, np.ndarray]] = []
+        self.maps: list[tuple[str, np.ndarray]] = []
+        self.sizes: list[tuple[int, int]] = []  # of the images, on the screen
         self.addresses: list[str] = []
         self.text = ""
         self._into: str | None = None
@@ -38,9 +40,14 @@ class Page(HTMLParser):
         self._hidden = tag in ("script", "style")
         self._into = found.get("id") if found.get("type") == "application/json" else None
         if tag == "img":
-            data = base64.b64decode((found["src"] or "").removeprefix("data:image/png;base64,"))
+            data = base64.b64decode((found["src"] or "").partition(";base64,")[2])
+            alt = found["alt"] or ""
             with Image.open(io.BytesIO(data)) as image:
-                self.images.append((found["alt"] or "", np.asarray(image)))
+                (self.maps if alt.startswith("map of ") else self.images).append(
+                    (alt.removeprefix("map of "), np.asarray(image))
+                )
+            if not alt.startswith("map of "):
+                self.sizes.append((int(found["height"] or 0), int(found["width"] or 0)))
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden, self._into = False, None
@@ -204,6 +211,57 @@ def test_the_gallery_shows_the_right_images(page: Page, assessment: Assessment) 
     assert not shown
 
 
+def is_red(pixels: np.ndarray) -> bool:
+    """Whether some of a map is hotter than the middle of the scale."""
+    red, green, blue = np.moveaxis(pixels.astype(int), -1, 0)
+    return bool(((red > 150) & (green < 70) & (blue < 100)).any())
+
+
+def test_beside_each_image_is_its_map(page: Page, assessment: Assessment) -> None:
+    assert [alt for alt, _ in page.maps] == [alt for alt, _ in page.images]
+    assert all(pixels.shape == (216, 216, 3) for _, pixels in page.maps)
+    detector = assessment.detector
+    checked = {True: 0, False: 0}
+    # Of the first set: the most and the least typical.
+    for alt, pixels in page.maps[:20]:
+        found = detector.explain(SETS["inside"][int(alt.removeprefix("image "))])
+        beyond = found.peaks[0] / found.threshold()
+        if abs(beyond - 1) > 0.2:
+            assert is_red(pixels) == (beyond > 1)
+            checked[bool(beyond > 1)] += 1
+    assert all(checked.values())
+    usual = detector.fitted.peaks
+    assert f"exceeds what 95% of {len(usual)} usual images keep below" in page.text
+    assert f"{threshold(usual, 0.05):.3g}, contour" in page.text
+
+
+def test_long_images_keep_their_shape_without_what_is_around_them(tmp_path: Path) -> None:
+    usual = [np.asarray(Image.fromarray(i).resize((80, 80))) for i in textures(120)]
+    detector = Detector("pca", epochs=1, size=80).fit(usual)
+    long = [np.asarray(Image.fromarray(i).resize((60, 160))) for i in textures(3, seed=1)]
+    wide = [each.T for each in long]
+    black = np.zeros_like(long[0])
+    black[:, 20:30] = 255
+    inside = [Image.fromarray(each) for each in [*long, *wide]]
+    found = assess(detector, inside, [[black] * 3], masks=[[black > 0] * 3])
+    write_report(found, tmp_path / "r.html")
+    page = Page((tmp_path / "r.html").read_text())
+    shapes = [(height, width) for height, width in page.sizes]
+    assert {round(height / width, 1) for height, width in shapes} == {0.4, 2.7}
+    assert all(max(shape) > 200 for shape in shapes)
+    for (_, image), (_, shown), (height, width) in zip(
+        page.images, page.maps, page.sizes, strict=True
+    ):
+        assert image.shape[:2] == shown.shape[:2] == (round(1.5 * height), round(1.5 * width))
+    # What is marked has a blue outline, on both sides of the white line.
+    blue = page.images[-1][1].astype(int)
+    outline = (blue[..., 2] > 150) & (blue[..., 0] < 90)
+    columns = np.flatnonzero(outline.mean(0) > 0.8) / blue.shape[1] * 60
+    assert columns.min() == pytest.approx(20, abs=1)
+    assert columns.max() == pytest.approx(30, abs=1)
+    assert "Blue outline: the defect" in page.text
+
+
 def test_settings_versions_and_fingerprints_are_there(page: Page, assessment: Assessment) -> None:
     facts = assessment.facts()
     wanted = [facts["fit"]["sha256"], facts["machine"]["packages"]["torch"]]
@@ -259,6 +317,9 @@ def test_a_baseline_has_a_report_too(tmp_path: Path) -> None:
     )
     page = Page((tmp_path / "r.html").read_text())
     assert sorted(page.json) == ["histogram-1", "p-values", "precision", "roc"]
+    assert page.images
+    assert not page.maps
+    assert "contour" not in page.text
     assert "AUROC of nearest-neighbour" in page.text
 
 

@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 
 from .console import check_outputs, emit, out
-from .evaluate import MoreOod
 from .fit import Size
-from .options import SOURCE, Device, Json, Threads
+from .options import SOURCE, Device, Json, MoreOod, OodSources, Threads
+from .tried_on import tried_on
 
 
 def compare(
     source: Annotated[str, typer.Argument(help=SOURCE)],
-    ood: Annotated[
-        list[str], typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated.")
-    ],
+    ood: OodSources = None,
     more_ood: MoreOod = None,
     id_source: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="SOURCE", help="In-distribution images to try it on; else a fifth."
+            "--id",
+            metavar="SOURCE",
+            help="In-distribution images to try it on; else a fifth, or the test of MVTec AD.",
         ),
     ] = None,
     encoder: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
@@ -33,10 +33,16 @@ def compare(
     json_file: Json = None,
 ) -> None:
     """Fit the default on SOURCE, and show it beside its vanilla flow and plain lines."""
+    from ..data.readers.mvtec import is_mvtec
     from ..evaluation.compare import compare as compared
     from .tables import comparison_table
 
-    sources = [*ood, *(more_ood or [])]
+    sources = [*(ood or []), *(more_ood or [])]
+    if id_source is None and is_mvtec(Path(source)):
+        id_source = source
+    if id_source is not None or not sources:
+        sets = tried_on(id_source or source, sources)
+        id_source, sources = sets.inside, sets.outside
     check_outputs(json_file, inputs=[source, id_source, *sources])
     found = compared(
         source,

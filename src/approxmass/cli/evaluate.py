@@ -2,15 +2,14 @@
 
 __all__ = ["evaluate", "report", "show_evaluation", "write_page"]
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ApproxMassError
 from .console import check_outputs, emit, out, say
-from .options import Device, Folder, Json, Seed, Threads
+from .options import Device, Folder, Json, MoreOod, OodSources, Seed, Threads
+from .tried_on import TriedOn, tried_on
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -21,16 +20,9 @@ IdSource = Annotated[
     typer.Option(
         "--id",
         metavar="SOURCE",
-        help="In-distribution images, not those of the fit; or a folder in the layout of MVTec AD, "
-        "whose test it then is.",
+        help="In-distribution images, not those of the fit; or a folder laid out as MVTec AD, for "
+        "its test.",
     ),
-]
-OodSources = Annotated[
-    list[str] | None,
-    typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated."),
-]
-MoreOod = Annotated[
-    list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
 ]
 Masks = Annotated[
     str | None,
@@ -63,7 +55,7 @@ def evaluate(
     from ..detector import Detector
     from ..report import check_page
 
-    sets = _sets(id_source, [*(ood or []), *(more_ood or [])], masks)
+    sets = tried_on(id_source, [*(ood or []), *(more_ood or [])], masks)
     if output is not None:
         check_page(output)
     check_outputs(output, json_file, inputs=[sets.inside, *sets.outside])
@@ -92,57 +84,18 @@ def report(
     from ..detector import Detector
     from ..report import check_page
 
-    sets = _sets(id_source, [*(ood or []), *(more_ood or [])], masks)
+    sets = tried_on(id_source, [*(ood or []), *(more_ood or [])], masks)
     check_page(output)
     check_outputs(output, inputs=[sets.inside, *sets.outside])
     detector = Detector.load(folder, device=device, threads=threads)
     write_page(_assessed(detector, sets, group_size=group_size, seed=seed), output)
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """What is evaluated on; `asked`: for masks, by name."""
-
-    inside: str
-    outside: list[str]
-    masks: str | None
-    asked: bool
-
-
-def _sets(inside: str, outside: list[str], masks: str | None) -> _Sets:
-    """Of a folder in the layout of MVTec AD its test, and all outliers of it unless some are given.
-
-    Raises:
-        ApproxMassError: there are no outliers.
-    """
-    from ..data.readers.mvtec import test_sets
-
-    for name in outside:
-        if test_sets(name) is not None:
-            raise ApproxMassError(
-                f"{name} has the layout of MVTec AD: give it as --id without --ood, or as --ood "
-                "a folder of its test",
-                code="bad-option",
-            )
-    found = test_sets(inside)
-    if found is None and not outside:
-        raise ApproxMassError(
-            "--ood is missing: give outliers, or as --id a folder in the layout of MVTec AD "
-            "(train/good, test/good and test/KIND)",
-            code="bad-option",
-        )
-    if found is None:
-        return _Sets(inside, outside, masks, asked=True)
-    if outside:
-        return _Sets(found.good, outside, masks, asked=True)
-    return _Sets(found.good, found.others, masks or found.masks, asked=masks is not None)
-
-
-def _assessed(detector: "Detector", sets: _Sets, *, group_size: int, seed: int) -> "Assessment":
+def _assessed(detector: "Detector", sets: TriedOn, *, group_size: int, seed: int) -> "Assessment":
     from ..evaluation.assess import assess
 
     masks = sets.masks
-    if masks is not None and not sets.asked:
+    if masks is not None and sets.found:
         if detector.model.explains:
             say(f"masks: {masks}")
         else:

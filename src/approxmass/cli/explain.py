@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out
-from .options import SOURCE, Device, Folder, Json, Skipped, Threads
+from .options import SOURCE, Device, Folder, Json, Skipped, Threads, say_remarks
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -79,7 +79,9 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
     reasons: list[str] = []
     skipped = Skipped()
     for name in sources:
-        for chunk in detector.chunks(name):
+        source = detector.open(name)
+        say_remarks(source)
+        for chunk in detector.chunks(source):
             skipped.add(chunk.unreadable)
             reasons += [f"image {label} {error}" for label, error in chunk.unreadable]
             if not chunk.readable:

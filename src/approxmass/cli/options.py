@@ -1,14 +1,29 @@
 """Arguments and options that several commands share."""
 
-__all__ = ["SHOWN", "SOURCE", "Device", "Folder", "Json", "Seed", "Skipped", "Threads"]
+__all__ = [
+    "SHOWN",
+    "SOURCE",
+    "Device",
+    "Folder",
+    "Json",
+    "MoreOod",
+    "OodSources",
+    "Seed",
+    "Skipped",
+    "Threads",
+    "say_remarks",
+]
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .console import say
+
+if TYPE_CHECKING:
+    from ..data import ImageSource
 
 SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
 # Unreadable images named on the terminal.
@@ -25,6 +40,21 @@ Device = Annotated[
     typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...; a GPU where there is one."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute in.")]
+
+
+OodSources = Annotated[
+    list[str] | None,
+    typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated."),
+]
+MoreOod = Annotated[
+    list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
+]
+
+
+def say_remarks(source: "ImageSource") -> None:
+    """What opening a source did unasked."""
+    for line in source.remarks():
+        say(line)
 
 
 class Skipped:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out
-from .options import SOURCE, Device, Folder, Json, Skipped, Threads
+from .options import SOURCE, Device, Folder, Json, Skipped, Threads, say_remarks
 
 
 def score(
@@ -34,10 +34,12 @@ def score(
     check_suffix(output)
     check_outputs(output, json_file, inputs=[source])
     detector = Detector.load(folder, device=device, threads=threads)
+    images = detector.open(source)
+    say_remarks(images)
     outliers, skipped = 0, Skipped()
     statistic = []
     with write_atomic(output) as path, ScoreFile(path, output) as file:
-        for chunk, scores in detector.score_chunks(source):
+        for chunk, scores in detector.score_chunks(images):
             if strict:
                 chunk.require_readable(source)
             skipped.add(chunk.unreadable)
