@@ -67,22 +67,61 @@ def test_places_count_only_where_they_differ() -> None:
     np.testing.assert_allclose(encoder.center, raw, atol=0.05)
 
 
-def test_what_a_place_varies_in_more_than_others_counts_less_there_and_nothing_counts_more() -> (
-    None
-):
+def test_each_place_is_whitened_half_way_to_its_own_covariance() -> None:
+    """In closed form: the quadratic form of the shrunk covariance, and its determinant."""
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(3000, 3, 6, generator=generator) + 20 * torch.eye(6)[0]
+    values = torch.randn(500, 3, 6, generator=generator) + 20 * torch.eye(6)[0]
     values[:, 1, 4] *= 5  # loose there
     values[:, 2] = 20 * torch.eye(6)[0] + 0.05 * (values[:, 2] - 20 * torch.eye(6)[0])  # stiff
-    given = Patches(values, torch.arange(3).expand(3000, -1))
+    given = Patches(values, torch.arange(3).expand(500, -1))
     encoder = PatchEncoder([6], 3)
-    codes = encoder.fit_transform(given).view(3000, 3, 6)
-    plain = encoder.centered(given) @ encoder.whitening
-    before, after = (torch.linalg.eigvalsh(torch.cov(each[:, 1].T)) for each in (plain, codes))
-    assert before[-1] > 2
-    assert after[-1] == pytest.approx(1, abs=0.15)
-    np.testing.assert_allclose(codes[:, 2], plain[:, 2], atol=1e-5)
-    assert (codes.norm(dim=2) <= plain.norm(dim=2) + 1e-5).all()
+    encoder.fit_transform(given)
+    centered = encoder.centered(given)
+    plain, codes = (centered @ encoder.whitening).double(), encoder.codes(centered).double()
+    weight = 500 / (500 + 250)
+    for place in range(3):
+        here = plain[:, place]
+        shrunk = weight * torch.cov(here.T) + (1 - weight) * torch.eye(6)
+        wanted = (here @ torch.linalg.inv(shrunk) * here).sum(1)
+        np.testing.assert_allclose(codes[:, place].square().sum(1), wanted, rtol=0.02)
+        wanted = -0.5 * torch.logdet(shrunk)
+        assert encoder.logdet[place].item() == pytest.approx(wanted.item(), abs=0.01)
+    assert encoder.logdet[2] > encoder.logdet[0] > encoder.logdet[1]
+
+
+def test_the_code_of_a_training_image_is_as_if_it_were_new() -> None:
+    """With few images of many dimensions their own covariance would make their codes short."""
+    given, new = patches(60, 4, 30), patches(60, 4, 30, seed=1)
+    encoder = PatchEncoder([30], 4)
+    own = encoder.fit_transform(given).square().sum(1).mean()
+    seen = encoder.codes(encoder.centered(given)).square().sum(2).mean()
+    unseen = encoder.codes(encoder.centered(new)).square().sum(2).mean()
+    assert own == pytest.approx(unseen.item(), rel=0.05)
+    assert seen < 0.95 * unseen
+
+
+def test_the_code_of_an_image_does_not_depend_on_what_comes_with_it() -> None:
+    given = patches(100, 4, 12)
+    encoder = PatchEncoder([12], 4)
+    encoder.fit_transform(given)
+    centered = encoder.centered(given)
+    together = encoder.codes(centered)
+    for some in (1, 3, 17, 40):
+        np.testing.assert_array_equal(encoder.codes(centered[:some]), together[:some])
+
+
+def test_of_many_places_and_numbers_there_is_one_covariance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("approxmass.encoders.patches._NUMBERS", 4 * 12**2 - 1)
+    given = patches(100, 4, 12)
+    encoder = PatchEncoder([12], 4)
+    codes = encoder.fit_transform(given)
+    assert not len(encoder.local)
+    assert not encoder.logdet.any()
+    np.testing.assert_allclose(
+        codes, encoder.codes(encoder.centered(given)).flatten(0, 1), atol=1e-5
+    )
 
 
 def test_contrast_is_not_seen_and_each_map_has_its_say() -> None:
@@ -138,9 +177,10 @@ def test_at_the_start_of_the_flow_the_statistics_are_those_of_a_gaussian() -> No
     code.fit_transform(given)
     parts = Parts(code, VectorFlow("patches", 8).requires_grad_(False))
     found = parts.maps(given)
-    codes = code.codes(code.centered(given), given.places).view(30, 6, 8).double()
+    codes = code.codes(code.centered(given)).double()
     squared = codes.square().sum(2)
-    expected = 0.5 * (squared + 8 * math.log(2 * math.pi))
+    # Of the patch before it is whitened by its place: the determinant belongs to it.
+    expected = 0.5 * (squared + 8 * math.log(2 * math.pi)) - code.logdet
     np.testing.assert_allclose(found["patch_nll"], expected, rtol=1e-5)
     np.testing.assert_allclose(found["patch_mass"], squared.sqrt(), rtol=1e-4)
 

@@ -18,8 +18,12 @@ from .network import Network
 _CELL = 16
 # Principal components whose rest is the residual.
 _COMPONENTS = 64
-# Directions of a place that are looked at, and patches that knowing nothing of it is worth.
-_LOOSE, _WORTH = 16, 100
+# Patches of a place for which its own covariance counts as much as that of all places.
+_EVEN = 250
+# Numbers of all these covariances: of wider maps or more places there is but one for all.
+_NUMBERS = 12_000_000
+# Folds by whose others the codes of training images are made, and images that are seen together.
+_FOLDS, _TOGETHER = 5, 16
 # Patches that the covariance is of.
 _MOST = 20_000
 
@@ -93,9 +97,9 @@ class PatchEncoder(nn.Module):
 
     The mean of a place is shrunk towards the mean of all by what its sampling error is worth
     (James and Stein, number by number), so that places count where images are aligned and only
-    there. Whitened are all places together; then the directions in which a place varies most are
-    shortened to the variance of the others. None is lengthened: where all usual images are alike,
-    a trifle would become an alarm.
+    there. Whitened are all places together, and then each by its own covariance, half way to that
+    of all. The determinant of that belongs to the density: without it, a place where all usual
+    images are alike would raise an alarm at a trifle.
 
     Arguments:
         widths: Channels of the maps, one after the other in the values.
@@ -105,8 +109,8 @@ class PatchEncoder(nn.Module):
     center: Tensor
     whitening: Tensor
     axes: Tensor
-    loose: Tensor
-    excess: Tensor
+    local: Tensor
+    logdet: Tensor
 
     def __init__(self, widths: Sequence[int], places: int) -> None:
         super().__init__()
@@ -116,9 +120,10 @@ class PatchEncoder(nn.Module):
         self.register_buffer("whitening", torch.zeros(dimension, dimension))
         kept = min(_COMPONENTS, dimension // 2)
         self.register_buffer("axes", torch.zeros(dimension, kept))
-        loose = min(_LOOSE, dimension)
-        self.register_buffer("loose", torch.zeros(places, dimension, loose))
-        self.register_buffer("excess", torch.zeros(places, loose))
+        own = places if places * dimension**2 <= _NUMBERS else 0
+        # In half precision: they are most of what a detector weighs.
+        self.register_buffer("local", torch.zeros(own, dimension, dimension, dtype=torch.half))
+        self.register_buffer("logdet", torch.zeros(places))
 
     @property
     def dimension(self) -> int:
@@ -128,7 +133,8 @@ class PatchEncoder(nn.Module):
     def fit_transform(self, patches: Patches, *, seed: int = 0) -> Tensor:
         """Learn from patches of training images; returns the codes `(M, D)` of those inside.
 
-        The covariance is that of some, drawn at random.
+        The covariance is that of some, drawn at random. The codes of an image are by covariances
+        of places that have not seen it (five folds).
 
         Raises:
             ApproxMassError: the patches are all the same.
@@ -142,34 +148,36 @@ class PatchEncoder(nn.Module):
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
         codes = values @ self.whitening
+        if not len(self.local):
+            return codes
+        images = torch.arange(len(known))[:, None].expand_as(known)[known]
+        own = torch.empty_like(codes)
+        for fold in range(_FOLDS):
+            held = images % _FOLDS == fold
+            self._learn_places(codes[~held], places[~held])
+            own[held] = self._by_place(codes[held], places[held])
         self._learn_places(codes, places)
-        return self._evened(codes, places)
+        return own
 
     def _learn_places(self, codes: Tensor, places: Tensor) -> None:
-        """The directions in which the codes of each place vary most, and by how much too much."""
-        found, excess = torch.zeros_like(self.loose), torch.zeros_like(self.excess)
+        """The inverse Cholesky factor of the covariance of each place."""
         for place in range(self.places):
             here = codes[places == place].double()
-            if len(here) < 2:
-                continue
-            # Shrunk towards the identity, which is the covariance of all places.
-            weight = len(here) / (len(here) + _WORTH)
-            covariance = weight * torch.cov(here.T)
-            covariance.diagonal().add_(1 - weight)
-            variances, axes = torch.linalg.eigh(covariance)
-            found[place] = axes[:, -self.loose.shape[2] :].float()
-            spread = variances[-self.loose.shape[2] :].clamp_min(1).rsqrt()
-            excess[place] = (1 - spread).float()
-        self.loose, self.excess = found, excess
+            weight = len(here) / (len(here) + _EVEN) if len(here) > 1 else 0.0
+            covariance = (1 - weight) * torch.eye(self.dimension, dtype=torch.double)
+            if weight:
+                covariance += weight * torch.cov(here.T)
+            factor = torch.linalg.cholesky(torch.linalg.inv(covariance))
+            self.local[place] = factor.half()
+            self.logdet[place] = self.local[place].diagonal().double().log().sum()
 
-    def _evened(self, codes: Tensor, places: Tensor) -> Tensor:
-        """Codes `(M, D)` at their places `(M,)`, the directions in which these vary shortened."""
-        found = [codes[:0]]
-        for some, at in zip(torch.split(codes, 1024), torch.split(places, 1024), strict=True):
-            loose = self.loose[at]
-            along = torch.bmm(some[:, None], loose) * self.excess[at][:, None]
-            found.append(some - torch.bmm(along, loose.mT)[:, 0])
-        return torch.cat(found)
+    def _by_place(self, codes: Tensor, places: Tensor) -> Tensor:
+        """Codes `(M, D)`, whitened by the covariance of their places `(M,)`."""
+        found = torch.empty_like(codes)
+        for place in range(self.places):
+            here = places == place
+            found[here] = codes[here] @ self.local[place].float()
+        return found
 
     def _means(self, values: Tensor, places: Tensor) -> Tensor:
         mean = values.mean(0, dtype=torch.float64)
@@ -192,11 +200,16 @@ class PatchEncoder(nn.Module):
         """Patches `(N, k, D)` as they are seen, less what is usual in their places."""
         return self.scaled(patches.values) - self.center[patches.places.clamp_min(0)]
 
-    def codes(self, centered: Tensor, places: Tensor) -> Tensor:
-        """Codes `(M, D)` of centered patches `(N, k, D)` at their places `(N, k)`; M is N k."""
-        return self._evened(
-            (centered @ self.whitening).flatten(0, 1), places.clamp_min(0).flatten()
-        )
+    def codes(self, centered: Tensor) -> Tensor:
+        """Codes `(N, k, D)` of centered patches of all places `(N, k, D)`."""
+        codes = centered @ self.whitening
+        if not len(self.local):
+            return codes
+        local, found = self.local.float(), [codes[:0]]
+        for some in torch.split(codes, _TOGETHER):
+            padded = torch.cat([some, some[:1].expand(_TOGETHER - len(some), -1, -1)])
+            found.append(torch.bmm(padded.transpose(0, 1), local).transpose(0, 1)[: len(some)])
+        return torch.cat(found)
 
     def residual(self, centered: Tensor) -> Tensor:
         """Length of what the first principal components leave, `(...)`."""

@@ -108,10 +108,10 @@ class Parts(nn.Module):
         """Each of `PARTS` at every place `(N, k)`, float64; minus infinity outside of an image."""
         outside = patches.places < 0
         centered = self.code.centered(patches)
-        codes = self.code.codes(centered, patches.places)
-        nll, mass = self._densities(codes)
+        nll, mass = self._densities(self.code.codes(centered).flatten(0, 1))
         residual = capped(self.code.residual(centered).double())
-        found = (nll.view_as(residual), mass.view_as(residual), residual)
+        nll = capped(nll.view_as(residual) - self.code.logdet.double())
+        found = (nll, mass.view_as(residual), residual)
         return {
             name: values.masked_fill(outside, -torch.inf)
             for name, values in zip(PARTS, found, strict=True)

@@ -126,10 +126,9 @@ class FlowScorer(nn.Module):
                 for part in torch.split(codes, self.batch_size)
             ]
             known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
-        ranges = self.raw(held_out)
+        ranges = self._in_batches(self._of_image, held_out)
         if whole is not None and self.parts is not None:
-            of_parts = self.raw(whole)
-            ranges |= {name: of_parts[name] for name in PARTS}
+            ranges |= self._in_batches(self._of_parts, whole)
         for place, (name, values) in enumerate(ranges.items()):
             values = torch.cat([values, known[name]]) if name in known else values
             if values.max() >= OVERFLOW:
@@ -148,7 +147,7 @@ class FlowScorer(nn.Module):
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
         With parts, their maps `(n, k)` of some images after the others go to `maps`.
         """
-        parts = self._in_batches(views, maps)
+        parts = self._in_batches(lambda some: self(some, maps), views)
         return {s.name: parts[s.name].numpy() for s in self.statistics}
 
     def raw(self, views: Tensor) -> dict[str, Tensor]:
@@ -156,11 +155,19 @@ class FlowScorer(nn.Module):
 
         The in-distribution range is not needed, but for the latent fit.
         """
-        parts = self._in_batches(views)
+        parts = self._in_batches(self, views)
         return {name: parts[name] for name in self.names if name in parts}
 
     def forward(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:
         """Every statistic `(N,)`, float64, of views; with parts, their map goes to `maps`."""
+        scores = self._of_image(views) | self._of_parts(views, maps)
+        moments = dict(zip(self.names, self.moments, strict=True))
+        scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
+        scores["fused"] = fused(scores, moments)
+        return scores
+
+    def _of_image(self, views: Tensor) -> dict[str, Tensor]:
+        """Those of an image as a whole, of views or of what a fit keeps of them."""
         with torch.no_grad():
             code = self.encoder.codes(views)
         seen: list[Tensor] = []
@@ -170,12 +177,14 @@ class FlowScorer(nn.Module):
         if isinstance(self.encoder, PooledEncoder):
             summary = self.encoder.summary(views)
             scores |= {name: plain(summary).double() for name, plain in self._plain()}
-        if self.parts is not None and isinstance(self.encoder, PooledEncoder):
-            scores |= self.parts(self.encoder.patches(views), maps)
-        moments = dict(zip(self.names, self.moments, strict=True))
-        scores["typicality"] = (scores["nll"] - moments["nll"][0]).abs()
-        scores["fused"] = fused(scores, moments)
         return scores
+
+    def _of_parts(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:
+        """Those of the places of an image, of whole views; none without parts."""
+        if self.parts is None or not isinstance(self.encoder, PooledEncoder):
+            return {}
+        found: dict[str, Tensor] = self.parts(self.encoder.patches(views), maps)
+        return found
 
     def _plain(self) -> list[tuple[str, Residual | Neighbour]]:
         return [
@@ -238,10 +247,12 @@ class FlowScorer(nn.Module):
         ]
         return torch.cat(parts)
 
-    def _in_batches(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:
+    def _in_batches(
+        self, of: Callable[[Tensor], dict[str, Tensor]], views: Tensor
+    ) -> dict[str, Tensor]:
         if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = [self(batch.to(self.device), maps) for batch in torch.split(views, self.batch_size)]
+        parts = [of(batch.to(self.device)) for batch in torch.split(views, self.batch_size)]
         return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:
