@@ -689,6 +689,7 @@ def test_fit_sets_what_python_sets(
         "mode": "auto",
         "background": 255,
         "pages": False,
+        "roi": None,
         "resample": "bilinear",
         "holdout": 0.2,
         "options": {

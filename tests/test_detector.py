@@ -366,6 +366,8 @@ Edit = Callable[[dict[str, Any]], object]
         lambda m: m["settings"].update(mode="sepia"),
         lambda m: m["settings"].update(background="white"),
         lambda m: m["settings"].update(pages=3),
+        lambda m: m["settings"].update(roi="mask.png"),
+        lambda m: m["settings"].update(roi=3),
         lambda m: m["settings"].update(resample="nearest"),
         lambda m: m["settings"].update(size="large"),
         lambda m: m["settings"].pop("options"),

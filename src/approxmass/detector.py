@@ -14,6 +14,7 @@ from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, Control, called, check_control, check_rate, group_p_value
 from .data import Chunk, ImageSource
 from .data.frame import Box, Frame
+from .data.region import Region
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .fitted import FitFacts, Fitted, Settings
@@ -47,6 +48,8 @@ class Detector:
         mode: See `open_images`; so are
         background: and
         pages.
+        roi: Region of interest: a path of an image, or an array `(H, W)`, bool or uint8, stretched
+            over every image. Where it is 0, nothing is in fit, score or map. None for all.
         holdout: Share of the images held out to calibrate, never trained on.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
@@ -87,6 +90,7 @@ class Detector:
         mode: str = ...,
         background: int = ...,
         pages: bool = ...,
+        roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
@@ -110,6 +114,7 @@ class Detector:
         mode: str = ...,
         background: int = ...,
         pages: bool = ...,
+        roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
@@ -126,6 +131,7 @@ class Detector:
         mode: str = "auto",
         background: int = 255,
         pages: bool = False,
+        roi: str | Path | Bools | Pixels | None = None,
         holdout: float = 0.1,
         device: str | torch.device | None = None,
         threads: int | None = None,
@@ -141,6 +147,7 @@ class Detector:
             mode=mode,
             background=background,
             pages=pages,
+            roi=None if roi is None else Region.read(roi).text,
             holdout=holdout,
         )
         self.device = pick_device(device)
@@ -149,9 +156,7 @@ class Detector:
         make_model(method, self._asked.seed, given)  # for its checks: a fit makes its own
 
     def __repr__(self) -> str:
-        asked, plain = self._asked, Settings()
-        names = ("method", "seed", "size", "mode", "background", "pages", "holdout")
-        said = {n: v for n in names if (v := getattr(asked, n)) != getattr(plain, n)}
+        said = self._asked.said()
         said |= {n: type(v) if isinstance(v, nn.Module) else v for n, v in self._said.items()}
         line = f"Detector({', '.join(f'{name}={value!r}' for name, value in said.items())})"
         if self._fitted is None:
@@ -268,8 +273,7 @@ class Detector:
         Raises:
             ApproxMassError: an unreadable image, or one of another size than the detector's.
         """
-        source = self.open(images)
-        parts = []
+        source, parts = self.open(images), []
         for chunk, scores in self.score_chunks(source):
             chunk.require_readable(source.name)
             parts.append(scores)
@@ -292,9 +296,8 @@ class Detector:
         """
         settings = self.fitted.settings
         source = settings.open(images)
-        if settings.size is None:
-            return source
-        return source.resized(Frame(*self.shape[1:], settings.resample))
+        frame = Frame(*self.shape[1:], settings.resample)
+        return source if settings.size is None else source.resized(frame)
 
     def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, of `shape`; `boxes` as of a `Chunk`."""
@@ -391,7 +394,6 @@ class Detector:
             fitted = Fitted.load(Path(folder), encoder, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)
-        module = encoder or fitted.model.module
-        if module is not None:
+        if (module := encoder or fitted.model.module) is not None:
             detector._given["encoder"] = module
         return detector

@@ -16,6 +16,7 @@ from .calibration import FALSE_ALARM_RATE, p_values
 from .data import ImageSource, open_images
 from .data.frame import Box, Resample
 from .data.options import check_seen
+from .data.region import Region
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .models.base import Model, Saved
@@ -37,6 +38,7 @@ class Settings:
         mode: Of the images; this and the next two as in `open_images`.
         background: Under those that are transparent.
         pages: All are read.
+        roi: The region of interest, as the text of a `Region`; None for all of each image.
         resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
         options: Of the model, as it chose them; empty before a fit.
@@ -51,6 +53,7 @@ class Settings:
     mode: str = "auto"
     background: int = 255
     pages: bool = False
+    roi: str | None = None
     resample: Resample = "bilinear"
     holdout: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class Settings:
         check_seen("images", self.mode, self.background)
         if not isinstance(self.pages, bool):
             raise ApproxMassError(f"pages is true or false, not {self.pages!r}", code="bad-option")
+        _ = self.region  # for its checks
         if self.resample not in get_args(Resample):
             raise ApproxMassError(f"there is no resampling {self.resample!r}", code="bad-option")
         smallest = 2.0**-53
@@ -70,13 +74,32 @@ class Settings:
         object.__setattr__(self, "holdout", holdout)
         object.__setattr__(self, "options", dict(self.options))
 
+    @property
+    def region(self) -> Region | None:
+        """What of every image is looked at; None for all."""
+        return None if self.roi is None else Region(self.roi)
+
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
 
+    def shown(self) -> dict[str, Any]:
+        """For people, who do not read the text of a region."""
+        return self.as_dict() | {"roi": self.region}
+
+    def said(self) -> dict[str, Any]:
+        """Those, as shown, that a person gave and that are not the default's."""
+        plain, shown = Settings().shown(), self.shown()
+        left_to_us = ("resample", "options")
+        return {n: shown[n] for n in plain if n not in left_to_us and shown[n] != plain[n]}
+
     def open(self, images: Any) -> ImageSource:
-        """Images of the mode and on the background asked for, of the size that they have."""
-        return open_images(images, mode=self.mode, background=self.background, pages=self.pages)
+        """Images of the mode and on the background asked for, of the size that they have.
+
+        What is outside of the region of interest is blank.
+        """
+        found = open_images(images, mode=self.mode, background=self.background, pages=self.pages)
+        return found if self.roi is None else found.seen(region=self.region)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +109,7 @@ class FitFacts:
     Attributes:
         shape: `(C, H, W)` of the images as the model sees them.
         source: What they were read from.
-        sha256: Of the pixels of all of them.
+        sha256: Of the region of interest, if there is one, and the pixels of all of them.
         training: Number of images that were trained on.
         reference: Number that the in-distribution range of each statistic is from.
         calibration: Number that give the p-values.
@@ -206,7 +229,10 @@ class Fitted:
         ]
         grid = found.maps.shape[1:]
         return Explanation(
-            maps=[as_given(each, *at) for each, at in zip(found.maps, where, strict=True)],
+            maps=[
+                as_given(each, *at, self.settings.region)
+                for each, at in zip(found.maps, where, strict=True)
+            ],
             of=model.mapped,
             cells=np.array([cell_side(grid, *at) for at in where]),
             peaks=peaks_of(found),
@@ -281,6 +307,7 @@ class Fitted:
             shape=facts.shape,
             state=tensors["weights"],
             facts=manifest["model"],
+            region=settings.region,
         )
         model = model_class(settings.method).from_saved(saved, encoder)
         model.to(device)

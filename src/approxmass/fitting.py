@@ -61,7 +61,7 @@ def fitted_on(
     source, size, notes = _in_frame(source, plan, asked.size)
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
-    model.prepare(source.shape, run.device)
+    model.prepare(source.shape, run.device, source.region)
     with Spool() as views, Spool() as images:
         seen = gathered(
             model,

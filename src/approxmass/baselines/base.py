@@ -19,6 +19,7 @@ from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
+from ..data.region import Region
 from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
@@ -186,8 +187,8 @@ class Baseline(ABC):
         """None: it learns from the images themselves."""
         return None
 
-    def prepare(self, shape: Shape, device: torch.device) -> None:
-        """Compute there."""
+    def prepare(self, shape: Shape, device: torch.device, region: Region | None = None) -> None:
+        """Compute there; of a region it knows what the images show."""
         self._device = device
 
     def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:

@@ -63,6 +63,14 @@ Background = Annotated[
 Pages = Annotated[
     bool, typer.Option("--pages", help="Read all frames and pages of a file, not the first alone.")
 ]
+Roi = Annotated[
+    Text,
+    typer.Option(
+        metavar="FILE",
+        help="Region of interest: an image, stretched over all others, that is not black where to "
+        "look.",
+    ),
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -93,6 +101,7 @@ def fit(
     mode: Mode = "auto",
     background: Background = 255,
     pages: Pages = False,
+    roi: Roi = None,
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
     labels: Labels = None,
@@ -106,12 +115,11 @@ def fit(
     from ..detector import Detector
     from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
-    from ..training.checkpoint import second_of
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws, parts=parts)
     options = parse_options(method, _together(words, option or []))
-    checkpoint = _check_target(output, json_file, [source, labels, outliers], resume=resume)
+    checkpoint = _check_target(output, json_file, [source, labels, outliers, roi], resume=resume)
     detector = Detector(
         method=method,
         seed=seed,
@@ -119,6 +127,7 @@ def fit(
         mode=mode,
         background=background,
         pages=pages,
+        roi=roi,
         holdout=holdout,
         device=device,
         threads=threads,
@@ -128,8 +137,7 @@ def fit(
         detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
         if is_main_process():
             detector.save(output)
-            for each in (checkpoint, second_of(checkpoint)):
-                each.unlink(missing_ok=True)
+            _remove(checkpoint)
             show_detector(output, detector, json_file)
     except KeyboardInterrupt:
         if is_main_process():
@@ -175,6 +183,14 @@ def _say_stopped(checkpoint: Path) -> None:
     if checkpoint.exists():
         kept = f"{checkpoint} holds the run: repeat the command with --resume"
     say(f"stopped; {kept}")
+
+
+def _remove(checkpoint: Path) -> None:
+    """What an unfinished fit has kept."""
+    from ..training.checkpoint import second_of
+
+    for each in (checkpoint, second_of(checkpoint)):
+        each.unlink(missing_ok=True)
 
 
 def _given(**named: str | bool | None) -> dict[str, str]:

@@ -32,7 +32,8 @@ class Converter:
         frame: Brought into it is every image; None leaves them as they are.
         how: What every image becomes.
         remarks: Where what is done is noted.
-        kept: Images decoded before, as they are stored, by their place; each is used up.
+        kept: Images decoded before, as they are stored but for what is outside of the region, by
+            their place; each is used up.
         decode: Decodes the others.
     """
 
@@ -89,6 +90,8 @@ class Converter:
         if (height, width) != self.shape[1:]:
             reason = mismatch((items.shape[1], height, width), NEEDED, self.shape)
             raise ApproxMassError(f"{self.name}: image {names[0]} {reason}", code="wrong-shape")
+        if self.how.region is not None:
+            items = self.how.region.blanked(items)
         try:
             images = in_channels(items, self.how, start, self.remarks)
         except UnreadableError as error:

@@ -23,7 +23,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -35,6 +35,9 @@ from .frames import Page, first_of_several, opened, page_of
 from .modes import Declared, declared, eight_bit, is_grey, to_uint8
 from .remarks import Note
 from .unreadable import DAMAGED, UnreadableError
+
+if TYPE_CHECKING:
+    from .region import Region
 
 # Where Pillow keeps what can hold the orientation of a PNG image.
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
@@ -52,11 +55,13 @@ class How:
         channels: 1 for grey, 3 for RGB; None leaves each as it is stored.
         luminance: Images in colour become grey too, where grey is wanted, and do not stay RGB.
         background: The grey, 0 to 255, of the ground that transparent images are drawn on.
+        region: What is outside of it becomes one grey, before anything else; None for all inside.
     """
 
     channels: int | None = None
     luminance: bool = False
     background: int = 255
+    region: "Region | None" = None
 
 
 AS_STORED = How()
@@ -101,6 +106,9 @@ def decode(
         raise UnreadableError("is empty (0 bytes): copy it again or remove it")
     try:
         pixels = ordinary_pixels(item) if isinstance(item, bytes) else None
+        if how.region is not None:
+            stored = _pixels(_flat(item, how, notes) if pixels is None else pixels)
+            return finished(to_pillow(how.region.blanked(stored)), frame, how, notes)
         if pixels is None:
             return finished(_flat(item, how, notes), frame, how, notes)
         if frame is None and how.channels in (None, 1 if pixels.ndim == 2 else 3):

@@ -25,6 +25,7 @@ from .colour import Votes
 from .decode import Encoded, stored_grey, stored_size
 from .guard import pillow_guard
 from .modes import to_uint8
+from .region import Region
 from .shapes import shape_of
 from .unreadable import UnreadableError
 
@@ -92,8 +93,13 @@ def samples_of(
             return
 
 
-def votes_of(samples: Iterator[_Sample], known: Collection[int], keep: _Keep) -> Votes:
-    """What these images are; `keep` decodes those whose header does not tell, or that are known."""
+def votes_of(
+    samples: Iterator[_Sample], known: Collection[int], keep: _Keep, region: Region | None = None
+) -> Votes:
+    """What these images are; `keep` decodes those whose header does not tell, or that are known.
+
+    Of blocks only what is in the region is looked at.
+    """
     votes = Votes()
     first = min(known, default=0)  # those before it could not be read
     with pillow_guard():
@@ -102,7 +108,8 @@ def votes_of(samples: Iterator[_Sample], known: Collection[int], keep: _Keep) ->
                 continue
             with suppress(UnreadableError):  # which the stream will name
                 if isinstance(item, np.ndarray):
-                    votes.count(to_uint8(item)[0])
+                    pixels = to_uint8(item)[0]
+                    votes.count(pixels if region is None else region.blanked(pixels))
                 elif place not in known and stored_grey(item):
                     votes.grey += 1
                 else:

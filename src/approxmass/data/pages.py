@@ -50,7 +50,7 @@ def every_page(source: ImageSource) -> ImageSource:
         remarks=remarks,
     )
     made.frame = source.frame
-    return made.seen(mode=source.mode, background=source.background)
+    return made.seen(mode=source.mode, background=source.background, region=source.region)
 
 
 def _paged(batches: Batches, numbers: list[list[int]]) -> Batches:

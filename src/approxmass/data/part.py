@@ -61,7 +61,7 @@ def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
     mode = source.mode
     if mode == "auto":
         mode = "grey" if source.native_shape[0] == 1 else "rgb"
-    return made.seen(mode=mode, background=source.background)
+    return made.seen(mode=mode, background=source.background, region=source.region)
 
 
 def _kept(batches: Batches, keep: Bools) -> Batches:

@@ -20,6 +20,7 @@ from .decode import Encoded, How, decode
 from .frame import Frame
 from .look import HEADERS, Batches, Some, first_shape, samples_of, sizes_of, votes_of
 from .options import at_least_one, check_seen, one_an_image, row_of_each
+from .region import Region
 from .remarks import Note, Remarks
 from .shapes import NEEDED, describe_shape
 
@@ -51,6 +52,7 @@ class ImageSource:
         frame: Height and width that every image is brought to; None leaves them as they are.
         mode: "grey" or "rgb", or "auto": what most images are, by their pixels.
         background: Grey, 0 to 255, of the ground that transparent images are drawn on.
+        region: What is outside of it becomes mid grey; None where all is looked at.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ImageSource:
         self.frame: Frame | None = None
         self.mode = "auto"
         self.background = 255
+        self.region: Region | None = None
         self._count = count
         self._batches = batches
         self._some = some
@@ -159,8 +162,16 @@ class ImageSource:
         other._decoded, other._remarks = {}, self._remarks.anew()
         return other
 
-    def seen(self, *, mode: str | None = None, background: int | None = None) -> Self:
-        """The same source, its images grey or RGB, and on another ground; None changes nothing.
+    def seen(
+        self,
+        *,
+        mode: str | None = None,
+        background: int | None = None,
+        region: Region | None = None,
+    ) -> Self:
+        """The same source, its images grey or RGB, on another ground, or of them a region alone.
+
+        None changes nothing. A region is laid over each image as it is, before any resizing.
 
         Raises:
             ApproxMassError: There is no such mode; `background` is not 0 to 255.
@@ -174,6 +185,7 @@ class ImageSource:
         other = copy.copy(self)
         other.mode = self.mode if mode is None else mode
         other.background = self.background if background is None else background
+        other.region = self.region if region is None else region
         other._native, other._chosen = None, None
         other._decoded, other._remarks = {}, self._remarks.anew()
         return other
@@ -303,6 +315,7 @@ class ImageSource:
             channels=(self.shape if shape is None else shape)[0],
             luminance=shape is None or self.mode == "grey",
             background=self.background,
+            region=self.region,
         )
         wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
         kept, remarks = self._decoded, self._remarks
@@ -313,16 +326,17 @@ class ImageSource:
         if self._stored is not None and stored == 1:
             return 1
         samples = samples_of(self._count, self._some, self._batches, self._among)
-        votes = votes_of(samples, self._decoded, self._kept)
+        votes = votes_of(samples, self._decoded, self._kept, self.region)
         self._chosen = votes.remark(votes.channels(stored))
         return votes.channels(stored)
 
     def _kept(self, place: int, item: Encoded) -> Pixels:
-        """An image as it is stored, decoded and kept for the stream, if there is room."""
+        """An image as it is stored (of it the region), kept for the stream, if there is room."""
         pixels = self._decoded.get(place)
         if pixels is None:
             notes: list[Note] = []
-            pixels = decode(item, None, How(background=self.background), notes).pixels
+            how = How(background=self.background, region=self.region)
+            pixels = decode(item, None, how, notes).pixels
             self._remarks.note(place, notes)
             kept = sum(each.nbytes for each in self._decoded.values())
             if not kept or kept + pixels.nbytes <= _KEPT:

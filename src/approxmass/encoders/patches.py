@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data.frame import Box
+from ..data.region import Region
 from ..runtime.random import seeded_generator
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
@@ -70,10 +71,18 @@ def patch_widths(network: Network, shape: tuple[int, int]) -> tuple[list[int], t
     return [each.shape[1] for each in maps], (maps[0].shape[2], maps[0].shape[3])
 
 
-def inside_of(box: Box, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+def inside_of(
+    box: Box, shape: tuple[int, int], grid: tuple[int, int], region: Region | None = None
+) -> Tensor:
     """Which cells `(h, w)` of a grid over a frame have their middle in an image's box, bool.
 
-    At least one row and one column have.
+    At least one row and one column have. With a region, those of them that hold any pixel of it.
+
+    Arguments:
+        box: Where the image lies.
+        shape: Height and width of the frame.
+        grid: Rows and columns of cells.
+        region: Of the image; None for all of it.
 
     Example:
         >>> inside_of(Box(0, 32, 64, 32), (64, 64), (4, 4)).int().tolist()[0]
@@ -85,11 +94,17 @@ def inside_of(box: Box, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor
         (box.left, box.width, shape[1], grid[1]),
     ):
         middles = (torch.arange(cells) + 0.5) * of / cells
-        inside = (middles >= start) & (middles < start + length)
-        if not inside.any():
-            inside[(middles - start - length / 2).abs().argmin()] = True
-        lines.append(inside)
-    return lines[0][:, None] & lines[1][None]
+        line = (middles >= start) & (middles < start + length)
+        if not line.any():
+            line[(middles - start - length / 2).abs().argmin()] = True
+        lines.append(line)
+    inside = lines[0][:, None] & lines[1][None]
+    if region is None:
+        return inside
+    holding = torch.tensor(region.cells(box, shape, grid))
+    both = inside & holding
+    # All of a region at the image's edge may lie in cells whose middle does not.
+    return both if both.any() else holding
 
 
 class PatchEncoder(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arrays import Shape
 from ..data.frame import Box
+from ..data.region import Region
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 from .base import Encoder, through
@@ -48,6 +49,7 @@ class PooledEncoder(Encoder):
     Arguments:
         network: It is not part of the state: its name and digest are saved.
         parts_of: `(C, H, W)` of the images, to keep what is seen at every place; None for none.
+        region: Places without a pixel of it are outside; None for none.
 
     Attributes:
         input: Height and width of the images, with parts.
@@ -58,12 +60,15 @@ class PooledEncoder(Encoder):
     center: Tensor
     whitening: Tensor
 
-    def __init__(self, network: Network, *, parts_of: Shape | None = None) -> None:
+    def __init__(
+        self, network: Network, *, parts_of: Shape | None = None, region: Region | None = None
+    ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         *widths, summary = network.widths
         self.pools = (*widths, *widths[-2:], summary)
+        self.region = region
         self.input = (0, 0)
         self.widths: list[int] = []
         self.grid = (0, 0)
@@ -111,8 +116,9 @@ class PooledEncoder(Encoder):
             return rows
         everywhere = torch.arange(math.prod(self.grid)).float()
         places = everywhere.expand(len(rows), -1)
-        if boxes is not None:
-            known = [inside_of(box, self.input, self.grid).flatten() for box in boxes]
+        if boxes is not None or self.region is not None:
+            where = boxes or [Box(0, 0, *self.input)] * len(rows)
+            known = [inside_of(box, self.input, self.grid, self.region).flatten() for box in where]
             places = torch.where(torch.stack(known), everywhere, -1.0)
         return torch.cat([rows, places], 1)
 
@@ -146,8 +152,10 @@ class PooledEncoder(Encoder):
 
     @property
     def view_digest(self) -> str:
-        """Of the network and of how its maps are pooled."""
+        """Of the network, of how its maps are pooled and, with parts, of the region."""
         parts = " with parts" if self.widths else ""
+        if self.widths and self.region is not None:
+            parts += f" of {self.region.text}"
         return hashlib.sha256(f"{self.network.digest} {_POOLING}{parts}".encode()).hexdigest()
 
     def _seen(self, x: Tensor) -> Tensor:

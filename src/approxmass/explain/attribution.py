@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from torch import Tensor
 
-from ..arrays import Floats
+from ..arrays import Bools, Floats
 from ..calibration import FALSE_ALARM_RATE, p_values, threshold
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
+from ..data.region import Region
 from ..encoders import Encoder
 from ..scores import Scores
 
@@ -28,7 +29,7 @@ class Surfaces:
 
     Attributes:
         maps: `(N, h, w)` over the frame, larger = more out-of-distribution; minus infinity where
-            there is no image.
+            there is no image, or none of its region.
         components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
             in the squared gradient; else `(N, 0)`.
     """
@@ -111,29 +112,37 @@ def peaks_of(surfaces: Surfaces) -> Floats:
 
 
 def as_given(
-    surface: Floats, box: Box | None, frame: tuple[int, int], size: tuple[int, int]
+    surface: Floats,
+    box: Box | None,
+    frame: tuple[int, int],
+    size: tuple[int, int],
+    region: Region | None = None,
 ) -> NDArray[np.float32]:
     """A map `(h, w)` over a frame as a map `(H, W)` of the image that lies in a box of it.
 
-    Between the middles of cells values are interpolated, so that none exceeds the peak.
+    Between the middles of cells values are interpolated, so that none exceeds the peak; one that is
+    not known has the value of the nearest that is. Outside of a region is NaN.
 
     Example:
         >>> as_given(np.array([[0.0, 8.0]]), None, (1, 2), (1, 4)).tolist()
         [[0.0, 2.0, 6.0, 8.0]]
     """
     place = Box(0, 0, *frame) if box is None else box
-    known = np.argwhere(np.isfinite(surface))
     axes = []
     for axis, (start, length) in enumerate(((place.top, place.height), (place.left, place.width))):
         cell = frame[axis] / surface.shape[axis]
         middles = start + (np.arange(size[axis]) + 0.5) * length / size[axis]
-        low, high = known[:, axis].min(), known[:, axis].max()  # it is a rectangle
-        axes.append((middles / cell - 0.5).clip(low, high))
+        axes.append(middles / cell - 0.5)
+    unknown = ~np.isfinite(surface)
+    if unknown.any():
+        nearest = distance_transform_edt(unknown, return_distances=False, return_indices=True)
+        surface = surface[tuple(nearest)]
     at = np.meshgrid(*axes, indexing="ij")
-    finite = np.where(np.isfinite(surface), surface, 0)
-    found: NDArray[np.float32] = map_coordinates(finite, at, order=1, mode="nearest").astype(
+    found: NDArray[np.float32] = map_coordinates(surface, at, order=1, mode="nearest").astype(
         np.float32
     )
+    if region is not None:
+        found[~region.at(*size)] = np.nan
     return found
 
 
@@ -164,6 +173,7 @@ def gradients(
     images: Tensor,
     boxes: Sequence[Box] | None,
     *,
+    region: Region | None = None,
     device: torch.device,
     batch_size: int,
 ) -> Surfaces:
@@ -174,6 +184,7 @@ def gradients(
         statistic: From codes to values `(N,)`.
         images: `(N, C, H, W)`, uint8.
         boxes: Where in the frame each image lies; None for all over.
+        region: Of the images; what is outside of it is no part of the maps.
         device: Where encoder and statistic are.
         batch_size: Images at a time.
     """
@@ -188,15 +199,34 @@ def gradients(
         maps.append(squared.nan_to_num(posinf=torch.finfo(torch.float64).max).numpy())
         shares = _shares(by_number.square().flatten(1).cpu().double().numpy())
         components.append(shares[:, : len(encoder.names)])
-    smoothed = np.concatenate(maps)
-    side = max(smoothed.shape[1:])
-    # Mirrored at the borders, so that nothing is lost there.
-    smoothed = gaussian_filter(smoothed, (0, _SMOOTH * side, _SMOOTH * side), mode="reflect")
+    squared_maps = np.concatenate(maps)
+    if region is not None:
+        frame = (squared_maps.shape[1], squared_maps.shape[2])
+        where = boxes or [Box(0, 0, *frame)] * len(squared_maps)
+        for surface, box in zip(squared_maps, where, strict=True):
+            surface[...] = _smoothed_inside(surface, region.placed(box, frame))
+        return Surfaces(squared_maps, np.concatenate(components))
+    smoothed = _smoothed(squared_maps)
     for surface, box in zip(smoothed, boxes or [], strict=False):
         outside = np.ones(surface.shape, bool)
         outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
         surface[outside] = -np.inf
     return Surfaces(smoothed, np.concatenate(components))
+
+
+def _smoothed(maps: Floats) -> Floats:
+    """Maps `(..., H, W)`, mirrored at the borders, so that nothing is lost there."""
+    spread = _SMOOTH * max(maps.shape[-2:])
+    found: Floats = gaussian_filter(maps, spread, mode="reflect", axes=(-2, -1))
+    return found
+
+
+def _smoothed_inside(surface: Floats, inside: Bools) -> Floats:
+    """A map `(H, W)` smoothed over what is inside alone; minus infinity outside."""
+    found: Floats = np.full_like(surface, -np.inf)
+    weight = _smoothed(inside.astype(float))
+    np.divide(_smoothed(np.where(inside, surface, 0)), weight, out=found, where=inside)
+    return found
 
 
 def _shares(values: Floats) -> Floats:

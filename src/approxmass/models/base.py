@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data.frame import Box, Resample
+from ..data.region import Region
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces
@@ -142,6 +143,7 @@ class Saved:
         shape: `(C, H, W)` of the images.
         state: As `Model.state` gave it.
         facts: As `Model.facts` gave them, through JSON.
+        region: Of the images, outside of which they are blank; None for none.
     """
 
     options: Mapping[str, Any]
@@ -149,6 +151,7 @@ class Saved:
     shape: Shape
     state: Mapping[str, Tensor]
     facts: Mapping[str, Any]
+    region: Region | None = None
 
 
 @runtime_checkable
@@ -203,8 +206,8 @@ class Model(Protocol):
     def view_digest(self) -> str | None:
         """Of all that its views depend on besides the images, where they are worth keeping."""
 
-    def prepare(self, shape: Shape, device: torch.device) -> None:
-        """Be ready to `view` images `(C, H, W)` for a fit."""
+    def prepare(self, shape: Shape, device: torch.device, region: Region | None = None) -> None:
+        """Be ready to `view` images `(C, H, W)` for a fit, blank outside of a region."""
 
     def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """What there is to know of images `(N, C, H, W)`, uint8: a row each, nothing learnt.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
 from ..data.frame import Box
+from ..data.region import Region
 from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
@@ -68,6 +69,7 @@ class FlowModel:
         self.seed = seed
         self.asked = FlowOptions(encoder=kind, **options)
         self.chosen = self.asked  # after `plan`: what `auto` has become
+        self.region: Region | None = None
         self.encoder: Encoder  # made by `prepare`, fitted by `learn`
         self.scorer: FlowScorer
         self.training: TrainingSettings
@@ -123,14 +125,15 @@ class FlowModel:
         """The encoder's."""
         return self.encoder.view_digest
 
-    def prepare(self, shape: Shape, device: torch.device) -> None:
-        """Make the encoder, not fitted, for images of `shape`."""
+    def prepare(self, shape: Shape, device: torch.device, region: Region | None = None) -> None:
+        """Make the encoder, not fitted, for images of `shape`, blank outside of a region."""
+        self.region = region
         self.encoder = self._encoder(shape).to(device)
 
     def _encoder(self, shape: Shape) -> Encoder:
         chosen = self.chosen
         parts = chosen.parts is True
-        return self._kind.encoder(shape, chosen.components, parts, self.module)
+        return self._kind.encoder(shape, chosen.components, parts, self.module, self.region)
 
     def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
         """What the encoder makes of images `(N, C, H, W)`, uint8."""
@@ -241,6 +244,7 @@ class FlowModel:
             scorer.decides_at(self.decides),
             images,
             boxes,
+            region=self.region,
             device=scorer.device,
             batch_size=min(scorer.batch_size, encoder.at_once),
         )
@@ -312,6 +316,7 @@ class FlowModel:
         made.training = TrainingSettings(**saved.facts["training"])
         made.history = [_record(record) for record in saved.facts["history"]]
         made._kind, chosen = kind_of(made.chosen.encoder), made.chosen
+        made.region = saved.region
         code = made._encoder(shape)
         if code.view_digest != saved.facts["views"]:
             raise ApproxMassError(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..arrays import Shape
+from ..data.region import Region
 from ..encoders import Encoder, Network, PixelEncoder, PooledEncoder, WhitenedEncoder, network
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
@@ -57,7 +58,12 @@ class Kind(ABC):
 
     @abstractmethod
     def encoder(
-        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+        self,
+        shape: Shape,
+        components: int,
+        parts: bool,
+        module: nn.Module | None,
+        region: Region | None,
     ) -> Encoder:
         """The encoder, not fitted."""
 
@@ -83,7 +89,12 @@ class _Pixels(Kind):
         return "fused" if shape[0] == 1 else "latent_fit"
 
     def encoder(
-        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+        self,
+        shape: Shape,
+        components: int,
+        parts: bool,
+        module: nn.Module | None,
+        region: Region | None,
     ) -> Encoder:
         return PixelEncoder(shape)
 
@@ -104,7 +115,12 @@ class _Whitened(Kind):
     options = ("components",)
 
     def encoder(
-        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+        self,
+        shape: Shape,
+        components: int,
+        parts: bool,
+        module: nn.Module | None,
+        region: Region | None,
     ) -> Encoder:
         return WhitenedEncoder(components, module)
 
@@ -133,9 +149,14 @@ class _Network(Kind):
         return min(_MOST_UNSEEN, count // 5)
 
     def encoder(
-        self, shape: Shape, components: int, parts: bool, module: nn.Module | None
+        self,
+        shape: Shape,
+        components: int,
+        parts: bool,
+        module: nn.Module | None,
+        region: Region | None,
     ) -> Encoder:
-        return PooledEncoder(self.network, parts_of=shape if parts else None)
+        return PooledEncoder(self.network, parts_of=shape if parts else None, region=region)
 
     def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
         return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))

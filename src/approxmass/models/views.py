@@ -85,7 +85,7 @@ class Gathered:
         kept: What `Model.kept` left of the view of each, a row each.
         whole: Whole views of some of them.
         boxes: Where in the frame those lie whose views were spooled; None for all over.
-        sha256: Of all pixels.
+        sha256: Of the region of the source, if it has one, and of all pixels.
     """
 
     kept: Tensor
@@ -127,6 +127,8 @@ def gathered(
         ApproxMassError: an image is unreadable, or of another shape.
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
+    if source.region is not None:  # the same pixels may be blank for two reasons
+        sha256.update(source.region.text.encode())
     kept, some, done = torch.empty(0), torch.empty(0), 0
     where: dict[int, Box] = {}
     place_of = np.full(len(source), -1)

@@ -23,12 +23,13 @@ PLACES_LEGEND = (
 def describe(detector: Detector) -> dict[str, Any]:
     """What a person wants to know of a fitted detector, as plain types."""
     facts, scores = detector.facts, detector.calibration_scores
-    learnt = detector.model.describe()
+    learnt, region = detector.model.describe(), detector.settings.region
     if facts.outliers:
         learnt["has seen outliers"] = facts.outliers
     return {
         **learnt,
         "images": describe_shape(facts.shape),
+        **({"region of interest": str(region)} if region is not None else {}),
         "seed": detector.settings.seed,
         "fitted on": f"{facts.training:,} images of {facts.source}",
         "fingerprint": facts.sha256[:16],

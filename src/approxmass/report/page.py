@@ -277,7 +277,7 @@ def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
     versions = {"Python": machine["python"], **machine["packages"]}
     return [
         ("Detector", list(described.items())),
-        ("Settings", [(name, str(v)) for name, v in detector.settings.as_dict().items()]),
+        ("Settings", [(name, str(v)) for name, v in detector.settings.shown().items()]),
         (
             "Machine of this report",
             [

@@ -95,9 +95,8 @@ def for_patches(count: int, dimension: int) -> TrainingSettings:
         dimension: Of a code; alpha is its root.
     """
     batch = 512
-    return TrainingSettings(
-        alpha=math.sqrt(dimension), epochs=max(1, round(250 * batch / count)), batch_size=batch
-    )
+    epochs = max(1, round(250 * batch / max(count, batch)))  # of fewer than a batch each is a step
+    return TrainingSettings(alpha=math.sqrt(dimension), epochs=epochs, batch_size=batch)
 
 
 def patch_noise(alpha: float | Literal["auto"]) -> float:

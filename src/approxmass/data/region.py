@@ -1,0 +1,208 @@
+"""A region of interest: what of every image is looked at, stretched over it."""
+
+__all__ = ["OUTSIDE", "Region"]
+
+import base64
+import functools
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..arrays import Bools, Pixels
+from ..errors import ApproxMassError
+from .checked_png import check_png
+from .decode import How, decode
+from .frame import Box
+from .guard import pillow_guard
+from .unreadable import UnreadableError
+
+# What pixels outside become: the middle of the range, so that the edge around what is left is
+# weaker than around black or white, and the same for every image, so that it tells nothing.
+OUTSIDE = 128
+# The long side of what is kept; and the longest text: of noise at that size, in base64.
+_LONGEST, _LONGEST_TEXT = 1024, 1 << 18
+_CURE = "draw what is to be looked at in white, the rest in black"
+
+
+@dataclass(frozen=True)
+class Region:
+    """What of an image is looked at, whatever its size.
+
+    It is kept as text, so that it goes into JSON: a PNG of one bit a pixel, in base64, whose long
+    side is at most 1,024 pixels. `read` makes one.
+
+    Arguments:
+        text: As another `Region` had it.
+
+    Raises:
+        ApproxMassError: the text is of no region.
+
+    Example:
+        >>> region = Region.read(np.eye(2, dtype=bool))
+        >>> region, Region(region.text) == region
+        (Region(50% of 2x2), True)
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _ = self.mask  # for its checks
+
+    @classmethod
+    def read(cls, given: Any) -> "Region":
+        """The region that an image or array shows: what is not 0 is looked at.
+
+        Arguments:
+            given: The path of an image, which is made grey (what is transparent in it is not
+                looked at); or an array `(H, W)`, bool or uint8.
+
+        Raises:
+            ApproxMassError: there is no such image, it cannot be read, the array is another, or
+                nothing is looked at.
+        """
+        if isinstance(given, str | os.PathLike):
+            name, mask = os.fspath(given), _of_file(Path(given))
+        else:
+            name, mask = "the region of interest", _of_array(given)
+        if not mask.any():
+            raise ApproxMassError(
+                f"{name} is 0 everywhere, so nothing would be looked at: {_CURE}", code="bad-option"
+            )
+        scale = min(1, _LONGEST / max(mask.shape))
+        height, width = (max(1, round(scale * side)) for side in mask.shape)
+        kept = _stretched(mask, height, width)
+        packed = io.BytesIO()
+        image = Image.fromarray(np.where(kept, 255, 0).astype(np.uint8))
+        image.convert("1", dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+        return cls(base64.b64encode(packed.getvalue()).decode())
+
+    @functools.cached_property
+    def mask(self) -> Bools:
+        """What is looked at, `(h, w)`, as it is kept."""
+        try:
+            if len(self.text) > _LONGEST_TEXT:
+                raise ValueError("too long")
+            data = base64.b64decode(self.text, validate=True)
+            check_png(data)
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if image.mode != "1" or max(image.size) > _LONGEST:
+                    raise ValueError("another kind of image")
+                mask = np.asarray(image)
+            if not mask.any():
+                raise ValueError("nothing is looked at")
+        # Whatever a text that was edited makes of Pillow.
+        except Exception as error:
+            raise ApproxMassError(
+                "the region of interest is damaged or was edited: give its image again",
+                code="bad-option",
+            ) from error
+        mask.setflags(write=False)
+        return mask
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        share = f"{self.mask.mean():.0%}" if self.mask.mean() >= 0.01 else "less than 1%"
+        return f"Region({share} of {width}x{height})"
+
+    def at(self, height: int, width: int) -> Bools:
+        """Which pixels `(height, width)` of an image of that size are looked at.
+
+        Where the image is smaller, a pixel is if anything in it is: nothing is lost.
+
+        Example:
+            >>> Region.read(np.array([[0, 1, 0, 0]], np.uint8)).at(1, 2).tolist()
+            [[True, False]]
+        """
+        return _at(self, height, width)
+
+    def blanked(self, images: Pixels) -> Pixels:
+        """Images `(..., H, W)`, uint8, in which all that is not looked at is mid grey.
+
+        Example:
+            >>> Region.read(np.array([[0, 1]], np.uint8)).blanked(np.full((1, 2), 7, np.uint8))
+            array([[128,   7]], dtype=uint8)
+        """
+        inside = self.at(*images.shape[-2:])
+        return np.where(inside, images, np.uint8(OUTSIDE))
+
+    def placed(self, box: Box, frame: tuple[int, int]) -> Bools:
+        """Which pixels `(H, W)` of a frame are looked at, of an image in a box of it."""
+        return _placed(self, box, frame)
+
+    def cells(self, box: Box, frame: tuple[int, int], grid: tuple[int, int]) -> Bools:
+        """Which cells of a grid `(h, w)` over the frame hold a pixel that is looked at."""
+        return _stretched(self.placed(box, frame), *grid)
+
+
+def _of_file(path: Path) -> Bools:
+    if not path.is_file():
+        raise ApproxMassError(
+            f"{path}: there is no such file; the region of interest is an image: {_CURE}",
+            code="bad-source",
+        )
+    try:
+        with pillow_guard():
+            grey = decode(path, how=How(channels=1, luminance=True, background=0)).pixels[0]
+    except UnreadableError as error:
+        raise ApproxMassError(
+            f"{path}, the region of interest, {error}; or give another image", code="bad-image"
+        ) from error
+    mask: Bools = grey != 0
+    return mask
+
+
+def _of_array(given: Any) -> Bools:
+    try:
+        array = np.asarray(given)
+    except ValueError:  # a ragged list
+        array = np.empty(0)
+    if array.ndim != 2 or not array.size or array.dtype not in (np.bool_, np.uint8):
+        raise ApproxMassError(
+            f"the region of interest is the path of an image or an array (H, W) of bool or uint8, "
+            f"not {type(given).__name__} {array.shape} of {array.dtype}: give `mask > 0`, one for "
+            "all images",
+            code="bad-option",
+        )
+    mask: Bools = array != 0
+    return mask
+
+
+def _stretched(mask: Bools, height: int, width: int) -> Bools:
+    """A mask `(h, w)` at another size; a pixel of a side that shrinks holds all that falls in it.
+
+    Example:
+        >>> _stretched(np.array([[0, 0, 1]], bool), 2, 6).astype(int)
+        array([[0, 0, 0, 0, 1, 1],
+               [0, 0, 0, 0, 1, 1]])
+    """
+    for axis, side in enumerate((height, width)):
+        have = mask.shape[axis]
+        if side < have:
+            starts = np.arange(side) * have // side
+            mask = np.logical_or.reduceat(mask, starts, axis=axis)
+        elif side > have:
+            middles = (2 * np.arange(side) + 1) * have // (2 * side)
+            mask = mask.take(middles, axis=axis)
+    return mask
+
+
+# Most sets have images of one size or a few.
+@functools.lru_cache(maxsize=8)
+def _at(region: Region, height: int, width: int) -> Bools:
+    found = _stretched(region.mask, height, width)
+    found.setflags(write=False)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _placed(region: Region, box: Box, frame: tuple[int, int]) -> Bools:
+    found = np.zeros(frame, bool)
+    rows = slice(box.top, box.top + box.height)
+    found[rows, box.left : box.left + box.width] = region.at(box.height, box.width)
+    found.setflags(write=False)
+    return found
