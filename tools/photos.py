@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from altered_photos import pictures
 from approxmass import Detector, open_images
 from approxmass.data import ImageSource, open_labels
 from approxmass.data.masks import open_masks
@@ -146,7 +147,7 @@ def row(name: str, task: Task) -> dict[str, Any]:
             ood: {"line": best[ood]} | paired(found, "penalised: fused", best[ood], ood)
             for ood in oods
         },
-        **extra(found, images, inside, oods),
+        **extra(found, inside, oods),
         "settings": facts[0]["settings"],
         "machine": facts[0]["machine"],
     }
@@ -161,9 +162,7 @@ def without_parts(
     return {name: plain.score(of).statistic for name, of in sets.items()}
 
 
-def extra(
-    found: list[Comparison], images: ImageSource, inside: ImageSource, oods: Mapping[str, Any]
-) -> dict[str, Any]:
+def extra(found: list[Comparison], inside: ImageSource, oods: Mapping[str, Any]) -> dict[str, Any]:
     """What there is to say of parts: what they add, and how well maps fit masks."""
     if "penalised: fused, without parts" not in found[0].scores:
         return {}
@@ -173,6 +172,10 @@ def extra(
             found, "penalised: fused", "penalised: fused, without parts", ood
         ),
         "detector_mib": round(size_of(found[0].detector), 1),
+        "pasted": [
+            asdict(pasted(each.detector, Path(oods[ood].name.removesuffix(BAD)), each.seed))
+            for each in found
+        ],
     }
     masks = masks_of(oods[ood])
     if masks is not None:
@@ -197,6 +200,28 @@ def masks_of(source: ImageSource) -> list[Any] | None:
     assert labels is not None
     pairs = zip(open_masks("mask", whole).stream(), labels, strict=True)
     return [kept for kept, label in pairs if label == 1]
+
+
+def pasted(detector: Detector, test: Path, seed: int) -> Localization:
+    """How well maps show a square from another good image, an eighth of the short side long."""
+    images, columns = pictures(test)
+    good = [image for image, label in zip(images, columns["label"], strict=True) if label == 0]
+    rng, made, masks = np.random.default_rng(seed), [], []
+    for place, image in enumerate(good):
+        other = good[(place + rng.integers(1, len(good))) % len(good)]
+        side = max(1, min(*image.size, *other.size) // 8)
+        left, top = rng.integers(other.width - side + 1), rng.integers(other.height - side + 1)
+        x, y = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
+        altered, mask = image.copy(), np.zeros((image.height, image.width), bool)
+        altered.paste(other.crop((left, top, left + side, top + side)), (x, y))
+        mask[y : y + side, x : x + side] = True
+        made.append(altered)
+        masks.append(mask)
+    gathered = Places()
+    score_set(detector, made, places=gathered, masks=open_masks(masks, open_images(made)))
+    figures = gathered.figures()
+    assert figures is not None
+    return figures
 
 
 def places(
@@ -321,13 +346,15 @@ def parts_markdown(facts: dict[str, Any]) -> str:
         "| of those flagged |",
         "|---|---|---|---|---|",
     ]
-    for row in rows:
-        for seed, found in zip(SEEDS, row.get("places", []), strict=False):
-            lines.append(
-                f"| {row['set']}, {seed} | {_within(found['pixel_auroc'])} "
-                f"| {_within(found['au_pro'])} | {_within(found['hits'])} of {found['defects']} "
-                f"| {_within(found['flagged_hits'])} of {found['flagged']} |"
-            )
+    for key, shown in (("places", "masks"), ("pasted", "a square pasted")):
+        for row in rows:
+            for seed, found in zip(SEEDS, row.get(key, []), strict=False):
+                hits, flagged = _within(found["hits"]), _within(found["flagged_hits"])
+                lines.append(
+                    f"| {row['set']}, {shown}, {seed} | {_within(found['pixel_auroc'])} "
+                    f"| {_within(found['au_pro'])} | {hits} of {found['defects']} "
+                    f"| {flagged} of {found['flagged']} |"
+                )
     return "\n".join(lines)
 
 
