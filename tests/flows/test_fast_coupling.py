@@ -1,5 +1,6 @@
 """The fast affine coupling against zuko's own, and layouts other than the one known."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -58,8 +59,8 @@ def without_sizes(coupling: Any) -> None:
     del coupling.hyper.in_features
 
 
-def another_slope(coupling: Any) -> None:
-    coupling.univariate = partial(zuko.transforms.MonotonicAffineTransform, slope=1e-2)
+def a_slope_unsaid(coupling: Any) -> None:
+    coupling.univariate = lambda a, b: zuko.transforms.MonotonicAffineTransform(a, b, slope=1e-2)
 
 
 def scale_before_shift(coupling: Any) -> None:
@@ -82,7 +83,7 @@ def indices_for_mask(coupling: Any) -> None:
         without_bias,
         of_other_sizes,
         without_sizes,
-        another_slope,
+        a_slope_unsaid,
         scale_before_shift,
         without_mask,
         indices_for_mask,
@@ -93,6 +94,20 @@ def test_another_layout_is_noticed(change: Callable[[Any], None]) -> None:
     assert layout_known(flow, 6)
     change(flow.transform.transforms[2])
     assert not layout_known(flow, 6)
+
+
+def test_a_flow_of_another_slope_is_computed_as_zuko_does() -> None:
+    flow = vector.VECTOR_FLOWS["patches"](6)
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter)
+    assert layout_known(flow, 6)
+    x = 10 * torch.randn(50, 6)
+    made = VectorFlow("patches", 6)
+    made.flow.load_state_dict(flow.state_dict())
+    torch.testing.assert_close(made.log_prob(x), made.flow().log_prob(x))
+    # No coupling can stretch or shrink more than twice.
+    _, logdet = made(x)
+    assert logdet.abs().max() <= 6 * 3 * math.log(2)
 
 
 def test_a_flow_of_another_layout_is_computed_by_zuko(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .elementwise import soft_clamp, take_rows
 from .layers import perceptron
 
-# The bound of the log-scale: zuko's least scale is 1e-3.
-_LOG_SCALE = -math.log(1e-3)
+# zuko's least scale, where a flow says no other.
+_LEAST_SCALE = 1e-3
 
 
 def _couplings(flow: nn.Module) -> list[Any]:
@@ -141,10 +141,16 @@ def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tupl
         )
         answer = perceptron(kept, *_layers(coupling.hyper))
         shift, raw = answer.to(x.dtype).chunk(2)
-        log_scale = soft_clamp(raw, _LOG_SCALE)
+        log_scale = soft_clamp(raw, _bound(coupling))
         y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
         logdet = logdet + log_scale.sum(0)
     return take_rows(y, orders[-1], inverses[-1]).T, logdet
+
+
+def _bound(coupling: Any) -> float:
+    """Of the log-scale."""
+    said = getattr(coupling.univariate, "keywords", {})
+    return -math.log(said.get("slope", _LEAST_SCALE))
 
 
 def _layers(hyper: Iterable[Any]) -> tuple[list[Tensor], list[Tensor]]:

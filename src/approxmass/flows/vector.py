@@ -2,6 +2,7 @@
 
 __all__ = ["VECTOR_FLOWS", "VectorFlow"]
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -29,8 +30,13 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "identity": lambda d: zuko.flows.RealNVP(
         d, transforms=4, randmask=True, hidden_features=(128, 128)
     ),
+    # Whitened codes need no large scales, and beyond the training patches these would explode.
     "patches": lambda d: zuko.flows.RealNVP(
-        d, transforms=6, randmask=True, hidden_features=(256, 256)
+        d,
+        transforms=6,
+        randmask=True,
+        hidden_features=(256, 256),
+        univariate=functools.partial(zuko.transforms.MonotonicAffineTransform, slope=0.5),
     ),
     "nice": lambda d: zuko.flows.NICE(d, transforms=6, hidden_features=(256, 256)),
     "maf": lambda d: zuko.flows.MAF(d, transforms=3, hidden_features=(256, 256)),
