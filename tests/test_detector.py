@@ -473,8 +473,8 @@ def test_threads_are_those_asked_for_and_given_back(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         FlowScorer,
         "_in_batches",
-        lambda self, x, real=FlowScorer._in_batches: (
-            seen.append(torch.get_num_threads()) or real(self, x)
+        lambda *given, real=FlowScorer._in_batches: (
+            seen.append(torch.get_num_threads()) or real(*given)
         ),
     )
     before = torch.get_num_threads()

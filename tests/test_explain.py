@@ -274,6 +274,22 @@ def test_pictures_of_several_sources(fitted: Detector, tmp_path: Path) -> None:
         assert shown.height > 336
 
 
+def test_images_are_looked_at_once(
+    fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "x.npy", textures(3, seed=5)[:, None])
+    seen: list[int] = []
+    view = fitted.model.view
+
+    def counted(images: Tensor, boxes: list[Box] | None = None) -> Tensor:
+        seen.append(len(images))
+        return view(images, boxes)
+
+    monkeypatch.setattr(fitted.model, "view", counted)
+    explain_files(fitted, [str(tmp_path / "x.npy")], tmp_path / "out")
+    assert seen == [3]
+
+
 def test_no_source_is_overwritten(fitted: Detector, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -400,6 +400,33 @@ def test_mvtec_from_fit_to_report(mvtec: Path, tmp_path: Path) -> None:
     assert "train/good alone is read" in result.output
 
 
+def test_compare_takes_the_test_of_the_layout(
+    mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def compared(source: Any, oods: dict[str, Any], *, id_images: Any, **rest: Any) -> None:
+        asked.append((source, list(oods), id_images))
+        raise ApproxMassError("far enough", code="bad-option")
+
+    monkeypatch.setattr("approxmass.evaluation.compare.compare", compared)
+    test, good = mvtec / "test", str(mvtec / "test" / "good")
+    kinds = [str(test / kind) for kind in sorted(KINDS)]
+    run("compare", mvtec)
+    run("compare", mvtec, "--ood", test / "hole")
+    run("compare", test / "good", "--ood", test / "hole")
+    run("compare", test / "good", "--id", mvtec)
+    assert asked == [
+        (str(mvtec), kinds, good),
+        (str(mvtec), kinds[:1], good),
+        (good, kinds[:1], None),
+        (good, kinds, good),
+    ]
+    missing = run("compare", good)
+    assert isinstance(missing.exception, ApproxMassError)
+    assert "--ood is missing" in str(missing.exception)
+
+
 def test_a_method_without_maps_leaves_masks_that_nobody_asked_for(
     mvtec: Path, tmp_path: Path
 ) -> None:

@@ -56,7 +56,9 @@ def test_all_images_of_the_report_are_shown(address: str, window: Window) -> Non
     window.open(address)
     widths = window.run("return [...document.images].map(image => image.naturalWidth)")
     assert len(widths) > 40
-    assert set(widths) == {12}
+    assert set(widths) == {12, 216}  # images and their maps
+    shown = window.run("return [...document.images].map(image => [image.width, image.height])")
+    assert all(abs(width - height) <= 1 and width > 50 for width, height in shown)
 
 
 def test_the_charts_follow_the_colours_and_the_width_of_the_window(

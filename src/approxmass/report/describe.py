@@ -16,7 +16,7 @@ LEGEND = (
 PLACES_LEGEND = (
     "By the pixels of these images and of the in-distribution ones, of which none is\n"
     "a defect. AU-PRO: mean share of each defect that is found, up to 30% of the\n"
-    "other pixels. Hottest place: within a cell of the map of a defect."
+    "other pixels. Hottest place: on a defect, or no farther than a cell of the map."
 )
 
 
