@@ -444,3 +444,22 @@ def test_the_command_takes_a_mask(tmp_path: Path) -> None:
     assert one.replace("/new/", "/other/") == other
     expected = Detector(epochs=1, roi=mask).fit(textures(120))
     same_scores(Detector.load(folder), new, expected, new)
+
+
+def test_the_server_looks_at_the_region_alone() -> None:
+    testclient = pytest.importorskip("fastapi.testclient")
+    from approxmass.serve import create_app
+
+    mask = disc(12, 12)
+    detector = Detector("pca", epochs=1, roi=mask).fit(textures(120))
+    client = testclient.TestClient(create_app(detector), base_url="http://localhost:8000")
+    new = textures(1, seed=1)
+    answers = []
+    for image in (new[0], noisy(new, ~mask)[0], noisy(new, mask)[0]):
+        packed = io.BytesIO()
+        Image.fromarray(image).save(packed, "PNG")
+        files = {"image": ("a.png", packed.getvalue())}
+        answers.append([client.post(path, files=files).content for path in ("/score", "/explain")])
+    assert answers[0] == answers[1]
+    assert answers[0][0] != answers[2][0]
+    assert answers[0][1] != answers[2][1]
