@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -104,7 +103,7 @@ def test_a_flow_of_another_slope_is_computed_as_zuko_does() -> None:
     x = 10 * torch.randn(50, 6)
     made = VectorFlow("patches", 6)
     made.flow.load_state_dict(flow.state_dict())
-    torch.testing.assert_close(made.log_prob(x), made.flow().log_prob(x))
+    torch.testing.assert_close(made.log_prob(x), made.flow().log_prob(x), rtol=1e-4, atol=1e-4)
     # No coupling can stretch or shrink more than twice.
     _, logdet = made(x)
     assert logdet.abs().max() <= 6 * 3 * math.log(2)
