@@ -1,10 +1,11 @@
-"""Photos, whole process: a fit and a scoring of a folder of JPEG, and how memory grows.
+"""Photos, whole process: a fit, a scoring and maps of a folder of JPEG, and how memory grows.
 
     python benchmarks/photos.py benchmarks/results/photos.json [network] [speed] [memory] ...
 
-Photos are made (smooth noise of two scales, JPEG quality 85). `approxmass fit` and `score` run
-as processes of their own, with an empty cache, so that everything counts: start, decoding, network,
-training, writing. Beside them the network alone, and the rate of the machine's convolutions.
+Photos are made (smooth noise of two scales, JPEG quality 85). `approxmass fit`, `score` and
+`explain` run as processes of their own, with an empty cache, so that everything counts: start,
+decoding, network, training, writing (of the pictures, too). Beside them the network alone, and the
+rate of the machine's convolutions.
 """
 
 import json
@@ -105,7 +106,7 @@ def alone() -> dict[str, Any]:
 
 
 def speed(place: Path, *more: str) -> dict[str, Any]:
-    """A fit with these options, the same again, and a scoring."""
+    """A fit with these options, the same again, a scoring, and pictures with maps of all."""
     count, size = SPEED
     photos, cache = folder(place / "photos", count, size), place / "cache"
     fit = process("fit", str(photos), "-o", str(place / "detector"), *more, cache=cache)
@@ -114,20 +115,32 @@ def speed(place: Path, *more: str) -> dict[str, Any]:
     few.mkdir()
     for path in sorted(photos.iterdir())[:FEW]:
         (few / path.name).hardlink_to(path)
-    runs = [
-        process("score", str(place / "detector"), str(of), "-o", f"{of}.csv", cache=cache)
-        for of in (few, photos)
-    ]
-    # What the others took, so that neither the start nor the end counts.
-    rate_of_others = (count - FEW) / (runs[1]["seconds"] - runs[0]["seconds"])
+    score, rate = rate_of("score", few, photos, ".csv", cache)
+    explain, with_maps = rate_of("explain", few, photos, ".maps", cache)
     return {
         "images": count,
         "height_width": size,
         "fit": fit,
         "fit_again": again,
-        "score": runs[1],
-        "scored_images_per_second": round(rate_of_others, 1),
+        "score": score,
+        "scored_images_per_second": rate,
+        "explain": explain,
+        "explained_images_per_second": with_maps,
     }
+
+
+def rate_of(
+    command: str, few: Path, photos: Path, suffix: str, cache: Path
+) -> tuple[dict[str, float], float]:
+    """A command on all photos, and images a second but for those of few."""
+    detector = str(photos.parent / "detector")
+    runs = [
+        process(command, detector, str(of), "-o", f"{of}{suffix}", cache=cache)
+        for of in (few, photos)
+    ]
+    # What the others took, so that neither the start nor the end counts.
+    others = SPEED[0] - FEW
+    return runs[1], round(others / (runs[1]["seconds"] - runs[0]["seconds"]), 1)
 
 
 def memory(place: Path) -> list[dict[str, Any]]:

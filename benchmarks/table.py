@@ -174,6 +174,11 @@ def photos() -> str:
                 f"score: {speed['scored_images_per_second']:.0f} images/s after the start",
                 speed["score"],
             ),
+            (
+                f"explain: {speed['explained_images_per_second']:.0f} images/s after the start, "
+                "with their pictures",
+                speed["explain"],
+            ),
         )
     ]
     for found in facts.get("memory", []):
