@@ -26,7 +26,8 @@ from approxmass.data.part import part_of
 from approxmass.evaluation.assess import score_set
 from approxmass.evaluation.compare import Comparison, compare
 from approxmass.evaluation.localize import Localization, Places
-from approxmass.evaluation.metrics import Interval, auroc
+from approxmass.evaluation.intervals import Interval
+from approxmass.evaluation.metrics import auroc
 from approxmass.evaluation.paired import paired_difference
 from approxmass.paper.runs import Runs
 
