@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from ..evaluation.intervals import interval_text
+
 if TYPE_CHECKING:
     from ..baselines import Baseline
     from ..evaluation.localize import Localization, Localizations
@@ -49,7 +51,7 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
             table.add_row(
                 row.score,
                 f"{m.auroc.value:.4f}",
-                f"{m.auroc.low:.3f}-{m.auroc.high:.3f}",
+                interval_text(m.auroc.low, m.auroc.high),
                 *(f"{each.value:.3f}" for each in rest),
             )
         yield table
@@ -116,7 +118,7 @@ def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
         table.add_row(
             name if last == "plain" else f"{name}, {last}",
             f"{area['value']:.4f}",
-            f"{area['low']:.3f}-{area['high']:.3f}",
+            interval_text(area["low"], area["high"]),
             f"{line['flagged'][inside]:.1%}",
             f"{line['flagged'][ood]:.1%}",
         )

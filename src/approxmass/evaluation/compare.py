@@ -22,8 +22,8 @@ from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
 from ..training.holdout import FEWEST_IMAGES, three_shares
-from .lines import plain_lines
 from .intervals import Interval
+from .lines import plain_lines
 from .metrics import ood_metrics
 from .paired import paired_difference
 from .patch_lines import PatchLines

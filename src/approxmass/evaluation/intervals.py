@@ -64,7 +64,7 @@ def limits(ids: Ints, oods: Ints, share: float) -> tuple[Floats, Floats]:
         >>> low, high = limits(np.array([[31, 0]]), np.array([[0, 31]]), 0.5)  # all told apart
         >>> round(1 - 0.025 ** (1 / 31), 3)  # Clopper & Pearson of 0 in 31
         0.112
-        >>> (1 - low[0, 0]).round(3), high[0, 0].item()
+        >>> round(1 - low[0, 0].item(), 3), high[0, 0].item()
         (0.112, 1.0)
     """
     turned = oods[:, ::-1], ids[:, ::-1]
@@ -92,7 +92,8 @@ def _lower(value: Floats, variance: Floats, weight: Floats) -> Floats:
     mean = np.clip(mean, 1e-9, 1 - 1e-9)
     count = np.maximum(mean * (1 - mean) / np.maximum(spread, 1e-30) - 1, 1e-3)
     found = special.betaincinv(mean * count, (1 - mean) * count, _TAIL)
-    return np.where(value <= 1e-9, 0.0, found)
+    limit: Floats = np.where(value <= 1e-9, 0.0, found)
+    return limit
 
 
 def _weight(lost: Floats, variance: Floats, most: float) -> Floats:
@@ -133,7 +134,8 @@ def _precision_limits(positive: Ints, negative: Ints, share: float) -> tuple[Flo
 
     def later(slope: Floats, curve: Floats) -> Floats:
         whole = slope.sum(axis=1, keepdims=True)
-        return whole - slope.cumsum(axis=1) + slope - (slope * curve).sum(axis=1, keepdims=True)
+        found: Floats = whole - slope.cumsum(axis=1) + slope
+        return found - (slope * curve).sum(axis=1, keepdims=True)
 
     variance = _spread(positive, precision - value[:, None] + later(by_taken, taken))
     variance += _spread(negative, later(by_wrong, wrong))
