@@ -134,8 +134,9 @@ def _precision_limits(positive: Ints, negative: Ints, share: float) -> tuple[Flo
 
     def later(slope: Floats, curve: Floats) -> Floats:
         whole = slope.sum(axis=1, keepdims=True)
-        found: Floats = whole - slope.cumsum(axis=1) + slope
-        return found - (slope * curve).sum(axis=1, keepdims=True)
+        mean = (slope * curve).sum(axis=1, keepdims=True)
+        found: Floats = whole - slope.cumsum(axis=1) + slope - mean
+        return found
 
     variance = _spread(positive, precision - value[:, None] + later(by_taken, taken))
     variance += _spread(negative, later(by_wrong, wrong))
