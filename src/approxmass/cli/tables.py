@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from ..evaluation.intervals import interval_text
+from ..evaluation.intervals import Interval, interval_text
 
 if TYPE_CHECKING:
     from ..baselines import Baseline
     from ..evaluation.localize import Localization, Localizations
-    from ..evaluation.metrics import Interval
     from ..evaluation.protocol import Evaluation
 
 
@@ -84,10 +83,10 @@ def _places_cells(found: "Localization | None") -> list[str]:
     if found is None:
         return ["-", "-", "no pixel is\nmarked", "-"]
 
-    def cell(interval: "Interval | None", of: str = "") -> str:
+    def cell(interval: Interval | None, of: str = "") -> str:
         if interval is None:
             return "-"
-        return f"{interval.value:.3f}{of}\n[dim]{interval.low:.3f}-{interval.high:.3f}[/dim]"
+        return f"{interval.value:.3f}{of}\n[dim]{interval_text(interval.low, interval.high)}[/dim]"
 
     return [
         cell(found.pixel_auroc),

@@ -264,7 +264,7 @@ def _figures(found: Localization) -> list[tuple[str, str]]:
         (found.flagged_hits, f" of {found.flagged:,}"),
     ]
     return [
-        ("-", "") if each is None else (f"{each.value:.3f}{of}", f"{each.low:.3f}-{each.high:.3f}")
+        ("-", "") if each is None else (f"{each.value:.3f}{of}", interval_text(each.low, each.high))
         for each, of in cells
     ]
 
