@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from approxmass.evaluation.intervals import Interval
 from approxmass.evaluation.metrics import (
-    Interval,
     Metrics,
     aupr_id_positive,
     aupr_ood_positive,
@@ -212,8 +212,8 @@ def test_two_gaussians(d):
 def test_balancing_changes_aupr_and_nothing_else(n_id, n_ood):
     rng = np.random.default_rng(2)
     ids, oods = rng.normal(0, 1, n_id), rng.normal(0, 1, n_ood)
-    balanced = ood_metrics(ids, oods, bootstrap=100)
-    natural = ood_metrics(ids, oods, bootstrap=100, balanced=False)
+    balanced = ood_metrics(ids, oods)
+    natural = ood_metrics(ids, oods, balanced=False)
     assert (balanced.n_id, balanced.n_ood, balanced.balanced) == (1000, 1000, True)
     assert (natural.n_id, natural.n_ood, natural.balanced) == (n_id, n_ood, False)
     # Without skill, AUPR is the share of its positive class.
@@ -230,8 +230,8 @@ def test_balancing_changes_aupr_and_nothing_else(n_id, n_ood):
 def test_natural_and_equal_classes_give_the_plain_values():
     rng = np.random.default_rng(3)
     ids, oods = rng.normal(0, 1, 90), rng.normal(1, 1, 40)
-    natural = ood_metrics(ids, oods, balanced=False, bootstrap=5)
-    equal = ood_metrics(ids[:40], oods, bootstrap=5)
+    natural = ood_metrics(ids, oods, balanced=False)
+    equal = ood_metrics(ids[:40], oods)
     for name, f in PLAIN.items():
         assert intervals(natural)[name].value == f(ids, oods)
         assert intervals(equal)[name].value == f(ids[:40], oods)
@@ -241,7 +241,7 @@ def test_natural_and_equal_classes_give_the_plain_values():
 def test_balanced_value_is_the_mean_over_all_subsets(flip):
     large, small = np.array([0.0, 2.0, 4.0]), np.array([1.0, 3.0])
     order = -1 if flip else 1  # the larger class first ID, then OOD
-    metrics = ood_metrics(*(large, small)[::order], repeats=20_000, bootstrap=1)
+    metrics = ood_metrics(*(large, small)[::order], repeats=20_000)
     for name, f in PLAIN.items():
         subsets = [f(*(np.array(s), small)[::order]) for s in itertools.combinations(large, 2)]
         # Four standard errors, .004 for AUPR; drawn with replacement it would be off by .009
@@ -251,58 +251,41 @@ def test_balanced_value_is_the_mean_over_all_subsets(flip):
         )
 
 
-# Bootstrap intervals ---------------------------------------------------------------------------
+# Intervals (how often they cover: test_intervals.py) -------------------------------------------
 
 
 @settings(max_examples=50, deadline=None)
 @given(PAIRS, st.booleans())
 def test_intervals_contain_their_value_and_stay_in_range(pair, balanced):
-    metrics = ood_metrics(*pair, balanced=balanced, repeats=3, bootstrap=10)
+    metrics = ood_metrics(*pair, balanced=balanced, repeats=3)
     for name, i in intervals(metrics).items():
         assert 0 <= i.low <= i.value <= i.high <= 1, name
+        assert i.low < i.high, name
 
 
-def test_auroc_interval_covers_the_truth_in_95_percent_of_trials():
-    trials, n, d = 300, 100, 1.0
-    truth = norm.cdf(d / np.sqrt(2))
-    rng = np.random.default_rng(4)
-    found = [
-        ood_metrics(rng.normal(0, 1, n), rng.normal(d, 1, n), bootstrap=200, seed=s).auroc
-        for s in range(trials)
-    ]
-    hits = sum(i.low <= truth <= i.high for i in found)
-    assert binom.ppf(0.001, trials, 0.95) <= hits <= binom.ppf(0.999, trials, 0.95)
-    # The width must be that of the estimates' own scatter, not merely wide enough.
-    width = np.mean([i.high - i.low for i in found])
-    assert width == pytest.approx(2 * norm.ppf(0.975) * np.std([i.value for i in found]), rel=0.15)
-
-
-def test_balanced_interval_is_that_of_one_set_of_the_smaller_size():
-    rng = np.random.default_rng(5)
-    ids, oods = rng.normal(0, 1, 4000), rng.normal(1, 1, 250)
-
-    def width(metrics):
-        return metrics.auroc.high - metrics.auroc.low
-
-    balanced, natural = ood_metrics(ids, oods), ood_metrics(ids, oods, balanced=False)
-    one_set = ood_metrics(ids[:250], oods)
-    assert width(balanced) == pytest.approx(width(one_set), rel=0.2)
-    assert width(natural) < 0.85 * width(balanced)  # both classes matter alike: about 1 / sqrt(2)
-
-
-def test_seed_fixes_everything_and_matters():
+def test_seed_fixes_the_subsamples_and_nothing_else():
     rng = np.random.default_rng(6)
     ids, oods = rng.normal(0, 1, 300), rng.normal(1, 1, 100)
-    first = ood_metrics(ids, oods, bootstrap=50, seed=1)
-    assert ood_metrics(ids, oods, bootstrap=50, seed=1) == first
-    other = ood_metrics(ids, oods, bootstrap=50, seed=2)
-    assert other.auroc.value != first.auroc.value  # another subsample
-    assert (other.auroc.low, other.auroc.high) != (first.auroc.low, first.auroc.high)
+    first, other = (ood_metrics(ids, oods, seed=seed) for seed in (1, 2))
+    assert ood_metrics(ids, oods, seed=1) == first
+    assert other.auroc.value != first.auroc.value
+    assert (other.auroc.low, other.auroc.high) == (first.auroc.low, first.auroc.high)
+
+
+def test_balancing_changes_the_interval_of_aupr_alone():
+    rng = np.random.default_rng(5)
+    ids, oods = rng.normal(0, 1, 4000), rng.normal(1, 1, 250)
+    balanced, natural = ood_metrics(ids, oods), ood_metrics(ids, oods, balanced=False)
+    for name in ("auroc", "tnr95_id_positive", "fpr95_ood_positive"):
+        one, other = intervals(balanced)[name], intervals(natural)[name]
+        assert (one.low, one.high) == (other.low, other.high), name
+    assert natural.aupr_id_positive.low > balanced.aupr_id_positive.high
+    assert natural.aupr_ood_positive.high < balanced.aupr_ood_positive.low
 
 
 def test_as_dict_survives_json():
     rng = np.random.default_rng(7)
-    metrics = ood_metrics(rng.normal(0, 1, 30), rng.normal(1, 1, 20), bootstrap=20)
+    metrics = ood_metrics(rng.normal(0, 1, 30), rng.normal(1, 1, 20))
     back = json.loads(json.dumps(metrics.as_dict()))
     rebuilt = Metrics(**{k: Interval(**v) if k in PLAIN else v for k, v in back.items()})
     assert astuple(rebuilt) == astuple(metrics)
@@ -366,10 +349,9 @@ def test_bad_scores_are_named(f, bad):
             f(*pair)
 
 
-@pytest.mark.parametrize("name", ["repeats", "bootstrap"])
-def test_counts_below_one_are_refused(name):
+def test_no_repeats_are_refused():
     with mistake("bad-option"):
-        ood_metrics(GOOD, GOOD, **{name: 0})
+        ood_metrics(GOOD, GOOD, repeats=0)
 
 
 @pytest.mark.parametrize("size", [0, 3])

@@ -25,8 +25,9 @@ from approxmass.data.masks import open_masks
 from approxmass.data.part import part_of
 from approxmass.evaluation.assess import score_set
 from approxmass.evaluation.compare import Comparison, compare
+from approxmass.evaluation.intervals import Interval, interval_text
 from approxmass.evaluation.localize import Localization, Places
-from approxmass.evaluation.metrics import Interval, auroc
+from approxmass.evaluation.metrics import auroc
 from approxmass.evaluation.paired import paired_difference
 from approxmass.paper.runs import Runs
 
@@ -361,7 +362,7 @@ def parts_markdown(facts: dict[str, Any]) -> str:
 def _within(found: Mapping[str, float] | None) -> str:
     if found is None:
         return "-"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{found['value']:.3f} [{interval_text(found['low'], found['high'], ', ')}]"
 
 
 def pairs_markdown(facts: dict[str, Any], name: str) -> str:

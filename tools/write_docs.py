@@ -15,10 +15,12 @@ import photos
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
 from altered_photos import markdown as altered_photos
+from approxmass.evaluation.intervals import interval_text
 from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
+from coverage import markdown as coverage
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from promise import markdown as promise
@@ -48,7 +50,7 @@ def _demo(facts: dict[str, Any]) -> str:
         m = row["metrics"]
         area, tnr, fpr = m["auroc"], m["tnr95_id_positive"], m["fpr95_ood_positive"]
         lines.append(
-            f"| {row['score']} | {area['value']:.4f} | {area['low']:.3f}-{area['high']:.3f} "
+            f"| {row['score']} | {area['value']:.4f} | {interval_text(area['low'], area['high'])} "
             f"| {tnr['value']:.3f} | {fpr['value']:.3f} |"
         )
     share = list(facts["flagged_at_5_percent"].values())
@@ -91,6 +93,7 @@ def fragments() -> dict[str, str]:
         "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
         "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
+        "coverage": coverage(_read("results/coverage.json")),
         "promise": promise(_read("results/promise.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),

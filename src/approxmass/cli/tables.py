@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from ..evaluation.intervals import Interval, interval_text
+
 if TYPE_CHECKING:
     from ..baselines import Baseline
     from ..evaluation.localize import Localization, Localizations
-    from ..evaluation.metrics import Interval
     from ..evaluation.protocol import Evaluation
 
 
@@ -49,7 +50,7 @@ def evaluation_tables(evaluation: "Evaluation") -> Iterator[Table]:
             table.add_row(
                 row.score,
                 f"{m.auroc.value:.4f}",
-                f"{m.auroc.low:.3f}-{m.auroc.high:.3f}",
+                interval_text(m.auroc.low, m.auroc.high),
                 *(f"{each.value:.3f}" for each in rest),
             )
         yield table
@@ -82,10 +83,10 @@ def _places_cells(found: "Localization | None") -> list[str]:
     if found is None:
         return ["-", "-", "no pixel is\nmarked", "-"]
 
-    def cell(interval: "Interval | None", of: str = "") -> str:
+    def cell(interval: Interval | None, of: str = "") -> str:
         if interval is None:
             return "-"
-        return f"{interval.value:.3f}{of}\n[dim]{interval.low:.3f}-{interval.high:.3f}[/dim]"
+        return f"{interval.value:.3f}{of}\n[dim]{interval_text(interval.low, interval.high)}[/dim]"
 
     return [
         cell(found.pixel_auroc),
@@ -116,7 +117,7 @@ def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
         table.add_row(
             name if last == "plain" else f"{name}, {last}",
             f"{area['value']:.4f}",
-            f"{area['low']:.3f}-{area['high']:.3f}",
+            interval_text(area["low"], area["high"]),
             f"{line['flagged'][inside]:.1%}",
             f"{line['flagged'][ood]:.1%}",
         )

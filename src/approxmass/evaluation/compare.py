@@ -22,8 +22,9 @@ from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
 from ..training.holdout import FEWEST_IMAGES, three_shares
+from .intervals import Interval
 from .lines import plain_lines
-from .metrics import Interval, ood_metrics
+from .metrics import ood_metrics
 from .paired import paired_difference
 from .patch_lines import PatchLines
 
@@ -32,7 +33,7 @@ _SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour", *PARTS)
 _OF_THE_FLOW = ("fused", "nll", "mass", "latent_fit", "patch_nll", "patch_mass")
 # What the plain lines are calibrated on and tried on, by these names.
 _CALIBRATION = "images that calibrate"
-# Of each interval: there are many.
+# Of each interval of a difference: there are many.
 _DRAWS = 300
 # Images whose scoring is timed.
 _TIMED = 200
@@ -149,7 +150,7 @@ def compare(
     return Comparison(
         id=id_source.name,
         counts=counts,
-        lines=[_line(key, by_set, calibrations[key], seed) for key, by_set in scores.items()],
+        lines=[_line(key, by_set, calibrations[key]) for key, by_set in scores.items()],
         differences=_differences(scores, id_source.name, list(oods), seed),
         scores=scores,
         detector=detector,
@@ -267,17 +268,14 @@ def _rate(detector: Detector, source: ImageSource) -> float:
     return count / (time.monotonic() - started)
 
 
-def _line(key: str, by_set: Mapping[str, Floats], calibration: Floats, seed: int) -> Line:
+def _line(key: str, by_set: Mapping[str, Floats], calibration: Floats) -> Line:
     of, name = key.split(": ", 1)
     inside, *outside = by_set
     return Line(
         name=name,
         of=of,
         auroc={
-            ood: ood_metrics(
-                by_set[inside], by_set[ood], balanced=False, bootstrap=_DRAWS, seed=seed
-            ).auroc
-            for ood in outside
+            ood: ood_metrics(by_set[inside], by_set[ood], balanced=False).auroc for ood in outside
         },
         flagged={
             each: float((p_values(calibration, values) <= FALSE_ALARM_RATE).mean())

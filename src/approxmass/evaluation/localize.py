@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.stats import binomtest
 
 from ..arrays import Bools, Floats
-from .metrics import Interval
+from .intervals import Interval
 
 # Values of maps are counted in so many classes, of about as many pixels of the first maps each.
 _CLASSES = 4096

@@ -5,7 +5,6 @@ is called positive, so every name says which; AUROC does not. Tied scores are on
 """
 
 __all__ = [
-    "Interval",
     "Metrics",
     "aupr_id_positive",
     "aupr_ood_positive",
@@ -16,7 +15,6 @@ __all__ = [
     "tnr95_id_positive",
 ]
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,20 +23,12 @@ from numpy.typing import NDArray
 
 from ..arrays import Floats
 from ..errors import ApproxMassError
+from .intervals import Interval, limits
 
 Ints = NDArray[np.int64]
 
-# Cells of one chunk of replicates x thresholds: a few MB per array, so that chunks stay in cache.
+# Cells of one chunk of subsamples x thresholds: a few MB per array, so that chunks stay in cache.
 _CELLS = 2**18
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its 95% confidence interval, `low <= value <= high`."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -135,29 +125,27 @@ def ood_metrics(
     *,
     balanced: bool = True,
     repeats: int = 20,
-    bootstrap: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """All five metrics with 95% percentile-bootstrap intervals (Efron & Tibshirani, 1993, ch. 13).
+    """All five metrics with 95% confidence intervals, by formulas (`intervals.py`).
+
+    An interval is for what ever more scores from the same two sources would give: thresholds at
+    exactly 95%, and for AUPR classes in equal shares if `balanced`, else in those of the scores.
 
     Arguments:
         id_scores: Finite ID scores `(n_id,)`.
         ood_scores: Finite OOD scores `(n_ood,)`.
         balanced: With classes of unequal size, average over random subsamples (without
             replacement) of the larger, each as large as the smaller. Otherwise use all scores, and
-            AUPR depends on the share of each class.
+            AUPR depends on the share of each class. The interval uses all scores in both cases.
         repeats: Number of those subsamples, at least 1.
-        bootstrap: Number of bootstrap replicates, at least 1. Both classes are resampled with
-            replacement, to their own sizes or, if `balanced`, both to the smaller size: the
-            interval is that of one balanced set, hence wide for the average over `repeats`.
-        seed: Fixes all random choices.
+        seed: Fixes the subsamples.
 
     Returns:
-        The metrics, every interval widened where needed to contain its value. Perfectly separated
-        scores give intervals of zero width: the bootstrap cannot see what was not sampled.
+        The metrics, every interval widened where needed to contain its value, and never empty.
 
     Raises:
-        ApproxMassError: Scores empty, non-finite or not 1-D; `repeats` or `bootstrap` below 1.
+        ApproxMassError: Scores empty, non-finite or not 1-D; `repeats` below 1.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -167,11 +155,13 @@ def ood_metrics(
         >>> print(f"{metrics.auroc.value:.2f} [{metrics.auroc.low:.2f}, {metrics.auroc.high:.2f}]")
         0.92 [0.90, 0.94]
     """
-    for name, count in (("repeats", repeats), ("bootstrap", bootstrap)):
-        if count < 1:
-            raise ApproxMassError(f"{name} must be at least 1, not {count}", code="bad-option")
+    if repeats < 1:
+        raise ApproxMassError(f"repeats must be at least 1, not {repeats}", code="bad-option")
     id_codes, ood_codes = _codes(id_scores, ood_scores)
     n_id, n_ood = id_codes.size, ood_codes.size
+    width = 1 + max(id_codes.max(), ood_codes.max())
+    share = 0.5 if balanced else n_id / (n_id + n_ood)
+    low, high = limits(_counts(id_codes[None], width), _counts(ood_codes[None], width), share)
     # Equal classes need no subsample; averaging equal numbers could only round them.
     rows = repeats if balanced and n_id != n_ood else 1
     if balanced:
@@ -181,22 +171,17 @@ def ood_metrics(
     def subsample(codes: Ints, size: int, rows: int) -> Ints:
         return rng.permuted(np.tile(codes, (rows, 1)), axis=1)[:, :size]
 
-    def resample(codes: Ints, size: int, rows: int) -> Ints:
-        return codes[rng.integers(codes.size, size=(rows, size))]
-
-    def replicates(draw: Callable[[Ints, int, int], Ints], rows: int) -> Floats:
-        step = max(1, _CELLS // (id_codes.size + ood_codes.size))
-        chunks = [min(step, rows - start) for start in range(0, rows, step)]
-        return np.concatenate(
-            [_five(draw(id_codes, n_id, some), draw(ood_codes, n_ood, some)) for some in chunks]
-        )
-
-    values = replicates(subsample, rows).mean(axis=0)
-    low, high = np.percentile(replicates(resample, bootstrap), [2.5, 97.5], axis=0)
-    low, high = np.minimum(low, values), np.maximum(high, values)
+    step = max(1, _CELLS // (id_codes.size + ood_codes.size))
+    chunks = [min(step, rows - start) for start in range(0, rows, step)]
+    values = np.concatenate(
+        [
+            _five(subsample(id_codes, n_id, some), subsample(ood_codes, n_ood, some))
+            for some in chunks
+        ]
+    ).mean(axis=0)
     area, aupr_id, aupr_ood, tnr, fpr = (
-        Interval(float(value), float(least), float(most))
-        for value, least, most in zip(values, low, high, strict=True)
+        Interval(float(value), float(min(value, least)), float(max(value, most)))
+        for value, least, most in zip(values, low[0], high[0], strict=True)
     )
     return Metrics(area, aupr_id, aupr_ood, tnr, fpr, n_id, n_ood, balanced)
 

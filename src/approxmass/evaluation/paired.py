@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Floats
-from .metrics import Interval, auroc
+from .intervals import Interval
+from .metrics import auroc
 
 Pair = tuple[Floats, Floats]
 Places = NDArray[np.int64] | slice

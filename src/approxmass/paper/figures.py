@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arrays import Floats
 from ..errors import ApproxMassError
+from ..evaluation.intervals import interval_text
 from ..models.base import Statistic
 from ..models.statistics import STATISTICS
 from .catalog import find_set
@@ -290,7 +291,9 @@ def markdown(name: str, facts: dict[str, Any]) -> str:
     ]
     for epoch in sorted({epoch for _, epoch in found}):
         cells = [
-            f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]" if area else ""
+            f"{area['value']:.3f} [{interval_text(area['low'], area['high'], ', ')}]"
+            if area
+            else ""
             for area in (found.get((training, epoch)) for training in trainings)
         ]
         lines.append(f"| epoch {epoch} | {' | '.join(cells)} |")

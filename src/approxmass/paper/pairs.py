@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ApproxMassError
+from ..evaluation.intervals import interval_text
 from .catalog import CATALOG, find_set
 from .methods import (
     PLAIN,
@@ -272,7 +273,7 @@ def _lines(rows: list[dict[str, Any]], block: Block) -> list[str]:
         for ood in rows[0]["sets"]:
             areas = [row["sets"][ood]["metrics"][score]["auroc"] for row in rows]
             values = " / ".join(f"{area['value']:.3f}" for area in areas)
-            cells.append(f"{values} [{areas[0]['low']:.3f}, {areas[0]['high']:.3f}]")
+            cells.append(f"{values} [{interval_text(areas[0]['low'], areas[0]['high'], ', ')}]")
             means.append(sum(area["value"] for area in areas) / len(areas))
         accuracy = f"{rows[0]['accuracy']['value']:.3f}" if "accuracy" in rows[0] else ""
         mean = sum(means) / len(means)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..evaluation.intervals import interval_text
 from .catalog import find_set
 from .pixel_flow import TRAININGS, PixelFlow, recipe
 from .protocols import MOST_RELEASED, PROTOCOLS, compare, compare_as_released
@@ -129,6 +130,6 @@ def markdown(facts: dict[str, Any]) -> str:
         lines.append(
             f"| {row['training']} | {row['id']} → {row['ood']} | "
             f"{PROTOCOLS[row['protocol']]} ({counts}) | **{mass['value']:.3f}** | "
-            f"{mass['low']:.3f}-{mass['high']:.3f} | {nll['value']:.3f} | {''.join(claims)} |"
+            f"{interval_text(mass['low'], mass['high'])} | {nll['value']:.3f} | {''.join(claims)} |"
         )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from ..detector import Detector
 LEGEND = (
     "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
     "class. TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID\n"
-    "flagged where 95% of OOD are caught. Intervals by bootstrap."
+    "flagged where 95% of OOD are caught. Intervals are 95%, by formulas."
 )
 PLACES_LEGEND = (
     "By the pixels of these images and of the in-distribution ones, of which none is\n"

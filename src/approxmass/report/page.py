@@ -17,6 +17,7 @@ from ..data.source import describe_shape
 from ..detector import Detector
 from ..errors import ApproxMassError
 from ..evaluation.assess import Assessment
+from ..evaluation.intervals import interval_text
 from ..evaluation.localize import Localization
 from ..evaluation.metrics import group_means
 from ..explain.picture import scale_of
@@ -170,7 +171,7 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
             {
                 "name": name,
                 "auroc": f"{areas[name].value:.3f}",
-                "interval": f"{areas[name].low:.3f}-{areas[name].high:.3f}",
+                "interval": interval_text(areas[name].low, areas[name].high),
                 "caught": f"{caught[name]:.1%}",
             }
             for name in others
@@ -211,7 +212,10 @@ def _tables(assessment: Assessment) -> list[dict[str, Any]]:
 
 def _cells(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (f"{metrics[name]['value']:.3f}", f"{metrics[name]['low']:.3f}-{metrics[name]['high']:.3f}")
+        (
+            f"{metrics[name]['value']:.3f}",
+            interval_text(metrics[name]["low"], metrics[name]["high"]),
+        )
         for name in _METRICS
     ]
 
@@ -260,7 +264,7 @@ def _figures(found: Localization) -> list[tuple[str, str]]:
         (found.flagged_hits, f" of {found.flagged:,}"),
     ]
     return [
-        ("-", "") if each is None else (f"{each.value:.3f}{of}", f"{each.low:.3f}-{each.high:.3f}")
+        ("-", "") if each is None else (f"{each.value:.3f}{of}", interval_text(each.low, each.high))
         for each, of in cells
     ]
 
