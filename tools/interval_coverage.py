@@ -1,6 +1,6 @@
 """How often the 95% intervals of the metrics hold the true value, by simulation.
 
-    python tools/coverage.py results/coverage.json
+    python tools/interval_coverage.py results/interval_coverage.json
 
 A point is a law of the scores, a true AUROC and two numbers of scores. Its true values are exact:
 sums for rounded scores, integrals for the others. Where one of 1,000 draws covers less than 93.5%,
@@ -191,7 +191,7 @@ def point(name: str, area: float, n: int, m: int, balanced: bool, draws: int) ->
 
 def main(target: Path) -> None:
     """Run what is not in `target` yet, small samples first."""
-    identity = {"command": f"python tools/coverage.py {target}"}
+    identity = {"command": f"python tools/interval_coverage.py {target}"}
     runs = Runs(target, ("law", "auroc", "n_id", "n_ood", "balanced"), identity, resume=True)
     for n, m in SIZES:
         for balanced in (False, True) if n != m else (True,):
