@@ -1,6 +1,7 @@
 """95% confidence intervals of the metrics that keep their promise near 1 and for few scores.
 
-All of them by formulas, none by resampling; `tools/interval_coverage.py` measures how often they cover.
+All of them by formulas, none by resampling; `tools/interval_coverage.py` measures how often they
+cover.
 """
 
 __all__ = ["Interval", "interval_text", "limits"]
@@ -16,8 +17,8 @@ from ..arrays import Floats
 
 Ints = NDArray[np.int64]
 
-# Chosen by the simulation of `tools/interval_coverage.py`. How much of a lost score is added to AUROC, in
-# scores, before the data say how much one usually loses; how much of the worst score to AUPR.
+# Chosen by that simulation. How much of a lost score is added to AUROC, in scores, before the data
+# say how much one usually loses; how much of the worst score to AUPR.
 _PRIOR = 0.5
 _WORST = 0.6
 # How steep the ROC may be, in log odds, beyond the last score; 1 for logistic scores.
