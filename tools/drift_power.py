@@ -69,7 +69,7 @@ def delay(drift: str, law: str, count: int, begins: int, run: int) -> float:
 def power(drift: str, law: str, count: int, begins: int) -> dict[str, Any]:
     """The share of runs in which a drift is found, and the delay."""
     delays = np.array([delay(drift, law, count, begins, run) for run in range(RUNS)])
-    middle = float(np.median(delays))
+    middle, late = (float(np.quantile(delays, q, method="inverted_cdf")) for q in (0.5, 0.99))
     both = DRIFTS[drift][1] == 1
     return {
         "within": DRIFTS[drift][2],
@@ -78,6 +78,7 @@ def power(drift: str, law: str, count: int, begins: int) -> dict[str, Any]:
         "found_up": float(np.isfinite(delays[::2]).mean()) if both else None,
         "found_down": float(np.isfinite(delays[1::2]).mean()) if both else None,
         "median": middle if math.isfinite(middle) else None,
+        "99%": late if math.isfinite(late) else None,
     }
 
 

@@ -38,7 +38,7 @@ def log_pays(p: Floats) -> Floats:
 
     Example:
         >>> np.exp(log_pays(np.array([0.001, 0.5]))).round(2)
-        array([[ 2.1 ,  4.14, 13.33, 65.37,  4.38, 17.9 , 51.7 ],
+        array([[ 2.1 ,  4.14, 13.33, 65.4 ,  4.38, 17.9 , 51.7 ],
                [ 0.97,  0.88,  0.61,  0.14,  0.98,  0.9 ,  0.7 ]])
     """
     return _log_pays(p, _normal_scores(p))
