@@ -352,9 +352,7 @@ def test_ctrl_c_ends_with_130_and_the_log_is_whole(
     count = len(Detector.load(detector).calibration_scores)
     assert said == f"drift: {power_in_words(count)}"
     assert json.loads(stdout)["drift_power"] == [asdict(each) for each in drift_power(count)]
-    assert rest == [
-        f"stopped; all that was scored is in {log}: repeat the command to go on"
-    ]
+    assert rest == [f"stopped; all that was scored is in {log}: repeat the command to go on"]
     assert json.loads(stdout)["scored"] == len(read(log)) == 8
     assert "8 images: going on" in run(detector, camera, "-o", log).stderr
 

@@ -3,8 +3,8 @@
     python tools/drift_power.py results/drift_power.json
 
 Every run has its own calibration scores and its own stream. The share found and the delay are of
-`DriftMonitor` as it comes, at one false alarm in 100,000 images. Where the alarm is false, the mean
-number of images to it is counted: by the whole monitor at one in 1,000, and at one in 100,000 by its
+`DriftMonitor` as it comes, at one false alarm in 100,000 images. Where nothing changes, the images
+to the first alarm are counted: by the whole monitor at one in 1,000, and at one in 100,000 by its
 evidence on independent uniform p-values, which is what a quiet stream has. Stopped, it goes on with
 the next row; at the end it writes the table that comes with the package.
 """
@@ -166,7 +166,7 @@ def main(target: Path) -> None:
     runs = Runs(target, KEY, {"command": f"python tools/drift_power.py {target}"}, resume=True)
     for key in wanted():
         if not runs.has(*key):
-            drift, law, count, begins, every = key
+            drift, law, count, _, every = key
             made = quiet(law, count, every) if drift == "none" else power(*key[:4])
             runs.keep(dict(zip(KEY, key, strict=True)) | made)
     TABLE.write_text(json.dumps(packaged(runs.facts), indent=1) + "\n")

@@ -101,8 +101,9 @@ def _say_alarms(alarms: "list[Alarm]", totals: "Totals", every: int, output: Pat
     for alarm in alarms[:SHOWN]:
         since = "start" if alarm is totals.alarms[0] else "last one"
         say(
-            f"drift alarm ({alarm.direction}) at image {alarm.image}, {alarm.images:,} images since "
-            f"the {since}; in-distribution images raise the first in {every:,} or more, on average",
+            f"drift alarm ({alarm.direction}) at image {alarm.image}, {alarm.images:,} images "
+            f"since the {since}; in-distribution images raise the first in {every:,} or more, "
+            "on average",
             style="red",
         )
     if len(alarms) > SHOWN:

@@ -123,7 +123,8 @@ class Evidence:
             pays[i] = held  # from here on what is held
         self._log_held = held
         pays -= self._log_threshold + math.log(held.size)
-        return np.add.reduce(np.exp(np.minimum(pays, 700)), axis=2)
+        sides: Floats = np.add.reduce(np.exp(np.minimum(pays, 700)), axis=2)
+        return sides
 
     def _shift(self, z: Floats, among: Floats) -> Floats:
         """The chance that S passes the limit, upwards and downwards."""

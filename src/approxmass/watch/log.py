@@ -186,5 +186,6 @@ def _damaged(path: Path) -> ApproxMassError:
 def _of_another_run(path: Path) -> ApproxMassError:
     return ApproxMassError(
         f"{path} is not a log of this detector, or was written by an earlier version: choose "
-        "another name", code="other-run"
+        "another name",
+        code="other-run",
     )
