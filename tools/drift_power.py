@@ -84,7 +84,7 @@ def power(drift: str, law: str, count: int, begins: int) -> dict[str, Any]:
 
 def quiet(law: str, count: int, every: int) -> dict[str, Any]:
     """How many images it takes to a false alarm."""
-    runs = 4000 if every == 1000 else 400
+    runs = 1000 if every == 1000 else 300
     lengths = np.empty(runs)
     for run in range(runs):
         generator = np.random.default_rng(run)
@@ -211,8 +211,9 @@ def quiet_markdown(facts: dict[str, Any]) -> str:
 
 
 def _found(row: dict[str, Any]) -> str:
-    soon = "" if row["median"] is None else f", half in {row['median']:,.0f}"
-    return f"{row['found']:.1%}{soon}"
+    words = {"median": "half", "99%": "99%"}
+    soon = [f", {word} in {row[name]:,.0f}" for name, word in words.items() if row[name]]
+    return f"{row['found']:.1%}{''.join(soon)}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ FalseAlarmEvery = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="At least so many in-distribution images for one false drift alarm, on average.",
+        help="At least so many in-distribution images to the first false drift alarm, on average.",
     ),
 ]
 Interval = Annotated[

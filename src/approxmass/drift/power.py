@@ -65,13 +65,15 @@ def power_in_words(count: int) -> str:
     Example:
         >>> power_in_words(75)
         'with 75 calibration scores a shift of half a standard deviation is found within 2,000
-        images in ... of 100 cases, 10% of images far out within 1,000 images in ... of 100'
+        images in ... of 100 cases, 10% of images far out within 1,000 images in ... of 100, at one
+        false alarm in 100,000 images'
     """
     first, second = drift_power(count)
+    every = _table()["false_alarm_every"]
     return (
         f"with {count:,} calibration scores {first.drift} is found within {first.within:,} images "
         f"in {_of_100(first)} of 100 cases, {second.drift} within {second.within:,} images in "
-        f"{_of_100(second)} of 100"
+        f"{_of_100(second)} of 100, at one false alarm in {every:,} images"
     )
 
 
