@@ -84,7 +84,7 @@ def power(drift: str, law: str, count: int, begins: int) -> dict[str, Any]:
 
 def quiet(law: str, count: int, every: int) -> dict[str, Any]:
     """How many images it takes to a false alarm."""
-    runs = 1000 if every == 1000 else 300
+    runs = 1000 if every == 1000 else 200
     lengths = np.empty(runs)
     for run in range(runs):
         generator = np.random.default_rng(run)

@@ -322,17 +322,16 @@ class Detector:
             images: As for `score`.
             false_alarm_rate: With `image`, the chance that an in-distribution image is called an
                 outlier; with `discoveries`, the expected share of in-distribution images among
-                those called (Benjamini-Hochberg over all the images given); warns where too few
-                calibration images make it call none.
+                those called (Benjamini-Hochberg over all images given; warns if they need more).
             control: What `false_alarm_rate` bounds.
 
         Raises:
             ApproxMassError: a rate that the calibration images do not resolve.
         """
-        count = self.facts.calibration
-        check_rate(false_alarm_rate, count)
+        check_rate(false_alarm_rate, self.facts.calibration)
         check_control(control)
-        return called(self.score(images).p_value, false_alarm_rate, control, count)
+        p = self.score(images).p_value
+        return called(p, false_alarm_rate, control, self.facts.calibration)
 
     def group_p_value(self, images: Any) -> float:
         """One p-value for all the images together: has this batch or stream shifted?"""
