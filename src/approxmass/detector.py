@@ -322,7 +322,7 @@ class Detector:
             images: As for `score`.
             false_alarm_rate: With `image`, the chance that an in-distribution image is called an
                 outlier; with `discoveries`, the expected share of in-distribution images among
-                those called (Benjamini-Hochberg over all images given; warns if they need more).
+                those called (Benjamini-Hochberg over all given; warns of too few to calibrate).
             control: What `false_alarm_rate` bounds.
 
         Raises:
