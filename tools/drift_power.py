@@ -143,7 +143,6 @@ def wanted() -> list[tuple[str, str, int, int, int]]:
     rows += [(drift, "exponential", count, 0, EVERY) for drift in PACKAGED for count in (75, 750)]
     rows += [(drift, "normal", 75, 500, EVERY) for drift in PACKAGED]
     rows += [("none", "exponential", 75, 0, 1000)]
-    rows += [("none", "uniform p-values", 75, 0, EVERY)]
     return rows
 
 
