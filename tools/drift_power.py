@@ -4,8 +4,8 @@
 
 Every run has its own calibration scores and its own stream. The share found and the delay are of
 `DriftMonitor` as it comes, at one false alarm in 100,000 images. Where nothing changes, the images
-to the first alarm are counted, at one in 1,000. Stopped, it goes on with the next row; at the end it
-writes the table that comes with the package.
+to the first alarm are counted, at one in 1,000. Stopped, it goes on with the next row; at the end
+it writes the table that comes with the package.
 """
 
 import json
