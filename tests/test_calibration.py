@@ -1,4 +1,5 @@
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from scipy import stats
 
 from approxmass.calibration import (
     benjamini_hochberg,
+    called,
+    discoveries_need,
     group_p_value,
     p_values,
     smallest_p_value,
@@ -125,3 +128,29 @@ def test_mistakes_are_named() -> None:
         group_p_value(np.zeros(3), np.empty(0))
     with mistake("bad-scores"):
         group_p_value(np.zeros(3), np.array([1.0, np.nan]))
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.3])
+@pytest.mark.parametrize(("outliers", "among"), [(1, 10), (7, 1000), (200, 1000), (200, 200)])
+def test_so_many_calibration_scores_are_needed_and_no_fewer(
+    rate: float, outliers: int, among: int
+) -> None:
+    needed = discoveries_need(outliers, among, rate)
+
+    def judged(count: int) -> int:
+        p = p_values(np.zeros(count), np.repeat([1.0, -1.0], [outliers, among - outliers]))
+        return int(called(p, rate, "discoveries", count).sum())
+
+    assert judged(needed) == outliers
+    if needed > 1:
+        with pytest.warns(UserWarning, match=f"takes {needed:,} calibration images"):
+            assert judged(needed - 1) == 0
+
+
+def test_no_warning_where_nothing_is_beyond_all_calibration_scores_or_some_are_called() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not called(np.full(9, 0.2), 0.05, "discoveries", 99).any()
+        assert not called(np.empty(0), 0.05, "discoveries", 99).any()
+        assert called(np.full(9, 0.01), 0.05, "discoveries", 99).all()
+        assert called(np.full(9, 0.01), 0.05, "image", 99).all()

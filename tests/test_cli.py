@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from typer.testing import CliRunner, Result
 import approxmass
 from approxmass import Detector, open_images
 from approxmass.cli.main import app
+from approxmass.drift import drift_power, power_in_words
 from approxmass.errors import ApproxMassError, Code
 from conftest import SHARED, mistake, textures, two_classes
 
@@ -70,6 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
     result = run("fit", place / "inside.npy", "-o", tmp_path / "d", "--epochs", 2, "--seed", 3)
     assert result.exit_code == 0, result.output
+    assert "a shift of half a standard" in result.output  # what drift will be found
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]  # the checkpoint is gone
     loaded = Detector.load(tmp_path / "d")
     settings = loaded.settings
@@ -112,7 +115,11 @@ def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
     assert "flagged at a false-alarm rate of 5%" in result.output
 
     shown = run("inspect", place / "detector", "--json", "-")
-    assert json.loads(shown.output)["encoder"] == "pca"
+    facts = json.loads(shown.output)
+    assert facts["encoder"] == "pca"
+    count = len(Detector.load(place / "detector").calibration_scores)
+    assert facts["drift"] == power_in_words(count)
+    assert facts["drift_power"] == [asdict(each) for each in drift_power(count)]
     assert "calibrated on" in run("inspect", place / "detector").output
 
 

@@ -103,6 +103,15 @@ def test_discoveries_are_controlled(fitted: Detector) -> None:
     assert called.sum() <= fitted.predict(mixed, 0.2).sum()
 
 
+def test_gross_outliers_that_too_few_calibration_images_cannot_tell_are_not_passed_in_silence(
+    fitted: Detector,
+) -> None:
+    mixed = np.concatenate([textures(980, seed=8), textures(20, shift=1.2, seed=9)])
+    with pytest.warns(UserWarning, match=r"none of 1,000 images: \d+ are further") as found:
+        assert not fitted.predict(mixed, 0.02, control="discoveries").any()
+    assert found[0].filename == __file__
+
+
 def test_a_group_of_usual_images_is_usual_and_a_drifted_one_is_not(fitted: Detector) -> None:
     assert fitted.group_p_value(textures(64, seed=10)) > 0.01
     assert fitted.group_p_value(textures(64, shift=0.3, seed=10)) < 0.01

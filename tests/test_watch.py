@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from approxmass import Detector
 from approxmass.cli.watch import watch
-from approxmass.drift import DriftMonitor
+from approxmass.drift import DriftMonitor, drift_power, power_in_words
 from approxmass.errors import Code
 from approxmass.watch import Watch
 from conftest import mistake, textures
@@ -104,6 +105,7 @@ def check_replay(log: pd.DataFrame, detector: Path, every: int = 100_000) -> Non
     steps = monitor.update(scored.statistic.to_numpy())
     np.testing.assert_array_equal(scored.drift.to_numpy().astype(float), steps.drift)
     np.testing.assert_array_equal(scored.alarm.to_numpy().astype(bool), steps.alarm)
+    np.testing.assert_array_equal(scored.direction.to_numpy().astype(str), steps.direction)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -124,8 +126,8 @@ def test_every_image_has_a_row_with_the_scores_of_score(
     rows = read(log)
     names = [f"{i:04}.png" for i in range(5)] + [f"below/{i:04}.png" for i in range(7)]
     assert rows.name.tolist() == names
-    assert rows.columns.tolist()[-6:] == [
-        *("statistic", "p_value", "is_outlier", "drift", "alarm", "error")
+    assert rows.columns.tolist()[-7:] == [
+        *("statistic", "p_value", "is_outlier", "drift", "direction", "alarm", "error")
     ]
     assert rows.error.notna().tolist() == [name == "0002.png" for name in names]
     assert rows[rows.error.notna()].isna().sum(axis=1).item() == len(rows.columns) - 2
@@ -162,14 +164,37 @@ def test_a_drift_raises_an_alarm_that_names_the_image_and_another_while_it_stays
     check_replay(rows, detector, 1000)
     lines = [line for line in result.stderr.splitlines() if line.startswith("drift alarm")]
     assert lines[0].startswith(
-        f"drift alarm at image {alarms[0]:04}.png, {alarms[0] + 1} images since the start; "
+        f"drift alarm (out-of-distribution) at image {alarms[0]:04}.png, {alarms[0] + 1} images "
+        "since the start; "
     )
-    assert lines[0].endswith("images raise one in 1,000 or more, on average")
+    assert lines[0].endswith("images raise the first in 1,000 or more, on average")
     assert f"{alarms[1]:04}.png, {alarms[1] - alarms[0]} images since the last one" in lines[1]
     found = json.loads(result.stdout)["alarms"]
     assert [alarm["image"] for alarm in found] == rows.name[alarms].tolist()
+    assert {alarm["direction"] for alarm in found} == {"out-of-distribution"}
     # Earlier alarms are told again in the facts of a later run, and the count goes on.
     assert json.loads(run(*words, "--json", "-").stdout)["alarms"] == found
+
+
+def test_an_alarm_says_when_images_are_blander_than_the_usual(
+    detector: Path, camera: Path, tmp_path: Path
+) -> None:
+    # Of many usual images those with the lowest scores.
+    images = textures(400, seed=7)
+    scores = Detector.load(detector).score(images).statistic
+    add(camera, images[np.argsort(scores)[:60]])
+    log = tmp_path / "log.csv"
+    result = run(detector, camera, "-o", log, "--json", "-")
+    rows = read(log)
+    first = int(np.flatnonzero(rows.alarm)[0])
+    assert rows.direction[first] == "blander"
+    assert f"drift alarm (blander) at image {first:04}.png" in result.stderr
+    assert json.loads(result.stdout)["alarms"][0]["direction"] == "blander"
+    # A log of before there were directions is refused, and stays.
+    rows.drop(columns="direction").to_csv(log, index=False)
+    before = log.read_bytes()
+    refused("other-run", detector, camera, "-o", log, named="earlier version")
+    assert log.read_bytes() == before
 
 
 def test_files_are_scored_once_nobody_writes_to_them(
@@ -323,9 +348,11 @@ def test_ctrl_c_ends_with_130_and_the_log_is_whole(
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate()
     assert running.returncode == 130
-    assert stderr.splitlines() == [
-        f"stopped; all that was scored is in {log}: repeat the command to go on"
-    ]
+    said, *rest = stderr.splitlines()
+    count = len(Detector.load(detector).calibration_scores)
+    assert said == f"drift: {power_in_words(count)}"
+    assert json.loads(stdout)["drift_power"] == [asdict(each) for each in drift_power(count)]
+    assert rest == [f"stopped; all that was scored is in {log}: repeat the command to go on"]
     assert json.loads(stdout)["scored"] == len(read(log)) == 8
     assert "8 images: going on" in run(detector, camera, "-o", log).stderr
 
@@ -377,7 +404,7 @@ def test_a_log_of_another_run_is_refused_and_stays_as_it_is(
     Detector(epochs=3, seed=1).fit(textures(600)).save(tmp_path / "other")
     Detector(method="gaussian").fit(textures(600)).save(tmp_path / "gaussian")
     refused("other-run", tmp_path / "other", camera, "-o", log, named=log)
-    refused("other-run", detector, camera, "-o", log, "--false-alarm-every", 99_999, named=log)
+    refused("other-run", detector, camera, "-o", log, "--false-alarm-every", 99_000, named=log)
     refused("other-run", tmp_path / "gaussian", camera, "-o", log, named=log)
     assert [file.read_bytes() for file in files] == before
     assert run(detector, camera, "-o", log).exit_code == 0

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import drift_power
 import photos
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
@@ -33,6 +34,7 @@ DOCUMENTS = (
     "docs/reproduction.md",
     "docs/performance.md",
     "docs/photos.md",
+    "docs/drift.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -97,6 +99,8 @@ def fragments() -> dict[str, str]:
         "promise": promise(_read("results/promise.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),
+        "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),
+        "drift_quiet": drift_power.quiet_markdown(_read("results/drift_power.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {

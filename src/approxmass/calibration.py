@@ -8,6 +8,7 @@ __all__ = [
     "called_ranks",
     "check_control",
     "check_rate",
+    "discoveries_need",
     "group_p_value",
     "p_values",
     "smallest_p_value",
@@ -15,6 +16,7 @@ __all__ = [
 ]
 
 import math
+import warnings
 from numbers import Real
 from typing import Literal, get_args
 
@@ -148,16 +150,58 @@ def check_control(control: str) -> None:
         )
 
 
-def called(p: Floats, rate: float, control: Control) -> Bools:
+def discoveries_need(outliers: int, among: int, rate: float) -> int:
+    """How many calibration scores it takes to call so many outliers among so many inputs.
+
+    Those beyond all n calibration scores have the smallest p-value there is, 1 / (n + 1), and
+    Benjamini-Hochberg calls k of m at `p <= rate k / m`: so n + 1 must be m / (rate k) or more.
+
+    Arguments:
+        outliers: k, inputs whose scores are beyond all calibration scores; at least 1.
+        among: m, all inputs that are judged together.
+        rate: The false-discovery rate, in (0, 1).
+
+    Example:
+        >>> discoveries_need(200, among=1000, rate=0.05)
+        99
+    """
+    n = max(1, math.floor(among / (rate * outliers)) - 2)
+    while among / (n + 1) / outliers > rate:
+        n += 1
+    return n
+
+
+def called(p: Floats, rate: float, control: Control, count: int) -> Bools:
     """Which of the inputs with p-values `(N,)` to call outliers; see `Detector.predict`.
+
+    Warns where "discoveries" calls none although some are beyond all calibration scores: too few
+    of these, by `discoveries_need`.
+
+    Arguments:
+        p: From `p_values`.
+        rate: Between 0 and 1.
+        control: What it bounds.
+        count: Number of the calibration scores behind them.
 
     Example:
         >>> p = np.array([0.01, 0.04, 0.5])
-        >>> called(p, 0.05, "image"), called(p, 0.05, "discoveries")
+        >>> called(p, 0.05, "image", 99), called(p, 0.05, "discoveries", 99)
         (array([ True,  True, False]), array([ True, False, False]))
     """
     check_control(control)
-    return benjamini_hochberg(p, rate) if control == "discoveries" else p <= rate
+    if control == "image":
+        return p <= rate
+    found = benjamini_hochberg(p, rate)
+    beyond = int(np.sum(p <= 1 / (count + 1)))
+    if beyond and not found.any():
+        warnings.warn(
+            f"control='discoveries' calls none of {len(p):,} images: {beyond:,} are further out "
+            f"than all {count:,} calibration images, and to call so few at a rate of {rate:g} "
+            f"takes {discoveries_need(beyond, len(p), rate):,} calibration images: fit on more "
+            "images, or decide with control='image'",
+            stacklevel=3,  # where Detector.predict was called
+        )
+    return found
 
 
 def group_p_value(calibration: Floats, scores: Floats) -> float:

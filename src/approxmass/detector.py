@@ -322,7 +322,7 @@ class Detector:
             images: As for `score`.
             false_alarm_rate: With `image`, the chance that an in-distribution image is called an
                 outlier; with `discoveries`, the expected share of in-distribution images among
-                those called (Benjamini-Hochberg over all the images given).
+                those called (Benjamini-Hochberg over all given; warns of too few to calibrate).
             control: What `false_alarm_rate` bounds.
 
         Raises:
@@ -330,7 +330,8 @@ class Detector:
         """
         check_rate(false_alarm_rate, self.facts.calibration)
         check_control(control)
-        return called(self.score(images).p_value, false_alarm_rate, control)
+        p = self.score(images).p_value
+        return called(p, false_alarm_rate, control, self.facts.calibration)
 
     def group_p_value(self, images: Any) -> float:
         """One p-value for all the images together: has this batch or stream shifted?"""

@@ -2,6 +2,7 @@
 
 __all__ = ["fit", "inspect", "methods", "show_detector"]
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,11 +170,13 @@ def inspect(folder: Folder, json_file: Json = None) -> None:
 
 def show_detector(folder: Path, detector: "Detector", json_file: Path | None) -> None:
     """Print what there is to know of a detector, as a table and as JSON."""
+    from ..drift import drift_power
     from ..report.describe import describe
     from .tables import facts_table
 
     facts = describe(detector)
-    emit(facts, json_file)
+    power = [asdict(each) for each in drift_power(len(detector.calibration_scores))]
+    emit(facts | {"drift_power": power}, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
 

@@ -3,6 +3,7 @@
 __all__ = ["watch"]
 
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ FalseAlarmEvery = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="At least so many in-distribution images for one false drift alarm, on average.",
+        help="At least so many in-distribution images to the first false drift alarm, on average.",
     ),
 ]
 Interval = Annotated[
@@ -54,6 +55,7 @@ def watch(
     from rich.live import Live
 
     from ..detector import Detector
+    from ..drift import drift_power, power_in_words
     from ..runtime.stop import stop_requests
     from ..watch.watch import Watch, check_log
 
@@ -62,6 +64,8 @@ def watch(
     log = output / "part-000000.parquet" if is_folder else output
     check_outputs(log, json_file, inputs=[str(source)])
     detector = Detector.load(folder, device=device, threads=threads)
+    count = len(detector.calibration_scores)
+    say(f"drift: {power_in_words(count)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
     skipped = Skipped()
     with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
@@ -81,7 +85,8 @@ def watch(
         "outliers_at_5_percent": totals.outliers,
         "drift": totals.drift,
         "false_alarm_every": false_alarm_every,
-        "alarms": [{"image": alarm.image, "images": alarm.images} for alarm in totals.alarms],
+        "drift_power": [asdict(each) for each in drift_power(count)],
+        "alarms": [asdict(alarm) for alarm in totals.alarms],
         "output": str(output),
     }
     emit(facts, json_file)
@@ -96,8 +101,9 @@ def _say_alarms(alarms: "list[Alarm]", totals: "Totals", every: int, output: Pat
     for alarm in alarms[:SHOWN]:
         since = "start" if alarm is totals.alarms[0] else "last one"
         say(
-            f"drift alarm at image {alarm.image}, {alarm.images:,} images since the {since}; "
-            f"in-distribution images raise one in {every:,} or more, on average",
+            f"drift alarm ({alarm.direction}) at image {alarm.image}, {alarm.images:,} images "
+            f"since the {since}; in-distribution images raise the first in {every:,} or more, "
+            "on average",
             style="red",
         )
     if len(alarms) > SHOWN:
@@ -115,5 +121,6 @@ def _show(source: Path, facts: dict[str, Any]) -> None:
     from .tables import facts_table
 
     alarms = facts["alarms"]
-    last = f", the last at {alarms[-1]['image']}" if alarms else ""
-    out.print(facts_table(f"{source}", facts | {"alarms": f"{len(alarms):,}{last}"}))
+    last = ", the last at {image} ({direction})".format(**alarms[-1]) if alarms else ""
+    shown = {name: fact for name, fact in facts.items() if name != "drift_power"}
+    out.print(facts_table(f"{source}", shown | {"alarms": f"{len(alarms):,}{last}"}))

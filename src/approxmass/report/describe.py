@@ -7,6 +7,7 @@ from typing import Any
 from ..calibration import FALSE_ALARM_RATE, smallest_p_value, threshold
 from ..data import describe_shape
 from ..detector import Detector
+from ..drift import power_in_words
 
 LEGEND = (
     "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
@@ -37,6 +38,7 @@ def describe(detector: Detector) -> dict[str, Any]:
         "statistic": detector.statistic,
         "threshold at 5%": threshold(scores, FALSE_ALARM_RATE),
         "smallest p-value": smallest_p_value(scores),
+        "drift": power_in_words(facts.calibration),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",
     }

@@ -185,5 +185,7 @@ def _damaged(path: Path) -> ApproxMassError:
 
 def _of_another_run(path: Path) -> ApproxMassError:
     return ApproxMassError(
-        f"{path} is not a log of this detector: choose another name", code="other-run"
+        f"{path} is not a log of this detector, or was written by an earlier version: choose "
+        "another name",
+        code="other-run",
     )

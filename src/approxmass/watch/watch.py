@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from ..arrays import Bools, Floats
 from ..calibration import p_values
@@ -39,10 +40,13 @@ class Alarm:
     Attributes:
         image: The image that raised it, as a path from the folder.
         images: How many images were scored since the last alarm or the start, with this one.
+        direction: What most of the evidence is for: images that are more `out-of-distribution`
+            than the usual, or `blander`.
     """
 
     image: str
     images: int
+    direction: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,9 @@ class Watch:
 
     The log is a `.csv` file, written through to the disk with every batch, or a folder `.parquet`
     of part files, each whole at any moment, which Arrow and pandas read as one table. Its columns
-    are those of `approxmass score`, then `drift` (the evidence of a drift, 1 raises an alarm) and
-    `alarm`, and `error`; an unreadable image has a row with its error, and no part in the test.
+    are those of `approxmass score`, then `drift` (the evidence of a drift, 1 raises an alarm),
+    `direction` (what most of it is for, `out-of-distribution` or `blander`) and `alarm`, and
+    `error`; an unreadable image has a row with its error, and no part in the test.
 
     All there is to know of a run is in its log: whoever opens it again goes on as if never
     stopped, from the statistics in it, after cutting off a last row that is not whole. Calculated
@@ -146,8 +151,8 @@ class Watch:
             self._keep_others_out(stack)
             blank = np.zeros((1, *self._detector.shape), np.uint8)
             chunk, scores = next(self._detector.score_chunks(blank))
-            more = {"drift": np.zeros(1), "alarm": np.zeros(1, dtype=bool)}
-            schema = score_table(chunk, scores, more).schema
+            nothing = DriftSteps(*np.zeros((2, 1)), *np.zeros((2, 1), dtype=bool))
+            schema = score_table(chunk, scores, _columns(nothing)).schema
             self._log = stack.enter_context(contextlib.closing(open_log(self._path, schema)))
             self._arrivals = Arrivals(self._folder, self._replay(self._log.read()))
             self._log.append(schema.empty_table())  # so that there is a log, of whole rows
@@ -222,8 +227,7 @@ class Watch:
             errors = chunk.unreadable
             alarms = len(self.totals.alarms)
             steps = self._count(chunk.readable, scores.statistic, len(errors), scores.is_outlier)
-            more = {"drift": steps.drift, "alarm": steps.alarm}
-            self._log.append(score_table(chunk, scores, more))
+            self._log.append(score_table(chunk, scores, _columns(steps)))
             self._arrivals.known.update(chunk.names)
             yield Batch(chunk.names, errors, self.totals.alarms[alarms:])
 
@@ -234,7 +238,8 @@ class Watch:
         before = self._monitor.since_alarm
         steps = self._monitor.update(statistic)
         for i in np.flatnonzero(steps.alarm):
-            self.totals.alarms.append(Alarm(names[i], before + int(i) + 1))
+            direction = str(steps.direction[i])
+            self.totals.alarms.append(Alarm(names[i], before + int(i) + 1, direction))
             before = -int(i) - 1
         self.totals.scored += len(names)
         self.totals.unreadable += unreadable
@@ -247,9 +252,9 @@ class Watch:
         """Take in the rows of the log; returns the names in it."""
         names = rows["name"].to_pylist()
         scored = rows.filter(pa.compute.is_null(rows["error"]))
-        statistic, p_value, drift, alarm, outlier = (
+        statistic, p_value, drift, direction, alarm, outlier = (
             scored[name].to_numpy()
-            for name in ("statistic", "p_value", "drift", "alarm", "is_outlier")
+            for name in ("statistic", "p_value", "drift", "direction", "alarm", "is_outlier")
         )
         calibration = self._detector.calibration_scores
         try:
@@ -263,6 +268,7 @@ class Watch:
             same = (
                 np.allclose(p_values(calibration, statistic), p_value.astype(float), rtol=_SAME)
                 and np.allclose(steps.drift, drift.astype(float), rtol=_SAME, atol=0)
+                and (steps.direction == direction).all()
                 and (steps.alarm == alarm).all()
             )
         except (TypeError, ValueError):
@@ -274,6 +280,11 @@ class Watch:
                 code="other-run",
             )
         return set(names)
+
+
+def _columns(steps: DriftSteps) -> dict[str, NDArray[Any]]:
+    """What the log has besides the scores."""
+    return {"drift": steps.drift, "direction": steps.direction, "alarm": steps.alarm}
 
 
 def check_log(log: Path, folder: Path) -> None:

@@ -1,23 +1,26 @@
-"""Has a stream of scores drifted? A sequential test with a stated rate of false alarms.
+"""The monitor: scores to p-values of a stream, evidence and alarms.
 
 Looking again and again at a p-value of the latest images must in the end raise an alarm, even if
 nothing changes. This test may be looked at after every image, for ever.
 """
 
-__all__ = ["DriftMonitor", "DriftSteps", "log_pay", "online_p_values"]
+__all__ = ["BLANDER", "OUTWARD", "DriftMonitor", "DriftSteps", "online_p_values"]
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .arrays import Bools, Floats
-from .errors import ApproxMassError
+from ..arrays import Bools, Floats
+from ..errors import ApproxMassError
+from .evidence import Evidence
 
-# Bets from bold, for a few images far out, to timid, for many that are a little out.
-_EXPONENTS = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-# Scores that are compared with each other all at once, in a square of this side.
-_PIECE = 512
+# Where a drift may lead.
+OUTWARD = "out-of-distribution"
+BLANDER = "blander"
+# Scores that are compared with each other all at once, in a square of this side; the first after
+# an alarm in a smaller one, as another alarm may be near.
+_PIECE, _FIRST = 512, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,19 @@ class DriftSteps:
         p_value: Online p-values in (0, 1]; small = towards out-of-distribution.
         drift: The evidence of a drift, as a share of what raises an alarm; at least 0.
         alarm: Whether this score raised an alarm: `drift >= 1`.
+        outward: Whether more of the evidence is for larger scores, towards out-of-distribution,
+            than for smaller ones, of images that are blander than the usual.
     """
 
     p_value: Floats
     drift: Floats
     alarm: Bools
+    outward: Bools
+
+    @property
+    def direction(self) -> NDArray[np.str_]:
+        """`outward` in words, `OUTWARD` or `BLANDER`, `(m,)`."""
+        return np.where(self.outward, OUTWARD, BLANDER)
 
 
 def online_p_values(bag: Floats, scores: Floats, theta: Floats) -> Floats:
@@ -56,40 +67,25 @@ def online_p_values(bag: Floats, scores: Floats, theta: Floats) -> Floats:
         array([0.16666667, 0.5 ])
     """
     m = len(scores)
-    before = np.tri(m, k=-1, dtype=bool)
     up_to = np.searchsorted(bag, scores, side="right")
-    larger = len(bag) - up_to + ((scores > scores[:, None]) & before).sum(1)
-    equal = up_to - np.searchsorted(bag, scores, side="left")
-    equal += 1 + ((scores == scores[:, None]) & before).sum(1)
+    larger, equal = len(bag) - up_to, up_to - np.searchsorted(bag, scores, side="left") + 1
+    if m > 1:  # those that joined before
+        before = np.arange(m) < np.arange(m)[:, None]
+        larger += ((scores > scores[:, None]) & before).sum(1)
+        equal += ((scores == scores[:, None]) & before).sum(1)
     p: Floats = (larger + theta * equal) / (len(bag) + 1 + np.arange(m))
     return p
 
 
-def log_pay(p: float) -> Floats:
-    """Logarithms of what a stake of 1 on a small p-value pays, for bets of five kinds, `(5,)`.
-
-    A bet with exponent e pays `e * p ** (e - 1)`, which has mean 1 for a uniform p: an e-value
-    (Vovk & Wang, 2021). The exponents are 0.1, 0.3, ... 0.9.
-
-    Arguments:
-        p: In (0, 1].
-
-    Example:
-        >>> np.exp(log_pay(0.04)).round(2)  # the middle one: 0.5 / sqrt(0.04)
-        array([1.81, 2.86, 2.5 , 1.84, 1.24])
-    """
-    pay: Floats = np.log(_EXPONENTS) + (_EXPONENTS - 1) * math.log(p)
-    return pay
-
-
 class DriftMonitor:
-    """Watches scores one after the other and raises an alarm when they have grown.
+    """Watches scores one after the other and raises an alarm when they are no longer as usual.
 
-    The evidence is a Shiryaev-Roberts e-detector (Shin, Ramdas & Rinaldo, 2023): whoever stakes 1
-    before every score, and each time puts all they have on its online p-value being small, holds
-    `R_t = (R_{t-1} + 1) * pay(p_t)`, here the mean over bets of five kinds. While nothing changes,
-    `R_t - t` is a fair game. So if the alarm is raised once `R_t` reaches `false_alarm_every`, then
-    from the start to a false alarm it takes that many scores or more, on average.
+    It looks for scores that are larger than the calibration scores, all or a few of them, and for
+    smaller ones; `Evidence` says by what bets, and proves: while nothing changes, it takes
+    `false_alarm_every` scores or more, on average, from the start to the first alarm, and an alarm
+    within t scores has at most the chance `2% + t / false_alarm_every`. The 2% are for a drift that
+    is there from the start, which few calibration scores could not tell otherwise. What can be
+    found, and how soon: `drift_power`.
 
     This rests on independent, uniform p-values. Those from the calibration scores alone are not
     independent: they all share its sampling error, which a test without an end would find sooner or
@@ -100,7 +96,7 @@ class DriftMonitor:
     join them, and a drift that stays is found again, as soon as at first. While nothing changes
     every stretch from one alarm to the next has the same law as the first, and so a mean that is no
     shorter. Like that of the p-values, the promise is an average over calibration sets: one and the
-    same set may bring alarms more often, another more seldom.
+    same set may bring alarms often, and then goes on to, another never.
 
     Arguments:
         calibration: Scores `(n,)` of in-distribution images, not trained on; larger = more OOD.
@@ -134,16 +130,14 @@ class DriftMonitor:
         self.false_alarm_every = false_alarm_every
         self._calibration = np.sort(_checked(calibration))
         self._draws = np.random.default_rng(seed)
-        self._threshold = math.log(false_alarm_every)
         self._bag: Floats
-        self._log_held: Floats
-        self._since: int
+        self._evidence: Evidence
         self._start()
 
     @property
     def since_alarm(self) -> int:
         """How many scores there were since the last alarm, or the start."""
-        return self._since
+        return self._evidence.since
 
     def update(self, scores: Floats) -> DriftSteps:
         """Take in the next scores `(m,)`; in how many portions they come makes no difference.
@@ -157,34 +151,29 @@ class DriftMonitor:
             array([False, False, False,  True])
         """
         scores = _checked(scores)
-        theta = 1 - self._draws.random(len(scores))  # a p-value of 0 would pay without limit
-        p, drift = np.empty(len(scores)), np.empty(len(scores))
+        theta = 1 - self._draws.random(len(scores))  # in (0, 1], as p-values are
+        p, shares = np.empty(len(scores)), np.empty((len(scores), 2))
         i = 0
         while i < len(scores):
-            piece = scores[i : i + _PIECE]
-            # After an alarm the bag is another, so the rest of the piece is compared again.
-            for p_value in online_p_values(self._bag, piece, theta[i : i + _PIECE]):
-                evidence = self._play(p_value)
-                p[i], drift[i] = p_value, math.exp(min(evidence - self._threshold, 700))
-                i += 1
-                if drift[i - 1] >= 1:
-                    self._start()
-                    break
+            piece = scores[i : i + min(_PIECE, _FIRST + self.since_alarm)]
+            p_value = online_p_values(self._bag, piece, theta[i : i + len(piece)])
+            share = self._evidence.take(p_value)
+            alarm = np.add.reduce(share, axis=1) >= 1
+            raised = alarm.any()
+            taken = int(alarm.argmax()) + 1 if raised else len(piece)
+            p[i : i + taken], shares[i : i + taken] = p_value[:taken], share[:taken]
+            i += taken
+            if raised:
+                self._start()  # another bag, with which the rest of the piece is compared again
             else:
                 piece = np.sort(piece)
                 self._bag = np.insert(self._bag, np.searchsorted(self._bag, piece), piece)
-        return DriftSteps(p, drift, drift >= 1)
+        drift = np.add.reduce(shares, axis=1)
+        return DriftSteps(p, drift, drift >= 1, shares[:, 0] >= shares[:, 1])
 
     def _start(self) -> None:
         self._bag = self._calibration
-        self._log_held = np.full(len(_EXPONENTS), -np.inf)
-        self._since = 0
-
-    def _play(self, p: float) -> float:
-        """Put what is held, and 1 more, on a p-value; returns the log of the mean held then."""
-        self._log_held = np.logaddexp(self._log_held, 0.0) + log_pay(p)
-        self._since += 1
-        return float(np.logaddexp.reduce(self._log_held)) - math.log(len(_EXPONENTS))
+        self._evidence = Evidence(len(self._calibration), self.false_alarm_every)
 
 
 def _checked(scores: Floats) -> Floats:
