@@ -51,12 +51,9 @@ CODES = {
     "largest of cells, each map of length 1, less the mean of its place": ("max", True, "place"),
     "the same, and what is usual in the image taken off": ("max", True, "image"),
 }
-# Then each place by its own covariance: what that weighs in patches of its own.
-OWN = {
-    "and each place by its own covariance, a tenth of it": 2250,
-    "half of it (the detector's)": 250,
-    "nine tenths of it": 28,
-}
+CHOSEN = "less of what varies at a place, with its determinant (the detector's)"
+# Patches of a place for which its own covariance counts as much as that of all places.
+EVEN = 250
 # What enters `fused`, and the weight of the statistics of parts.
 FUSIONS = {
     "no parts": ((), 1.0),
@@ -185,25 +182,45 @@ def detectors(training: Seen) -> tuple[Code, torch.Tensor, torch.Tensor]:
     return lambda seen: encoder.codes(encoder.centered(patches(seen))), encoder.logdet, rows
 
 
-def own_covariances(
+def by_place(
     training: Seen, inside: Seen, altered: list[Seen]
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """The figures of codes whitened by each place, with and without the determinant."""
-    kept = encoders.patches._EVEN
-    for name, worth in OWN.items():
-        encoders.patches._EVEN = worth
-        code, logdet, _ = detectors(training)
+    """The figures of codes that know their place, with and without the determinant."""
+    code, logdet, _ = detectors(training)
+    yield (
+        "less of what varies at a place",
+        figures(lambda seen: code(seen).norm(dim=2), inside, altered),
+    )
+    yield (
+        CHOSEN,
+        figures(lambda seen: code(seen).square().sum(2) / 2 - logdet, inside, altered),
+    )
+    # Without shortening there is one covariance for all places.
+    kept, encoders.patches._WORTH = encoders.patches._WORTH, 2**60
+    plain, _, rows = detectors(training)
+    encoders.patches._WORTH = kept
+    places = torch.arange(inside.inside[0].numel()).expand(len(training.inside), -1)
+    at = places[training.inside.flatten(1)]
+    factors = torch.eye(rows.shape[1]).repeat(places.shape[1], 1, 1)
+    for place in at.unique().tolist():
+        here = rows[at == place]
+        weight = len(here) / (len(here) + EVEN)
+        covariance = weight * torch.cov(here.T) + (1 - weight) * torch.eye(rows.shape[1])
+        factors[place] = torch.linalg.cholesky(torch.linalg.inv(covariance))
+    dets = factors.diagonal(dim1=1, dim2=2).log().sum(1)
 
-        def score(seen: Seen, code: Code = code, logdet: torch.Tensor = logdet) -> torch.Tensor:
-            return code(seen).square().sum(2) / 2 - logdet
+    def own(seen: Seen, use: float) -> torch.Tensor:
+        codes = torch.bmm(plain(seen).transpose(0, 1), factors).transpose(0, 1)
+        return codes.square().sum(2) / 2 - use * dets
 
-        yield name, figures(score, inside, altered)
-        if worth == kept:
-            yield (
-                "the same, without its determinant",
-                figures(lambda seen, of=code: of(seen).norm(dim=2), inside, altered),
-            )
-    encoders.patches._EVEN = kept
+    yield (
+        "each place by its own covariance, half way",
+        figures(lambda seen: own(seen, 0.0), inside, altered),
+    )
+    yield (
+        "the same, with its determinant",
+        figures(lambda seen: own(seen, 1.0), inside, altered),
+    )
 
 
 def fusions(data: Path, name: str) -> dict[str, Any]:
@@ -321,7 +338,7 @@ def main(data: Path, target: Path) -> None:
             code = code_of(each, training)
             codes[each] = figures(lambda seen, of=code: of(seen).norm(dim=2), inside, altered)
             print(name, each, {k: round(v, 3) for k, v in codes[each].items()}, flush=True)
-        for each, made in own_covariances(training, inside, altered):
+        for each, made in by_place(training, inside, altered):
             codes[each] = made
             print(name, each, {k: round(v, 3) for k, v in made.items()}, flush=True)
         found = {"code": codes, "flow": flows(training, inside, altered)}

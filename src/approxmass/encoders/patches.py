@@ -19,10 +19,8 @@ from .network import Network
 _CELL = 16
 # Principal components whose rest is the residual.
 _COMPONENTS = 64
-# Patches of a place for which its own covariance counts as much as that of all places.
-_EVEN = 250
-# Numbers of all these covariances: of wider maps or more places there is but one for all.
-_NUMBERS = 12_000_000
+# Directions of a place that are looked at, and patches that knowing nothing of it is worth.
+_LOOSE, _WORTH = 16, 100
 # Folds by whose others the codes of training images are made, and images that are seen together.
 _FOLDS, _TOGETHER = 5, 16
 # Patches that the covariance is of.
@@ -112,9 +110,9 @@ class PatchEncoder(nn.Module):
 
     The mean of a place is shrunk towards the mean of all by what its sampling error is worth
     (James and Stein, number by number), so that places count where images are aligned and only
-    there. Whitened are all places together, and then each by its own covariance, half way to that
-    of all. The determinant of that belongs to the density: without it, a place where all usual
-    images are alike would raise an alarm at a trifle.
+    there. Whitened are all places together; then the directions in which a place varies most are
+    shortened to the variance of the others, and the determinant of that belongs to the density.
+    None is lengthened: where all usual images are alike, a trifle would become an alarm.
 
     Arguments:
         widths: Channels of the maps, one after the other in the values.
@@ -124,8 +122,8 @@ class PatchEncoder(nn.Module):
     center: Tensor
     whitening: Tensor
     axes: Tensor
-    local: Tensor
-    logdet: Tensor
+    loose: Tensor
+    excess: Tensor
 
     def __init__(self, widths: Sequence[int], places: int) -> None:
         super().__init__()
@@ -135,10 +133,9 @@ class PatchEncoder(nn.Module):
         self.register_buffer("whitening", torch.zeros(dimension, dimension))
         kept = min(_COMPONENTS, dimension // 2)
         self.register_buffer("axes", torch.zeros(dimension, kept))
-        own = places if places * dimension**2 <= _NUMBERS else 0
-        # In half precision: they are most of what a detector weighs.
-        self.register_buffer("local", torch.zeros(own, dimension, dimension, dtype=torch.half))
-        self.register_buffer("logdet", torch.zeros(places))
+        loose = min(_LOOSE, dimension)
+        self.register_buffer("loose", torch.zeros(places, dimension, loose))
+        self.register_buffer("excess", torch.zeros(places, loose))
 
     @property
     def dimension(self) -> int:
@@ -163,8 +160,6 @@ class PatchEncoder(nn.Module):
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
         codes = values @ self.whitening
-        if not len(self.local):
-            return codes
         images = torch.arange(len(known))[:, None].expand_as(known)[known]
         own = torch.empty_like(codes)
         for fold in range(_FOLDS):
@@ -175,23 +170,28 @@ class PatchEncoder(nn.Module):
         return own
 
     def _learn_places(self, codes: Tensor, places: Tensor) -> None:
-        """The inverse Cholesky factor of the covariance of each place."""
+        """The directions in which the codes of each place vary most, and by how much too much."""
+        found, excess = torch.zeros_like(self.loose), torch.zeros_like(self.excess)
         for place in range(self.places):
             here = codes[places == place].double()
-            weight = len(here) / (len(here) + _EVEN) if len(here) > 1 else 0.0
-            covariance = (1 - weight) * torch.eye(self.dimension, dtype=torch.double)
-            if weight:
-                covariance += weight * torch.cov(here.T)
-            factor = torch.linalg.cholesky(torch.linalg.inv(covariance))
-            self.local[place] = factor.half()
-            self.logdet[place] = self.local[place].diagonal().double().log().sum()
+            if len(here) < 2:
+                continue
+            # Shrunk towards the identity, which is the covariance of all places.
+            weight = len(here) / (len(here) + _WORTH)
+            covariance = weight * torch.cov(here.T)
+            covariance.diagonal().add_(1 - weight)
+            variances, axes = torch.linalg.eigh(covariance)
+            found[place] = axes[:, -self.loose.shape[2] :].float()
+            spread = variances[-self.loose.shape[2] :].clamp_min(1).rsqrt()
+            excess[place] = (1 - spread).float()
+        self.loose, self.excess = found, excess
 
     def _by_place(self, codes: Tensor, places: Tensor) -> Tensor:
-        """Codes `(M, D)`, whitened by the covariance of their places `(M,)`."""
+        """Codes `(M, D)` at their places `(M,)`, the directions in which these vary shortened."""
         found = torch.empty_like(codes)
         for place in range(self.places):
             here = places == place
-            found[here] = codes[here] @ self.local[place].float()
+            found[here] = _shortened(codes[here], self.loose[place], self.excess[place])
         return found
 
     def _means(self, values: Tensor, places: Tensor) -> Tensor:
@@ -218,13 +218,17 @@ class PatchEncoder(nn.Module):
     def codes(self, centered: Tensor) -> Tensor:
         """Codes `(N, k, D)` of centered patches of all places `(N, k, D)`."""
         codes = centered @ self.whitening
-        if not len(self.local):
-            return codes
-        local, found = self.local.float(), [codes[:0]]
+        found = [codes[:0]]
         for some in torch.split(codes, _TOGETHER):
             padded = torch.cat([some, some[:1].expand(_TOGETHER - len(some), -1, -1)])
-            found.append(torch.bmm(padded.transpose(0, 1), local).transpose(0, 1)[: len(some)])
+            at = _shortened(padded.transpose(0, 1), self.loose, self.excess[:, None])
+            found.append(at.transpose(0, 1)[: len(some)])
         return torch.cat(found)
+
+    @property
+    def logdet(self) -> Tensor:
+        """Of what is done to the codes of each place, `(k,)`, in nats."""
+        return (1 - self.excess).double().log().sum(1)
 
     def residual(self, centered: Tensor) -> Tensor:
         """Length of what the first principal components leave, `(...)`."""
@@ -235,3 +239,8 @@ class PatchEncoder(nn.Module):
     def scaled(self, values: Tensor) -> Tensor:
         """Patches `(..., D)`, each map of length 1."""
         return torch.cat([unit(part) for part in torch.split(values, self.widths, dim=-1)], -1)
+
+
+def _shortened(codes: Tensor, axes: Tensor, excess: Tensor) -> Tensor:
+    """Codes `(..., M, D)`, of whose length along each axis `(..., D, K)` a share is taken off."""
+    return codes - (codes @ axes * excess) @ axes.mT

@@ -110,7 +110,7 @@ class Parts(nn.Module):
         centered = self.code.centered(patches)
         nll, mass = self._densities(self.code.codes(centered).flatten(0, 1))
         residual = capped(self.code.residual(centered).double())
-        nll = capped(nll.view_as(residual) - self.code.logdet.double())
+        nll = capped(nll.view_as(residual) - self.code.logdet)
         found = (nll, mass.view_as(residual), residual)
         return {
             name: values.masked_fill(outside, -torch.inf)
