@@ -67,6 +67,7 @@ def fitted_on(
             model,
             source,
             shares.order,
+            training=shares.training,
             whole=_whole(model, shares),
             spooled=shares.calibration,
             views_spool=views,
@@ -75,6 +76,10 @@ def fitted_on(
             threads=run.threads,
             progress=run.progress,
         )
+        if not seen.varied:
+            raise ApproxMassError(
+                "all images are the same: there is nothing to learn from them", code="no-variation"
+            )
         given = FitData(
             shape=source.shape,
             training=seen.kept[shares.training],

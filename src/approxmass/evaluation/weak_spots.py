@@ -8,7 +8,7 @@ from ..arrays import Floats
 from .metrics import Interval, auroc, ood_metrics
 from .paired import paired_difference
 
-# An AUROC from chance to this is near it, however sure that is; another score is clearly better if it
+# An AUROC up to this is near chance, however sure that is; another score is clearly better if it
 # is so much ahead and the paired interval leaves no doubt.
 _NEAR_CHANCE, _CLEARLY = 0.6, 0.02
 
