@@ -652,7 +652,7 @@ def test_print_says_what_a_detector_is(fitted: Detector) -> None:
 def test_the_manifest_is_readable(fitted: Detector, tmp_path: Path) -> None:
     fitted.save(tmp_path / "d")
     manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
-    assert manifest["format_version"] == 3
+    assert manifest["format_version"] == 4
     assert manifest["settings"]["options"]["encoder"] == "pca"
     assert manifest["facts"]["training"] == 1080
     assert len(manifest["model"]["history"]) == 10

@@ -20,6 +20,7 @@ from .explain.attribution import peaks_of
 from .fitted import FitFacts, Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
 from .models.given import classes_for, outliers_for
+from .models.probe import probed, versions
 from .models.registry import make_model
 from .models.views import gathered
 from .storage.spool import Spool
@@ -100,10 +101,18 @@ def fitted_on(
         calibration=len(scores[model.decides]),
         outliers=learnt_from,
         notes=(*notes, *source.remarks()),
+        versions=versions(),
         fit_seconds=round(time.monotonic() - started, 2),
     )
     settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
-    return Fitted(settings=settings, facts=facts, model=model, calibration=scores, peaks=peaks)
+    return Fitted(
+        settings=settings,
+        facts=facts,
+        model=model,
+        calibration=scores,
+        peaks=peaks,
+        probe=probed(model, source.shape, asked.seed),
+    )
 
 
 def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:

@@ -227,6 +227,10 @@ class Baseline(ABC):
         scores = self._score(views.numpy()) if len(views) else np.empty(0)
         return {self.decides: scores.astype(np.float64)}
 
+    def own_probe(self) -> dict[str, Floats]:
+        """None of its own."""
+        return {}
+
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
     ) -> NoReturn:
