@@ -251,21 +251,16 @@ class Detector:
                 not go together.
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
-        # A fit that fails leaves an earlier one as it was.
-        self._fitted = fitted_on(
-            self._asked.open(images),
-            labels,
-            outliers,
-            self._asked,
-            self._given,
-            FitRun(
-                threads=self.threads,
-                device=self.device,
-                checkpoint=None if checkpoint is None else Path(checkpoint),
-                resume=resume,
-                progress=progress and is_main_process(),
-            ),
+        run = FitRun(
+            threads=self.threads,
+            device=self.device,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            resume=resume,
+            progress=progress and is_main_process(),
         )
+        source = self._asked.open(images)
+        # A fit that fails leaves an earlier one as it was.
+        self._fitted = fitted_on(source, labels, outliers, self._asked, self._given, run)
         return self
 
     @plainly

@@ -5,7 +5,8 @@ __all__ = ["weak_spots"]
 from collections.abc import Mapping
 
 from ..arrays import Floats
-from .metrics import Interval, auroc, ood_metrics
+from .intervals import Interval
+from .metrics import auroc, ood_metrics
 from .paired import paired_difference
 
 # An AUROC up to this is near chance, however sure that is; another score is clearly better if it
