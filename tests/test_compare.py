@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 from sklearn.covariance import LedoitWolf
 from typer.testing import CliRunner
 
@@ -90,6 +91,39 @@ def test_weak_spots_are_named_and_strong_ones_are_not() -> None:
     chance, other = weak_spots("fused", inside, {"far": far, "near": near})
     assert chance.startswith("near: fused, which decides, is near chance")
     assert "residual is clearly better" in other
+
+
+@pytest.mark.parametrize(
+    ("shift", "count", "words"),
+    [
+        (-2.0, 300, "takes these for more usual than usual images"),
+        (0.0, 300, "is near chance"),
+        (0.0, 10, "is near chance"),
+        (0.25, 3000, "is near chance"),  # above .5 beyond doubt, and of no use
+        (0.8, 8, "cannot be told from chance with so few images"),
+        (1.5, 300, None),
+    ],
+)
+def test_a_weak_score_is_called_by_its_kind(shift: float, count: int, words: str | None) -> None:
+    spread = (np.arange(count) + 0.5) / count
+    inside = {"fused": stats.norm.ppf(spread)}
+    found = weak_spots("fused", inside, {"others": {"fused": inside["fused"] + shift}})
+    assert [words in line and "95% interval" in line for line in found] == [True] * (
+        words is not None
+    )
+
+
+def test_noise_makes_no_score_clearly_better() -> None:
+    rng = np.random.default_rng(0)
+    warned = 0
+    for _ in range(40):
+        signal = rng.normal(size=100), rng.normal(2, 1, 100)
+        inside, outside = (
+            {name: of + rng.normal(0, 0.3, 100) for name in ("fused", "nll", "mass")}
+            for of in signal
+        )
+        warned += bool(weak_spots("fused", inside, {"others": outside}))
+    assert warned <= 4
 
 
 def test_parts_are_their_images_in_order_with_labels(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 from torch import nn
 
 from approxmass import ApproxMassError, Detector, TrainingSettings, open_images
+from approxmass.baselines import BASELINES
 from approxmass.data import ImageSource
 from approxmass.data.decode import to_uint8
 from approxmass.data.readers import array
@@ -313,6 +314,38 @@ def test_the_held_out_images_are_not_trained_on() -> None:
 def test_mistakes_are_named_in_one_line(make, code: Code, words: str) -> None:  # type: ignore[no-untyped-def]
     with mistake(code, words):
         make()
+
+
+CONSTANT = {"flow": {}, "flow on pixels": {"encoder": "pixels"}, "flow of photos": {"size": 32}}
+CONSTANT |= {name: {"method": name} for name in BASELINES}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+@pytest.mark.parametrize("of", ["grey", "colour", "in the frame", "to train on"])
+def test_nothing_is_learnt_from_images_that_are_all_the_same(name: str, of: str) -> None:
+    options = dict(CONSTANT[name])
+    images = np.full((120, 8, 8) if of == "grey" else (120, 8, 8, 3), 90, np.uint8)
+    if of == "in the frame":  # each has one other pixel, which the scaling does not take
+        images = np.full((120, 256, 256, 3), 90, np.uint8)
+        images[np.arange(120), 0, 0] = np.arange(120)[:, None] % 3 + 89
+        options["size"] = 8
+    if of == "to train on":
+        rest = three_shares(120, 0.1, 0, "array")
+        images[rest.order[: rest.training.start]] = colour(40)
+    kind, given = BASELINES.get(name), {}
+    if kind is not None and kind.needs_labels:
+        given["labels"] = np.arange(120) % 2
+    if kind is not None and kind.takes_outliers:
+        given["outliers"] = images[:20]
+    with mistake("no-variation", "all images are the same"):
+        Detector(**options).fit(images, **given)
+
+
+@pytest.mark.parametrize("method", ["flow", "gaussian", "nearest-neighbour"])
+def test_two_distinct_images_are_something_to_learn_from(method: str) -> None:
+    images = np.full((200, 8, 8), 90, np.uint8)
+    images[::2, 3] = 200
+    Detector(method=method).fit(images).score(images[:4])
 
 
 def test_images_of_another_kind_are_refused(fitted: Detector) -> None:
@@ -619,7 +652,7 @@ def test_print_says_what_a_detector_is(fitted: Detector) -> None:
 def test_the_manifest_is_readable(fitted: Detector, tmp_path: Path) -> None:
     fitted.save(tmp_path / "d")
     manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
-    assert manifest["format_version"] == 3
+    assert manifest["format_version"] == 4
     assert manifest["settings"]["options"]["encoder"] == "pca"
     assert manifest["facts"]["training"] == 1080
     assert len(manifest["model"]["history"]) == 10

@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import zuko
@@ -5,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal, StudentT, Uniform
 
 from approxmass.errors import Code
+from approxmass.flows import VectorFlow
 from approxmass.mass import approximate_mass, log_prob_and_mass, penalized_loss, penalized_nll
 from conftest import mistake
 
@@ -129,6 +134,81 @@ def test_numbers_are_inputs_too() -> None:
 def test_a_flat_density_has_no_mass() -> None:
     flat = Independent(Uniform(torch.zeros(2), torch.ones(2)), 1)
     assert approximate_mass(flat.log_prob, torch.full((3, 2), 0.5)).tolist() == [0, 0, 0]
+
+
+def test_a_flat_density_has_no_mass_near_its_edge_either() -> None:
+    x = torch.tensor([[0.9999, 0.5], [0.0, 0.0001]])
+    for check in (True, False):  # it refuses, or is infinite, beyond the edge
+        flat = Independent(
+            Uniform(torch.zeros(2), torch.ones(2), validate_args=check), 1, validate_args=check
+        )
+        assert approximate_mass(flat.log_prob, x).tolist() == [0, 0]
+
+
+def cut_off() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Log-densities whose gradient in x is lost, of the standard normal or with weights."""
+    density = Density((4,))
+    return {
+        "decorated": torch.no_grad()(lambda x: -x.square().sum(1)),
+        "inference mode": torch.inference_mode()(lambda x: -x.square().sum(1)),
+        "detached": lambda x: -x.square().sum(1).detach(),
+        "through NumPy": lambda x: -torch.from_numpy((x.detach().numpy() ** 2).sum(1)),
+        "input detached": lambda x: -x.detach().square().sum(1),
+        "decorated, with weights": torch.no_grad()(density.forward),
+    }
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-9, 1.0])
+@pytest.mark.parametrize("way", cut_off())
+def test_a_density_cut_off_from_its_input_is_refused_at_every_alpha(way: str, alpha: float) -> None:
+    log_prob, x = cut_off()[way], torch.randn(3, 4, dtype=torch.float64)
+    with mistake("no-density", "no_grad"):
+        approximate_mass(log_prob, x)
+    with mistake("no-density", "no_grad"):
+        penalized_nll(log_prob, x, alpha)
+
+
+def test_weights_that_see_a_detached_input_have_no_mass() -> None:
+    density = Density((4,))
+    with mistake("no-density", "no_grad"):
+        approximate_mass(lambda x: density(x.detach()), torch.randn(3, 4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-9, 1.0])
+@pytest.mark.parametrize(
+    ("log_prob", "x", "words"),
+    [
+        (Normal(0.0, 1.0).log_prob, torch.ones(4, 3), "(4, 3)"),  # not summed
+        (lambda v: Normal(0.0, 1.0).log_prob(v).sum(), torch.ones(4, 3), "()"),
+        (lambda v: -v.square().sum(1, keepdim=True), torch.ones(4, 3), "(4, 1)"),
+        (lambda v: float(v.sum()), torch.ones(4, 3), "float"),
+        (zuko.flows.RealNVP(3, transforms=1), torch.ones(4, 3), "method log_prob"),
+        (VectorFlow("identity", 3), torch.ones(4, 3), "method log_prob"),
+        (MultivariateNormal(torch.zeros(3), torch.eye(3)), torch.ones(4, 3), "method log_prob"),
+        (lambda v: -v.square().sum(1), np.ones((4, 3)), "ndarray"),
+        (lambda v: -v.square().sum(1), torch.ones(4, 3, dtype=torch.int64), "int64"),
+        (lambda v: -v.square(), torch.tensor(1.0), "(N, ...)"),
+    ],
+)
+def test_what_is_no_density_or_no_tensor_is_refused_at_every_alpha(
+    log_prob: Any, x: Any, words: str, alpha: float
+) -> None:
+    with mistake("no-density", words):
+        penalized_nll(log_prob, x, alpha)
+    with mistake("no-density", words):
+        log_prob_and_mass(log_prob, x)
+
+
+def test_the_loss_without_penalty_can_be_looked_at_without_gradients() -> None:
+    calls = []
+
+    def log_prob(x: Tensor) -> Tensor:
+        calls.append(x)
+        return -x.square().sum(1)
+
+    with torch.no_grad():
+        assert penalized_nll(log_prob, torch.ones(2, 3), 0.0).item() == 3
+    assert len(calls) == 1
 
 
 def test_works_where_gradients_are_off() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,7 @@ def test_resuming_is_exact_wherever_the_run_stopped(tmp_path: Path, at: int, eve
 SCRIPT = """
 import sys, time, torch
 from pathlib import Path
+from typing import Any
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_training import data, flow
@@ -373,6 +375,55 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     together = load_file(result)
     for name, value in weights(alone).items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
+
+
+ALONE = """
+import sys, torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_training import SETTINGS, data, flow
+from approxmass.training.flow import train
+from safetensors.torch import save_file
+{before}
+trained = flow()
+train(trained, data(), SETTINGS)
+save_file(trained.state_dict(), sys.argv[1])
+"""
+
+
+def in_a_process(tmp_path: Path, before: str = "", **environment: str) -> Any:
+    tests, result = str(Path(__file__).parent), tmp_path / "alone.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE.format(tests=tests, before=before), str(result)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return load_file(result) if done.returncode == 0 else done.stderr
+
+
+def test_what_the_environment_tells_accelerate_changes_no_bit(tmp_path: Path) -> None:
+    found = in_a_process(
+        tmp_path,
+        ACCELERATE_DYNAMO_BACKEND="EAGER",
+        ACCELERATE_MIXED_PRECISION="bf16",
+        ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4",
+    )
+    plain = flow()
+    train(plain, data(), SETTINGS)
+    assert not isinstance(found, str), found
+    for name, value in weights(plain).items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("option", ["mixed_precision='bf16'", "dynamo_backend='eager'"])
+def test_an_accelerator_made_before_is_named(tmp_path: Path, option: str) -> None:
+    before = f"import accelerate; accelerate.Accelerator(cpu=True, {option})"
+    found = in_a_process(tmp_path, before)
+    assert isinstance(found, str)
+    assert "ApproxMassError: an Accelerator made before in this process" in found
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from .fitting import fitted_on
 from .models.base import FitRun, Model, Statistic
 from .models.registry import make_model
 from .models.settings import check_whole
-from .runtime.machine import is_main_process, limited_threads, pick_device
+from .runtime.machine import is_main_process, pick_device
+from .runtime.plain import plain_process, plainly
 from .scores import Scores
 
 # Images scored at a time: as many as make so many bytes, within bounds.
@@ -220,6 +221,7 @@ class Detector:
         """Of `calibration`, the scores `(n,)` behind the p-values."""
         return self.calibration[self.statistic]
 
+    @plainly
     def fit(
         self,
         images: Any,
@@ -249,24 +251,19 @@ class Detector:
                 not go together.
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
-        with limited_threads(self.threads):
-            # A fit that fails leaves an earlier one as it was.
-            self._fitted = fitted_on(
-                self._asked.open(images),
-                labels,
-                outliers,
-                self._asked,
-                self._given,
-                FitRun(
-                    threads=self.threads,
-                    device=self.device,
-                    checkpoint=None if checkpoint is None else Path(checkpoint),
-                    resume=resume,
-                    progress=progress and is_main_process(),
-                ),
-            )
+        run = FitRun(
+            threads=self.threads,
+            device=self.device,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            resume=resume,
+            progress=progress and is_main_process(),
+        )
+        source = self._asked.open(images)
+        # A fit that fails leaves an earlier one as it was.
+        self._fitted = fitted_on(source, labels, outliers, self._asked, self._given, run)
         return self
 
+    @plainly
     def score(self, images: Any) -> Scores:
         """Score images: arrays of one row an image; see `Scores`.
 
@@ -299,10 +296,10 @@ class Detector:
         frame = Frame(*self.shape[1:], settings.resample)
         return source if settings.size is None else source.resized(frame)
 
+    @plainly
     def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Score pixels `(N, C, H, W)`, uint8, of `shape`; `boxes` as of a `Chunk`."""
-        with limited_threads(self.threads):
-            return self.fitted.score(images, boxes)
+        return self.fitted.score(images, boxes)
 
     def chunks(self, images: Any) -> Iterator[Chunk]:
         """Images as the detector sees them, some at a time."""
@@ -337,6 +334,7 @@ class Detector:
         """One p-value for all the images together: has this batch or stream shifted?"""
         return group_p_value(self.calibration_scores, self.score(images).statistic)
 
+    @plainly
     def explain(self, images: Any) -> Explanation:
         """Where each image does not belong, with a threshold that usual images keep below.
 
@@ -350,6 +348,7 @@ class Detector:
             parts.append(self.explain_pixels(chunk.images, chunk.boxes, chunk.sizes))
         return Explanation.join(parts)
 
+    @plainly
     def explain_pixels(
         self,
         images: Pixels,
@@ -357,9 +356,9 @@ class Detector:
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Explanation:
         """As `explain`, of pixels as `score_pixels` takes them; `sizes` are those of the maps."""
-        with limited_threads(self.threads):
-            return self.fitted.explain(images, boxes, sizes)
+        return self.fitted.explain(images, boxes, sizes)
 
+    @plainly
     def save(self, folder: str | Path) -> None:
         """Write the detector to a folder; an older detector there is replaced when this is whole.
 
@@ -369,6 +368,7 @@ class Detector:
         self.fitted.save(Path(folder))
 
     @classmethod
+    @plainly
     def load(
         cls,
         folder: str | Path,
@@ -391,7 +391,7 @@ class Detector:
                 version; or a device that is not there.
         """
         detector = cls(device=device, threads=threads)
-        with limited_threads(detector.threads):
+        with plain_process(detector.threads):
             fitted = Fitted.load(Path(folder), encoder, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)

@@ -19,6 +19,7 @@ Code = Literal[
     "not-fitted",  # nothing has been learnt yet
     "not-a-detector",  # a folder that holds no detector
     "damaged",  # cut short, altered, or of another version
+    "other-scores",  # a saved detector that scores otherwise here than where it was fitted
     "other-run",  # a checkpoint, log or table of another run
     "wrong-encoder",  # loaded with a module where there was none, or the reverse
     "no-explanation",  # the method has no density to explain

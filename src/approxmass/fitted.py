@@ -20,6 +20,7 @@ from .data.region import Region
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .models.base import Model, Saved
+from .models.probe import check_probe, probed
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
 from .scores import Scores
@@ -115,6 +116,7 @@ class FitFacts:
         calibration: Number that give the p-values.
         outliers: What outliers were learnt from; None for none.
         notes: A remark for each choice that a person may want to know of.
+        versions: Of the packages that it was fitted with, by name.
         fit_seconds: What it took.
     """
 
@@ -126,6 +128,7 @@ class FitFacts:
     calibration: int
     outliers: str | None
     notes: tuple[str, ...]
+    versions: Mapping[str, str]
     fit_seconds: float
 
     @property
@@ -152,6 +155,7 @@ class FitFacts:
             for name in ("training", "reference", "calibration")
         }
         texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
+        texts += dict(facts["versions"]).values()
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a name or note is no text")
         seconds = check_number("fit_seconds", facts["fit_seconds"], "a time", 0, 1e12)
@@ -176,6 +180,7 @@ class Fitted:
         model: What was learnt.
         calibration: Scores `(n,)` of the images held out for the p-values, by statistic.
         peaks: The largest values `(m,)` of the maps of some of these; empty without maps.
+        probe: What `probed` gave after the fit.
     """
 
     settings: Settings
@@ -183,6 +188,7 @@ class Fitted:
     model: Model
     calibration: Mapping[str, Floats]
     peaks: Floats
+    probe: Mapping[str, Floats]
 
     def score(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Scores of pixels `(N, C, H, W)`, uint8, of images in these places of the frame.
@@ -268,6 +274,7 @@ class Fitted:
             "model": self.model.facts(),
         }
         scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
+        scores |= {f"probe.{k}": torch.from_numpy(v) for k, v in self.probe.items()}
         scores["peaks"] = torch.from_numpy(self.peaks)
         artifact.save_folder(
             folder, manifest, {"weights": self.model.state(), "calibration": scores}
@@ -281,7 +288,12 @@ class Fitted:
             return cls._of(manifest, tensors, encoder, device)
         except ApproxMassError as error:
             # What a person can give right is named; all else that is refused was edited.
-            given = error.code in ("wrong-encoder", "missing-library", "bad-source")
+            given = error.code in (
+                "wrong-encoder",
+                "missing-library",
+                "bad-source",
+                "other-scores",
+            )
             code = error.code if given else "damaged"
             raise ApproxMassError(f"{folder}: {error}", code=code) from error
         # No RuntimeError: a GPU that is full is no fault of the folder.
@@ -318,8 +330,14 @@ class Fitted:
         peaks = tensors["calibration"]["peaks"].numpy()
         if model.explains == (not len(peaks)):
             raise ValueError("peaks without maps, or the reverse")
-        made = cls(
-            settings=settings, facts=facts, model=model, calibration=calibration, peaks=peaks
+        found = probed(model, facts.shape, settings.seed)
+        probe = {k: v.numpy() for k, v in tensors_below(tensors["calibration"], "probe").items()}
+        check_probe(found, probe, calibration, facts.versions)
+        return cls(
+            settings=settings,
+            facts=facts,
+            model=model,
+            calibration=calibration,
+            peaks=peaks,
+            probe=probe,
         )
-        made.score(np.zeros((1, *facts.shape), np.uint8))  # what scoring will ask for
-        return made

@@ -20,6 +20,7 @@ from .explain.attribution import peaks_of
 from .fitted import FitFacts, Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
 from .models.given import classes_for, outliers_for
+from .models.probe import probed, versions
 from .models.registry import make_model
 from .models.views import gathered
 from .storage.spool import Spool
@@ -67,6 +68,7 @@ def fitted_on(
             model,
             source,
             shares.order,
+            training=shares.training,
             whole=_whole(model, shares),
             spooled=shares.calibration,
             views_spool=views,
@@ -75,6 +77,10 @@ def fitted_on(
             threads=run.threads,
             progress=run.progress,
         )
+        if not seen.varied:
+            raise ApproxMassError(
+                "all images are the same: there is nothing to learn from them", code="no-variation"
+            )
         given = FitData(
             shape=source.shape,
             training=seen.kept[shares.training],
@@ -95,10 +101,18 @@ def fitted_on(
         calibration=len(scores[model.decides]),
         outliers=learnt_from,
         notes=(*notes, *source.remarks()),
+        versions=versions(),
         fit_seconds=round(time.monotonic() - started, 2),
     )
     settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
-    return Fitted(settings=settings, facts=facts, model=model, calibration=scores, peaks=peaks)
+    return Fitted(
+        settings=settings,
+        facts=facts,
+        model=model,
+        calibration=scores,
+        peaks=peaks,
+        probe=probed(model, source.shape, asked.seed),
+    )
 
 
 def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:

@@ -45,7 +45,8 @@ def log_prob_and_mass(
         `log p(x)` in nats and `||d log p(x) / dx|| >= 0` in nats per unit of `x`, each `(N,)`.
 
     Raises:
-        ApproxMassError: `x` is not floating point, or `log_prob` returns another shape than `(N,)`.
+        ApproxMassError: `x` is no floating-point tensor, `log_prob` returns another shape than
+            `(N,)`, or what it returns depends on `x` without having a gradient.
 
     Example:
         >>> normal = torch.distributions.MultivariateNormal(torch.zeros(2), 4 * torch.eye(2))
@@ -53,30 +54,79 @@ def log_prob_and_mass(
         >>> mass  # ||x|| / variance
         tensor([1.2500])
     """
-    if not x.is_floating_point():
-        raise ApproxMassError(
-            f"x must be floating point to have a gradient, not {x.dtype}", code="no-density"
-        )
+    _check_input(log_prob, x)
     # A gradient is needed whatever mode the caller is in; inference tensors cannot carry one.
     with torch.inference_mode(False), torch.enable_grad():
         if x.is_inference():
             x = x.clone()
         if not x.requires_grad:
             x = x.detach().requires_grad_()
-        log_p = log_prob(x)
-        if log_p.shape != x.shape[:1]:
-            raise ApproxMassError(
-                f"log_prob must map {tuple(x.shape)} to ({len(x)},), "
-                f"but it returned {tuple(log_p.shape)}",
-                code="no-density",
+        log_p = _values(log_prob, x)
+        gradient = None
+        if log_p.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                log_p.sum(), x, create_graph=create_graph, allow_unused=True
             )
-        # A density that is flat somewhere may not depend on x at all: its gradient is zero.
-        total = log_p.sum() if log_p.requires_grad else log_p.sum() + 0 * x.sum()
-        (gradient,) = torch.autograd.grad(
-            total, x, create_graph=create_graph, materialize_grads=True
-        )
+        if gradient is None:
+            _check_flat(log_prob, x, log_p)
+            gradient = torch.zeros_like(x)
         mass = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
     return (log_p, mass) if create_graph else (log_p.detach(), mass)
+
+
+def _check_input(log_prob: LogProb, x: Tensor) -> None:
+    if not callable(log_prob):
+        raise ApproxMassError(
+            f"log_prob must be a function of x, not {type(log_prob).__name__}: give the method "
+            "log_prob of a density",
+            code="no-density",
+        )
+    if not isinstance(x, Tensor):
+        raise ApproxMassError(
+            f"x must be a tensor, not {type(x).__name__}: torch.as_tensor makes one",
+            code="no-density",
+        )
+    if not x.is_floating_point():
+        raise ApproxMassError(
+            f"x must be floating point to have a gradient, not {x.dtype}", code="no-density"
+        )
+    if x.dim() == 0:
+        raise ApproxMassError("x must be (N, ...), and is a single number", code="no-density")
+
+
+def _values(log_prob: LogProb, x: Tensor) -> Tensor:
+    """Log-densities `(N,)`, known to be such."""
+    found: object = log_prob(x)
+    wanted = f"log_prob must map {tuple(x.shape)} to ({len(x)},), but it returned "
+    if not isinstance(found, Tensor):
+        raise ApproxMassError(
+            f"{wanted}{type(found).__name__}: give the method log_prob of a density, not the "
+            "density or flow itself",
+            code="no-density",
+        )
+    if found.shape != x.shape[:1]:
+        raise ApproxMassError(f"{wanted}{tuple(found.shape)}", code="no-density")
+    return found
+
+
+@torch.no_grad()
+def _check_flat(log_prob: LogProb, x: Tensor, log_p: Tensor) -> None:
+    """Refuse log-densities without a gradient in x that are not flat: a mass of 0 would be wrong.
+
+    Some densities are flat, as the uniform one is; others were cut off from x.
+    """
+    for step in (1e-3, -1e-3):
+        try:
+            beside = log_prob(x + step * (1 + x.abs()))
+        except ValueError:  # outside of the support, says the density
+            continue
+        # Where it becomes infinite, the edge of the support lies between.
+        if bool(((beside != log_p) & beside.isfinite() & log_p.isfinite()).any()):
+            raise ApproxMassError(
+                "log_prob depends on x but has no gradient in it: compute it without no_grad, "
+                "detach or NumPy",
+                code="no-density",
+            )
 
 
 def approximate_mass(log_prob: LogProb, x: Tensor, *, create_graph: bool = False) -> Tensor:
@@ -97,7 +147,10 @@ def training_terms(log_prob: LogProb, x: Tensor, alpha: float) -> tuple[Tensor, 
     """
     if alpha:
         return log_prob_and_mass(log_prob, x, create_graph=True)
-    log_p = log_prob(x)
+    _check_input(log_prob, x)
+    log_p = _values(log_prob, x)
+    if torch.is_grad_enabled() and not log_p.requires_grad:  # nothing to learn, or cut off
+        log_prob_and_mass(log_prob, x)  # refuses what it would at any other alpha
     return log_p, torch.zeros_like(log_p)
 
 

@@ -1,5 +1,6 @@
 """The layers against torch's own, in float64, first and second derivatives."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -177,6 +178,48 @@ def test_torch_func_sees_the_same_density(image: bool) -> None:
     each = torch.func.vmap(torch.func.grad(lambda row: flow.log_prob(row[None])[0]))(x)
     mass = torch.linalg.vector_norm(each.flatten(1), dim=1)
     torch.testing.assert_close(mass, approximate_mass(flow.log_prob, x))
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_compiled_flows_are_trained_with_the_penalty(image: bool) -> None:
+    flow: Flow = VectorFlow("realnvp", 5).double()
+    if image:
+        flow = RealNVP((1, 4, 4), scales=1, blocks=1, mid_channels=4).double()
+    shape = flow.shape if isinstance(flow, RealNVP) else (5,)
+    x = torch.rand(8, *shape, dtype=torch.float64)
+
+    def gradients(loss: Callable[[], Tensor]) -> Tensor:
+        found = torch.autograd.grad(loss(), list(flow.parameters()))
+        return torch.cat([each.flatten() for each in found])
+
+    right = gradients(lambda: penalized_nll(flow.log_prob, x, 0.5))
+    without = gradients(lambda: penalized_nll(flow.log_prob, x, 0.0))
+    assert (right - without).norm() > 0.1 * right.norm()
+    mass = approximate_mass(flow.log_prob, x)
+
+    def compiled(function: Any) -> Any:
+        torch._dynamo.reset()
+        return torch.compile(function, backend="eager")
+
+    def by_forward(forward: Any) -> Callable[[Tensor], Tensor]:
+        def log_prob(v: Tensor) -> Tensor:
+            z, logdet = forward(v)
+            return logdet - 0.5 * (z.square().sum(1) + flow.dimension * math.log(2 * math.pi))
+
+        return log_prob
+
+    log_prob = flow.log_prob
+    try:
+        for loss in (
+            lambda: penalized_nll(compiled(log_prob), x, 0.5),
+            lambda: penalized_nll(by_forward(compiled(flow)), x, 0.5),
+            lambda: compiled(penalized_nll)(log_prob, x, 0.5),
+            lambda: compiled(lambda v: penalized_nll(log_prob, v, 0.5))(x),
+        ):
+            torch.testing.assert_close(gradients(loss), right)
+        torch.testing.assert_close(approximate_mass(compiled(log_prob), x), mass)
+    finally:
+        torch._dynamo.reset()
 
 
 def by_layer() -> dict[str, list[Tensor]]:

@@ -25,6 +25,7 @@ from ..models.base import FitData, FitRun, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
 from ..runtime.machine import pick_device
+from ..runtime.plain import plainly
 from ..training.flow import EpochRecord
 from ..training.loop import State
 
@@ -120,6 +121,7 @@ class Baseline(ABC):
         """Its options but for the seed, ready for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "seed"}
 
+    @plainly
     def fit(
         self, images: Any, labels: Any = None, outliers: Any = None, *, progress: bool = False
     ) -> Self:
@@ -146,6 +148,7 @@ class Baseline(ABC):
         self._learn(source.read(), classes, others, progress)
         return self
 
+    @plainly
     def score(self, images: Any) -> Floats:
         """Scores `(N,)` of images, whatever `open_images` takes; larger = more OOD.
 
@@ -223,6 +226,10 @@ class Baseline(ABC):
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
         scores = self._score(views.numpy()) if len(views) else np.empty(0)
         return {self.decides: scores.astype(np.float64)}
+
+    def own_probe(self) -> dict[str, Floats]:
+        """None of its own."""
+        return {}
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None

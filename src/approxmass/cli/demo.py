@@ -79,7 +79,8 @@ def run_demo(
     from ..detector import Detector
     from ..evaluation.assess import Assessment, score_set
     from ..evaluation.protocol import evaluate
-    from ..runtime.machine import limited_threads, machine_facts
+    from ..runtime.machine import machine_facts
+    from ..runtime.plain import plain_process
     from ..storage.artifact import check_target
     from ..storage.atomic import check_file, write_atomic, write_json
     from ..storage.score_file import ScoreFile
@@ -95,7 +96,7 @@ def run_demo(
         "PCA residual": PCAResidual(),
     }
     train = open_images(TRAIN).read(threads=threads)
-    with limited_threads(threads):
+    with plain_process(threads):
         for baseline in plain.values():
             baseline.fit(train)
     sets, found = {}, {}
@@ -108,7 +109,7 @@ def run_demo(
             sets[source] = score_set(detector, source, file.write)
         found[source] = {key: sets[source].statistics[key] for key in ("mass", "nll", "fused")}
         images = open_images(source).read(threads=threads)
-        with limited_threads(threads):
+        with plain_process(threads):
             found[source] |= {key: baseline.score(images) for key, baseline in plain.items()}
 
     evaluation = evaluate(ID_TEST, found[ID_TEST], {OOD_TEST: found[OOD_TEST]}, seed=seed)

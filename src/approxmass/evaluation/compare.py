@@ -20,7 +20,8 @@ from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..models.parts import PARTS
 from ..models.views import Seen, views_of
-from ..runtime.machine import limited_threads, machine_facts
+from ..runtime.machine import machine_facts
+from ..runtime.plain import plain_process
 from ..training.holdout import FEWEST_IMAGES, three_shares
 from .intervals import Interval
 from .lines import plain_lines
@@ -138,7 +139,7 @@ def compare(
     detector.fit(source, progress=progress)
     vanilla.fit(source, progress=progress)
     scores: dict[str, dict[str, Floats]] = {}
-    with limited_threads(detector.threads):
+    with plain_process(detector.threads):
         learnt, calibrating = _fitted_on(detector, source)
         sources = {**sources, _CALIBRATION: calibrating}
         features = _score(detector, vanilla, sources, learnt.lines, scores)

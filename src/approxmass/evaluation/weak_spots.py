@@ -5,10 +5,11 @@ __all__ = ["weak_spots"]
 from collections.abc import Mapping
 
 from ..arrays import Floats
-from .metrics import auroc
+from .intervals import Interval
+from .metrics import auroc, ood_metrics
 from .paired import paired_difference
 
-# An AUROC below this is near chance, whatever its interval; another score is clearly better if it
+# An AUROC up to this is near chance, however sure that is; another score is clearly better if it
 # is so much ahead and the paired interval leaves no doubt.
 _NEAR_CHANCE, _CLEARLY = 0.6, 0.02
 
@@ -34,18 +35,20 @@ def weak_spots(
         >>> outside = {"mass": np.arange(100.0), "nll": np.arange(100.0) + 70}
         >>> for line in weak_spots("mass", inside, {"others": outside}):
         ...     print(line)
-        others: mass, which decides, is near chance (AUROC 0.500): do not rely on the verdicts
+        others: mass, which decides, is near chance (AUROC 0.500, 95% interval 0.4...-0.5...):
+        do not rely on the verdicts
         others: nll is clearly better than mass, which decides (AUROC 0.955 against 0.500):
         statistic='nll' makes it decide, if these are the outliers that matter
     """
     lines = []
     for name, scores in outside.items():
         areas = {key: auroc(inside[key], values) for key, values in scores.items()}
+        found = ood_metrics(inside[decides], scores[decides], balanced=False, seed=seed).auroc
         area = areas[decides]
-        if area < _NEAR_CHANCE:
+        if (word := _weakness(found)) is not None:
             lines.append(
-                f"{name}: {decides}, which decides, is near chance (AUROC {area:.3f}): do not "
-                "rely on the verdicts"
+                f"{name}: {decides}, which decides, {word} (AUROC {area:.3f}, 95% interval "
+                f"{found.low:.3f}-{found.high:.3f}): do not rely on the verdicts"
             )
         best = max(areas, key=lambda key: areas[key])
         if areas[best] < area + _CLEARLY:
@@ -60,3 +63,12 @@ def weak_spots(
                 "these are the outliers that matter"
             )
     return lines
+
+
+def _weakness(area: Interval) -> str | None:
+    """What is wrong with an AUROC, in words; None for one that is above chance beyond doubt."""
+    if area.high < 0.5:
+        return "takes these for more usual than usual images"
+    if area.value < _NEAR_CHANCE:
+        return "is near chance"
+    return "cannot be told from chance with so few images" if area.low <= 0.5 else None

@@ -34,9 +34,11 @@ def supported() -> bool:
 def plain() -> bool:
     """Whether to compute with torch's plain operations.
 
-    So it is where the layers by hand are not supported, and under torch.func, which
-    differentiates plain operations alone.
+    So it is where the layers by hand are not supported, under torch.func, which differentiates
+    plain operations alone, and under torch.compile, which would lose their second derivative.
     """
+    if torch.compiler.is_compiling():
+        return True
     return not supported() or torch._C._are_functorch_transforms_active()
 
 

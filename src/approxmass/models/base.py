@@ -241,6 +241,9 @@ class Model(Protocol):
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Statistics `(N,)` by name of images as `view` gives them."""
 
+    def own_probe(self) -> dict[str, Floats]:
+        """Numbers to know again when it is loaded; each name begins with that of a statistic."""
+
     @property
     def mapped(self) -> str:
         """What the maps of `explain` show."""

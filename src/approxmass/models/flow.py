@@ -219,6 +219,10 @@ class FlowModel:
         """Statistics `(N,)` by name of views."""
         return self.scorer.statistics_of(views)
 
+    def own_probe(self) -> dict[str, Floats]:
+        """NLL and mass of codes that its flows have drawn."""
+        return self.scorer.own_probe()
+
     @property
     def mapped(self) -> str:
         """What its maps show."""

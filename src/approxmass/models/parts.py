@@ -108,7 +108,7 @@ class Parts(nn.Module):
         """Each of `PARTS` at every place `(N, k)`, float64; minus infinity outside of an image."""
         outside = patches.places < 0
         centered = self.code.centered(patches)
-        nll, mass = self._densities(self.code.codes(centered).flatten(0, 1))
+        nll, mass = self.densities(self.code.codes(centered).flatten(0, 1))
         residual = capped(self.code.residual(centered).double())
         nll = capped(nll.view_as(residual) - self.code.logdet)
         found = (nll, mass.view_as(residual), residual)
@@ -124,7 +124,8 @@ class Parts(nn.Module):
             seen.append(maps[MAPPED])
         return {name: highest(values) for name, values in maps.items()}
 
-    def _densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+    def densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """NLL and mass `(N,)`, float64, of codes `(N, dimension)`."""
         found = []
         for some in torch.split(codes, _TOGETHER):
             missing = _TOGETHER - len(some)

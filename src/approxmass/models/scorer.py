@@ -12,11 +12,15 @@ from ..encoders import Encoder, PooledEncoder
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
+from ..runtime.random import seeded_generator
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .parts import PARTS, Parts
 from .statistics import OVERFLOW, STATISTICS, capped, fused
 from .summary import Neighbour, Residual
+
+# Codes to know the flow again by.
+_DRAWN = 4
 
 
 class FlowScorer(nn.Module):
@@ -37,6 +41,8 @@ class FlowScorer(nn.Module):
 
     moments: Tensor
     noise: Tensor
+    drawn: Tensor
+    drawn_parts: Tensor
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class FlowScorer(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             noise = torch.rand((draws, *shape), generator=generator) / 255
         self.register_buffer("noise", noise)
+        for name in ("drawn", "drawn_parts"):
+            self.register_buffer(name, torch.empty(0))
         # Mean and standard deviation of each of `names` on in-distribution images.
         moments = torch.full((len(self.names), 2), torch.nan, dtype=torch.float64)
         self.register_buffer("moments", moments)
@@ -139,7 +147,29 @@ class FlowScorer(nn.Module):
                 )
             center, spread = values.mean(), values.std(correction=0).clamp_min(1e-12)
             self.moments[place] = torch.stack([center, spread])
+        self.drawn = self._draw(self.flow)
+        if self.parts is not None:
+            self.drawn_parts = self._draw(self.parts.flow)
         return self
+
+    def _draw(self, flow: Flow) -> Tensor:
+        """A few codes of nobody's images, in the range of usual ones: from the flow itself."""
+        generator = seeded_generator(self.seed, "probe", 0, self.device)
+        codes = flow.sample(_DRAWN, generator)
+        known = codes[codes.flatten(1).isfinite().all(1)]
+        return known if len(known) else torch.empty(0, device=self.device)
+
+    def own_probe(self) -> dict[str, Floats]:
+        """NLL and mass `(n,)` of codes that the flows drew after their training."""
+        found = {}
+        if len(self.drawn):
+            found["nll of a drawn code"], found["mass of a drawn code"] = self._densities(
+                self.drawn
+            )
+        if self.parts is not None and len(self.drawn_parts):
+            nll, mass = self.parts.densities(self.drawn_parts)
+            found |= {"patch_nll of a drawn code": nll, "patch_mass of a drawn code": mass}
+        return {name: values.detach().cpu().numpy() for name, values in found.items()}
 
     def statistics_of(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Floats]:
         """Statistics of views, as the encoder gives them: one `(N,)` float64 array each.

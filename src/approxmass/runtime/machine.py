@@ -9,6 +9,7 @@ __all__ = [
     "is_main_process",
     "limited_threads",
     "machine_facts",
+    "one_thread_after_a_fork",
     "pick_device",
     "processes",
 ]
@@ -128,6 +129,10 @@ class _Limit:
                     self.limits.restore_original_limits()
                     torch.set_num_threads(self.before)
 
+    def forget(self) -> None:
+        """Nobody is inside, as in a child whose parent's threads are not there."""
+        self.lock, self.inside = threading.Lock(), 0
+
 
 limited_threads = _Limit()
 
@@ -137,6 +142,25 @@ def _controller() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+@functools.cache
+def one_thread_after_a_fork() -> None:
+    """From now on, let forked children of this process compute in one thread.
+
+    The threads that OpenMP has started are not there in a child, which would wait for them for
+    ever.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    _controller().limit(limits=1, user_api="openmp")
+    limited_threads.forget()
 
 
 def processes() -> int:

@@ -26,7 +26,7 @@ def seeded_generator(
 
 @contextmanager
 def seeded_init(seed: int) -> Iterator[None]:
-    """Weights drawn within follow from `seed`; the global generator is left as it was."""
+    """Weights drawn within follow from `seed`; the global generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
         yield

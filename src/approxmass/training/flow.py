@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from ..data.pixels import unit_pixels
@@ -207,7 +208,7 @@ class _Work:
     def __init__(
         self, flow: Flow, data: Tensor, settings: TrainingSettings, device: torch.device
     ) -> None:
-        self.accelerator = Accelerator(device_placement=False)
+        self.accelerator = _accelerator()
         self.processes = self.accelerator.num_processes
         self.flow, self.settings, self.device = flow, settings, device
         self.data = data.to(device)
@@ -274,6 +275,30 @@ class _Work:
         terms: tuple[Tensor, Tensor, Tensor] = self.objective(x, alpha)
         self.accelerator.backward(terms[0])
         return terms
+
+
+def _accelerator() -> Accelerator:
+    """One that computes as the settings of a training say, whatever the environment says.
+
+    Raises:
+        ApproxMassError: this process has made another one, which all later ones agree with.
+    """
+    try:
+        made = Accelerator(
+            device_placement=False,
+            mixed_precision="no",
+            dynamo_backend="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
+        if made.state.dynamo_plugin.backend.value != "NO":
+            raise ValueError("compiled")
+    except ValueError as error:
+        raise ApproxMassError(
+            "an Accelerator made before in this process has another precision or compiles: fit "
+            "in a process of its own",
+            code="bad-option",
+        ) from error
+    return made
 
 
 def _parameter_groups(flow: Flow, settings: TrainingSettings) -> list[dict[str, Any]]:
