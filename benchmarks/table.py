@@ -30,6 +30,15 @@ def _rate(found: dict[str, float]) -> str:
     return f"{found['median']:,.0f} ({found['low']:,.0f}-{found['high']:,.0f})"
 
 
+def _of_maps(speed: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    if "explain" not in speed:
+        return []
+    rate = speed["explained_images_per_second"]
+    return [
+        (f"explain: {rate:.0f} images/s after the start, with their pictures", speed["explain"])
+    ]
+
+
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -174,11 +183,7 @@ def photos() -> str:
                 f"score: {speed['scored_images_per_second']:.0f} images/s after the start",
                 speed["score"],
             ),
-            (
-                f"explain: {speed['explained_images_per_second']:.0f} images/s after the start, "
-                "with their pictures",
-                speed["explain"],
-            ),
+            *_of_maps(speed),
         )
     ]
     for found in facts.get("memory", []):
