@@ -13,6 +13,7 @@ from approxmass.calibration import (
     discoveries_need,
     group_p_value,
     p_values,
+    realised_rate,
     smallest_p_value,
     threshold,
 )
@@ -115,6 +116,29 @@ def test_beyond_the_threshold_and_only_there_is_the_p_value_small(
     calibration, scores = np.array(values, float), np.arange(-1, 32.0)
     called = p_values(calibration, scores) <= rate
     np.testing.assert_array_equal(scores > threshold(calibration, rate), called)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(30, 0.05), (75, 0.05), (750, 0.01)])
+def test_the_realised_rate_is_that_of_detectors_drawn_at_random(n: int, rate: float) -> None:
+    found = realised_rate(n, rate)
+    generator = np.random.default_rng(n)
+    # Uniform scores: what lies beyond a threshold is one minus it.
+    beyond = np.array([1 - threshold(generator.random(n), rate) for _ in range(4000)])
+    for limit, share in ((found.low, 0.025), (found.high, 0.975)):
+        below = int((beyond < limit).sum())
+        assert stats.binomtest(below, 4000, share).pvalue > 1e-3
+    assert abs(beyond.mean() - found.average) < 4 * beyond.std() / np.sqrt(4000)
+    assert found.low < found.average <= found.asked < found.high
+
+
+def test_the_realised_rate_of_the_fewest_images_has_a_closed_form() -> None:
+    # One rank of 19: the largest of 19 uniform scores is below x with the probability x ** 19.
+    found = realised_rate(19, 0.05)
+    assert found.average == 0.05
+    assert found.low == pytest.approx(1 - 0.975 ** (1 / 19))
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / 19))
+    with mistake("rate", "at least 19"):
+        realised_rate(18, 0.05)
 
 
 def test_mistakes_are_named() -> None:

@@ -3,6 +3,7 @@
 __all__ = [
     "FALSE_ALARM_RATE",
     "Control",
+    "RealisedRate",
     "benjamini_hochberg",
     "called",
     "called_ranks",
@@ -11,12 +12,14 @@ __all__ = [
     "discoveries_need",
     "group_p_value",
     "p_values",
+    "realised_rate",
     "smallest_p_value",
     "threshold",
 ]
 
 import math
 import warnings
+from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -103,6 +106,55 @@ def check_rate(false_alarm_rate: float, count: int) -> None:
             f"images or ask for at least {1 / (count + 1):.2g}",
             code="rate",
         )
+
+
+@dataclass(frozen=True)
+class RealisedRate:
+    """The rate of false alarms of one detector, which depends on its calibration images.
+
+    Attributes:
+        asked: The rate asked for; on average over fits there are no more false alarms.
+        average: On average over fits, for scores without ties.
+        low: In 2.5% of fits the rate is lower,
+        high: and in 2.5% of fits higher.
+    """
+
+    asked: float
+    average: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.average:.1%} on average over fits; of this detector {self.low:.1%} to "
+            f"{self.high:.1%}, with 95% probability"
+        )
+
+
+def realised_rate(count: int, false_alarm_rate: float = FALSE_ALARM_RATE) -> RealisedRate:
+    """How far the false-alarm rate of one detector may lie off what was asked for.
+
+    The promise of split-conformal p-values is an average over fits. Given its `n` calibration
+    scores, a detector has one threshold, and its rate of false alarms is the mass beyond that:
+    of scores without ties, a draw from `Beta(k, n + 1 - k)`, where k is `called_ranks` (Vovk,
+    Conditional validity of inductive conformal predictors, 2012). Ties make it lower.
+
+    Arguments:
+        count: Calibration scores, `n`.
+        false_alarm_rate: Asked for, in (0, 1).
+
+    Raises:
+        ApproxMassError: as `check_rate`.
+
+    Example:
+        >>> rate = realised_rate(750, 0.05)
+        >>> round(rate.low, 3), round(rate.average, 3), round(rate.high, 3)
+        (0.035, 0.049, 0.066)
+    """
+    check_rate(false_alarm_rate, count)
+    ranks = called_ranks(count, false_alarm_rate)
+    low, high = stats.beta(ranks, count + 1 - ranks).ppf([0.025, 0.975])
+    return RealisedRate(false_alarm_rate, ranks / (count + 1), float(low), float(high))
 
 
 def threshold(calibration: Floats, false_alarm_rate: float) -> float:

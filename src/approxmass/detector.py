@@ -11,7 +11,16 @@ import torch
 from torch import nn
 
 from .arrays import Bools, Floats, Pixels, Shape
-from .calibration import FALSE_ALARM_RATE, Control, called, check_control, check_rate, group_p_value
+from .calibration import (
+    FALSE_ALARM_RATE,
+    Control,
+    RealisedRate,
+    called,
+    check_control,
+    check_rate,
+    group_p_value,
+    realised_rate,
+)
 from .data import Chunk, ImageSource
 from .data.frame import Box, Frame
 from .data.region import Region
@@ -220,6 +229,17 @@ class Detector:
     def calibration_scores(self) -> Floats:
         """Of `calibration`, the scores `(n,)` behind the p-values."""
         return self.calibration[self.statistic]
+
+    def realised_rate(self, false_alarm_rate: float = FALSE_ALARM_RATE) -> RealisedRate:
+        """How far the false-alarm rate of this one detector may lie off what is asked for.
+
+        With a probability of 95% it is between `low` and `high`, by the Beta law of split-conformal
+        calibration (Vovk, Conditional validity of inductive conformal predictors, 2012).
+
+        Raises:
+            ApproxMassError: a rate that the calibration images do not resolve.
+        """
+        return realised_rate(self.facts.calibration, false_alarm_rate)
 
     @plainly
     def fit(

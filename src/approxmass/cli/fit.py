@@ -82,6 +82,10 @@ Labels = Annotated[
 Outliers = Annotated[
     Text, typer.Option(metavar="SOURCE", help="Outliers, for a baseline that learns from some.")
 ]
+Rate = Annotated[
+    float,
+    typer.Option(metavar="RATE", help="Threshold and false alarms are shown at this rate."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished fit.")]
 
 
@@ -160,23 +164,26 @@ def methods(json_file: Json = None) -> None:
         out.print(methods_table(facts))
 
 
-def inspect(folder: Folder, json_file: Json = None) -> None:
+def inspect(folder: Folder, false_alarm_rate: Rate = 0.05, json_file: Json = None) -> None:
     """Show what a detector is, what it learnt from and how finely it decides."""
     from ..detector import Detector
 
     check_outputs(json_file)
-    show_detector(folder, Detector.load(folder, device="cpu"), json_file)
+    show_detector(folder, Detector.load(folder, device="cpu"), json_file, false_alarm_rate)
 
 
-def show_detector(folder: Path, detector: "Detector", json_file: Path | None) -> None:
-    """Print what there is to know of a detector, as a table and as JSON."""
+def show_detector(
+    folder: Path, detector: "Detector", json_file: Path | None, rate: float = 0.05
+) -> None:
+    """Print what there is to know of a detector at a false-alarm rate, as a table and as JSON."""
     from ..drift import drift_power
     from ..report.describe import describe
     from .tables import facts_table
 
-    facts = describe(detector)
+    facts = describe(detector, rate)
     power = [asdict(each) for each in drift_power(len(detector.calibration_scores))]
-    emit(facts | {"drift_power": power}, json_file)
+    more = {"realised_rate": asdict(detector.realised_rate(rate)), "drift_power": power}
+    emit(facts | more, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
 

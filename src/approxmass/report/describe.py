@@ -21,8 +21,12 @@ PLACES_LEGEND = (
 )
 
 
-def describe(detector: Detector) -> dict[str, Any]:
-    """What a person wants to know of a fitted detector, as plain types."""
+def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, Any]:
+    """What a person wants to know of a fitted detector at a false-alarm rate, as plain types.
+
+    Raises:
+        ApproxMassError: a rate that the calibration images do not resolve.
+    """
     facts, scores = detector.facts, detector.calibration_scores
     learnt, region = detector.model.describe(), detector.settings.region
     if facts.outliers:
@@ -36,7 +40,8 @@ def describe(detector: Detector) -> dict[str, Any]:
         "fingerprint": facts.sha256[:16],
         "calibrated on": f"{facts.calibration:,} held-out images",
         "statistic": detector.statistic,
-        "threshold at 5%": threshold(scores, FALSE_ALARM_RATE),
+        f"threshold at {100 * rate:.4g}%": threshold(scores, rate),
+        f"false alarms at {100 * rate:.4g}%": str(detector.realised_rate(rate)),
         "smallest p-value": smallest_p_value(scores),
         "drift": power_in_words(facts.calibration),
         "fit seconds": facts.fit_seconds,

@@ -166,7 +166,7 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
             f"At a false-alarm rate of 5% the detector {catches}, and flags "
             f"{passing.flagged:.1%} of {first}."
         ),
-        "promise": promise,
+        "promise": f"{promise} {_one_detector(assessment.detector)}",
         "figures": [
             {
                 "name": name,
@@ -177,6 +177,15 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
             for name in others
         ],
     }
+
+
+def _one_detector(detector: Detector) -> str:
+    """How far its false-alarm rate may lie off the promise."""
+    rate = detector.realised_rate()
+    return (
+        f"The 5% is an average over fits: of this one detector the rate for such images is "
+        f"between {rate.low:.1%} and {rate.high:.1%}, with 95% probability."
+    )
 
 
 def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
