@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from approxmass import fitting
 from approxmass.errors import ApproxMassError, Code
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ def mistake(code: Code, words: str = "") -> Iterator[pytest.ExceptionInfo[Approx
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_fit() -> Iterator[None]:
+    """Few images are held out all the same: tests of other things are quicker by one fit of four.
+
+    `test_folds.py` undoes it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "few_left", lambda count, holdout: False)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -126,11 +126,11 @@ def test_fit_score_evaluate_inspect(place: Path, tmp_path: Path) -> None:
 def test_inspect_says_how_far_one_calibration_may_lie_off(place: Path) -> None:
     shown = json.loads(run("inspect", place / "detector", "--json", "-").output)
     # 45 images calibrate: of two ranks, which are 2 in 46.
-    assert shown["realised_rate"]["average"] == pytest.approx(2 / 46)
+    assert shown["realised_rate"]["all"]["average"] == pytest.approx(2 / 46)
     assert shown["false alarms at 5%"].startswith("4.3% on average over fits; of this detector 0.5")
     words = ["inspect", place / "detector", "--false-alarm-rate"]
     shown = json.loads(run(*words, 0.1, "--json", "-").output)
-    assert shown["realised_rate"]["asked"] == 0.1
+    assert shown["realised_rate"]["all"]["asked"] == 0.1
     assert "threshold at 10%" in shown
     refused("rate", *words, 0.01)
 

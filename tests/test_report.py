@@ -230,7 +230,7 @@ def test_beside_each_image_is_its_map(page: Page, assessment: Assessment) -> Non
             assert is_red(pixels) == (beyond > 1)
             checked[bool(beyond > 1)] += 1
     assert all(checked.values())
-    usual = detector.fitted.peaks
+    usual = detector.fitted.calibrated.peaks
     assert f"exceeds what 95% of {len(usual)} usual images keep below" in page.text
     assert f"{threshold(usual, 0.05):.3g}, contour" in page.text
 

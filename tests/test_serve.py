@@ -167,6 +167,44 @@ def test_drift(client: TestClient, detector: Detector) -> None:
     assert inside["group_p_value"] == pytest.approx(detector.group_p_value(IMAGES[:20]), rel=0.05)
 
 
+def test_a_detector_of_several_groups_wants_to_know_which(folder: Path) -> None:
+    detector = Detector.load(folder)
+    darker = textures(120, seed=8) // 2
+    usual = np.concatenate([darker[:60], textures(60, seed=9)])
+    detector.calibrate(usual, per=["night"] * 60 + ["day & dusk"] * 60)
+    images = [png(image) for image in darker[60:]]
+    with client_of(detector) as client:
+        groups = client.get("/healthz").json()["detector"]["groups"]
+        assert groups == ["day & dusk", "night"]
+        by_group = {}
+        for name in groups:
+            answer = client.post("/score", files=forms(images), params={"group": name})
+            by_group[name] = answer.json()["results"]
+            assert {result["group"] for result in by_group[name]} == {name}
+            same(by_group[name], detector.calibrated_for(name), darker[60:])
+            answer = client.post("/drift", files=forms(images), params={"group": name})
+            expected = detector.calibrated_for(name).group_p_value(darker[60:])
+            assert answer.json()["group_p_value"] == pytest.approx(expected, rel=0.05, abs=1e-3)
+        p = {name: [row["p_value"] for row in rows] for name, rows in by_group.items()}
+        assert np.mean(p["night"]) > 2 * np.mean(p["day & dusk"])
+        one = forms(images[:1])
+        assert client.post("/explain", files=one, params={"group": "night"}).is_success
+        assert client.get("/histogram.json", params={"group": "night"}).is_success
+        for group in ({}, {"group": "dawn"}, {"group": ""}):
+            for path in ("/score", "/drift", "/explain"):
+                answer = client.post(path, files=one, params=group)
+                assert answer.status_code == 422
+                assert "night" in answer.json()["detail"]
+            assert client.get("/histogram.json", params=group).status_code == 422
+
+
+def test_a_detector_of_one_calibration_takes_no_group(client: TestClient) -> None:
+    answer = client.post("/score", files=forms(FILES[:1]), params={"group": "day"})
+    assert answer.status_code == 422
+    assert "one calibration for all images" in answer.json()["detail"]
+    assert client.get("/healthz").json()["detector"]["groups"] == []
+
+
 def test_any_size_for_a_detector_that_resizes(tmp_path: Path) -> None:
     detector = Detector(epochs=1, size=12).fit(textures(300, side=16))
     large = textures(6, side=40, seed=3)

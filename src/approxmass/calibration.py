@@ -10,6 +10,8 @@ __all__ = [
     "check_control",
     "check_rate",
     "discoveries_need",
+    "fold_bound",
+    "fold_p_values",
     "group_p_value",
     "p_values",
     "realised_rate",
@@ -24,6 +26,7 @@ from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from .arrays import Bools, Floats
@@ -65,6 +68,48 @@ def p_values(calibration: Floats, scores: Floats) -> Floats:
     below = np.searchsorted(np.sort(calibration), scores, side="left")
     p: Floats = (1 + len(calibration) - below) / (1 + len(calibration))
     return p
+
+
+def fold_p_values(calibration: Floats, fold: NDArray[np.int64], scores: Floats) -> Floats:
+    """p-values where images calibrate by folds, each scored by a model learnt without its fold.
+
+    `p = (1 + sum over folds k of #{calibration_i >= score_k : i in fold k}) / (n + 1)`
+    (cross-conformal: Vovk, 2015; the CV+ of Barber et al., 2021). For a new in-distribution input
+    `P(p <= e) <= 2 e + 2 (K - 1) / (n + K)` at most, for K folds of one size, and near e where
+    their models are much alike. With K = 1 it is `p_values`, and `P(p <= e) <= e`.
+
+    Arguments:
+        calibration: Scores `(n,)` of in-distribution inputs; larger = more OOD.
+        fold: `(n,)` of 0 to K-1, that of each of these.
+        scores: Scores `(K, N)` of the inputs in question, by the model of each fold.
+
+    Returns:
+        p-values `(N,)` in `[1 / (n + 1), 1]`; small = out-of-distribution.
+
+    Raises:
+        ApproxMassError: as `p_values`, or a fold without calibration scores.
+
+    Example:
+        >>> calibration, fold = np.array([1.0, 7.0, 2.0, 8.0]), np.array([0, 1, 0, 1])
+        >>> fold_p_values(calibration, fold, np.array([[3.0, 0.0], [7.5, 0.0]]))
+        array([0.4, 1. ])
+    """
+    reached = [
+        np.rint(p_values(own, each) * (1 + len(own))) - 1
+        for own, each in ((calibration[fold == k], scores[k]) for k in range(len(scores)))
+    ]
+    p: Floats = (1 + np.sum(reached, axis=0)) / (1 + len(calibration))
+    return p
+
+
+def fold_bound(rate: float, count: int, folds: int) -> float:
+    """The most that a false-alarm rate can be, of calibration by folds; see `fold_p_values`.
+
+    Example:
+        >>> fold_bound(0.05, 300, 1), round(fold_bound(0.05, 300, 4), 3)
+        (0.05, 0.12)
+    """
+    return rate if folds == 1 else min(1.0, 2 * rate + 2 * (folds - 1) / (count + folds))
 
 
 def smallest_p_value(calibration: Floats) -> float:

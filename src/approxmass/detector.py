@@ -2,44 +2,29 @@
 
 __all__ = ["Detector"]
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
-from .arrays import Bools, Floats, Pixels, Shape
-from .calibration import (
-    FALSE_ALARM_RATE,
-    Control,
-    RealisedRate,
-    called,
-    check_control,
-    check_rate,
-    group_p_value,
-    realised_rate,
-)
-from .data import Chunk, ImageSource
-from .data.frame import Box, Frame
+from .arrays import Bools, Pixels
+from .calibrated import GIVEN
+from .calibrating import recalibrated
+from .data.groups import check_groups, groups_of
 from .data.region import Region
-from .errors import ApproxMassError
-from .explain.attribution import Explanation
-from .fitted import FitFacts, Fitted, Settings
+from .fitted import Fitted, Settings
 from .fitting import fitted_on
-from .models.base import FitRun, Model, Statistic
+from .models.base import FitRun
 from .models.registry import make_model
 from .models.settings import check_whole
 from .runtime.machine import is_main_process, pick_device
 from .runtime.plain import plain_process, plainly
-from .scores import Scores
-
-# Images scored at a time: as many as make so many bytes, within bounds.
-_MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
+from .scoring import Scoring
 
 
-class Detector:
+class Detector(Scoring):
     """Learns from in-distribution images alone, and then tells which images do not belong.
 
     Images are anything that `open_images` takes: arrays, folders, files, named sources.
@@ -61,6 +46,11 @@ class Detector:
         roi: Region of interest: a path of an image, or an array `(H, W)`, bool or uint8, stretched
             over every image. Where it is 0, nothing is in fit, score or map. None for all.
         holdout: Share of the images held out to calibrate, never trained on.
+        calibration: `holdout`, or `folds`: four fits, each without a fold of the images, so that
+            all of them calibrate; for the guarantee see `calibration.fold_p_values`. `auto` is
+            folds where fewer than 100 images would be held out to calibrate and a fit is quick
+            (codes of small images, or of a network without parts), or where there are fewer than
+            100 images.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
@@ -102,6 +92,7 @@ class Detector:
         pages: bool = ...,
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
+        calibration: str = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         alpha: float | Literal["auto"] = ...,
@@ -126,6 +117,7 @@ class Detector:
         pages: bool = ...,
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
+        calibration: str = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         **options: Any,
@@ -143,6 +135,7 @@ class Detector:
         pages: bool = False,
         roi: str | Path | Bools | Pixels | None = None,
         holdout: float = 0.1,
+        calibration: str = "auto",
         device: str | torch.device | None = None,
         threads: int | None = None,
         **options: Any,
@@ -159,6 +152,7 @@ class Detector:
             pages=pages,
             roi=None if roi is None else Region.read(roi).text,
             holdout=holdout,
+            calibration=calibration,
         )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
@@ -171,75 +165,11 @@ class Detector:
         line = f"Detector({', '.join(f'{name}={value!r}' for name, value in said.items())})"
         if self._fitted is None:
             return f"{line}, not fitted"
-        facts = self.facts
+        facts, calibration = self.facts, self.fitted.in_use
         return (
             f"{line}, fitted on {facts.images:,} images of {facts.source}\n"
-            f"  {self.model!r}, decides by {self.statistic}, p >= 1/{facts.calibration + 1:,}"
+            f"  {self.model!r}, decides by {self.statistic}, p >= 1/{calibration.fewest + 1:,}"
         )
-
-    @property
-    def fitted(self) -> Fitted:
-        """Model, calibration and facts together.
-
-        Raises:
-            ApproxMassError: nothing has been learnt yet; so do all properties that need it.
-        """
-        if self._fitted is None:
-            raise ApproxMassError(
-                "this detector has learnt nothing yet: call fit first", code="not-fitted"
-            )
-        return self._fitted
-
-    @property
-    def settings(self) -> Settings:
-        """As asked; after a fit with what `auto` has become."""
-        return self._asked if self._fitted is None else self._fitted.settings
-
-    @property
-    def facts(self) -> FitFacts:
-        """What is known of the fit."""
-        return self.fitted.facts
-
-    @property
-    def model(self) -> Model:
-        """What was learnt."""
-        return self.fitted.model
-
-    @property
-    def calibration(self) -> Mapping[str, Floats]:
-        """Scores `(n,)` of the images held out for the p-values, by statistic."""
-        return self.fitted.calibration
-
-    @property
-    def shape(self) -> Shape:
-        """`(C, H, W)` of the images as the model sees them."""
-        return self.facts.shape
-
-    @property
-    def statistic(self) -> str:
-        """Name of the statistic behind the p-values."""
-        return self.model.decides
-
-    @property
-    def statistics(self) -> dict[str, Statistic]:
-        """Every statistic of the model, by name."""
-        return {statistic.name: statistic for statistic in self.model.statistics}
-
-    @property
-    def calibration_scores(self) -> Floats:
-        """Of `calibration`, the scores `(n,)` behind the p-values."""
-        return self.calibration[self.statistic]
-
-    def realised_rate(self, false_alarm_rate: float = FALSE_ALARM_RATE) -> RealisedRate:
-        """How far the false-alarm rate of this one detector may lie off what is asked for.
-
-        With a probability of 95% it is between `low` and `high`, by the Beta law of split-conformal
-        calibration (Vovk, Conditional validity of inductive conformal predictors, 2012).
-
-        Raises:
-            ApproxMassError: a rate that the calibration images do not resolve.
-        """
-        return realised_rate(self.facts.calibration, false_alarm_rate)
 
     @plainly
     def fit(
@@ -255,10 +185,11 @@ class Detector:
         """Learn from in-distribution images.
 
         Nine tenths train the flow. Of the rest, a quarter gives the in-distribution range of each
-        statistic and the others the p-values, which keep their guarantee.
+        statistic and the others the p-values, which keep their guarantee. By folds, each of four
+        flows is trained without a fold of the images, which calibrates it: see `calibration`.
 
         Arguments:
-            images: In-distribution images, at least 100.
+            images: In-distribution images, at least 30, better 100 and more.
             labels: Their classes, for methods that learn a classifier: whatever `open_labels`
                 takes; None for those that come with the images. The flow needs none.
             outliers: Images for methods that learn from some outliers (`energy`).
@@ -284,99 +215,43 @@ class Detector:
         return self
 
     @plainly
-    def score(self, images: Any) -> Scores:
-        """Score images: arrays of one row an image; see `Scores`.
+    def calibrate(self, images: Any, *, per: str | Sequence[Any] | None = None) -> "Detector":
+        """Give new p-values from new in-distribution images, without a new fit.
 
-        Raises:
-            ApproxMassError: an unreadable image, or one of another size than the detector's.
-        """
-        source, parts = self.open(images), []
-        for chunk, scores in self.score_chunks(source):
-            chunk.require_readable(source.name)
-            parts.append(scores)
-        return Scores.join(parts)
-
-    def score_chunks(self, images: Any) -> Iterator[tuple[Chunk, Scores]]:
-        """Score images piece by piece, in order and in flat memory.
-
-        Yields:
-            Each chunk, with the scores of its readable images; those of another shape are not.
-        """
-        for chunk in self.chunks(images):
-            yield chunk, self.score_pixels(chunk.images, chunk.boxes)
-
-    def open(self, images: Any) -> ImageSource:
-        """Images as the detector sees them: of its mode, on its background, in its frame.
-
-        Raises:
-            ApproxMassError: they cannot be opened, or nothing has been learnt yet.
-        """
-        settings = self.fitted.settings
-        source = settings.open(images)
-        frame = Frame(*self.shape[1:], settings.resample)
-        return source if settings.size is None else source.resized(frame)
-
-    @plainly
-    def score_pixels(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
-        """Score pixels `(N, C, H, W)`, uint8, of `shape`; `boxes` as of a `Chunk`."""
-        return self.fitted.score(images, boxes)
-
-    def chunks(self, images: Any) -> Iterator[Chunk]:
-        """Images as the detector sees them, some at a time."""
-        size = min(_MOST, max(_FEWEST, _BYTES // math.prod(self.shape)))
-        return self.open(images).chunks(size, shape=self.shape, threads=self.threads)
-
-    def predict(
-        self,
-        images: Any,
-        false_alarm_rate: float = FALSE_ALARM_RATE,
-        *,
-        control: Control = "image",
-    ) -> Bools:
-        """Decide which images are out-of-distribution, `(N,)` of bool.
+        For images of another camera or another day. The guarantee of the p-values is then for
+        images like these. The earlier calibrations are kept, `fitted.calibrations`.
 
         Arguments:
-            images: As for `score`.
-            false_alarm_rate: With `image`, the chance that an in-distribution image is called an
-                outlier; with `discoveries`, the expected share of in-distribution images among
-                those called (Benjamini-Hochberg over all given; warns of too few to calibrate).
-            control: What `false_alarm_rate` bounds.
+            images: In-distribution images, none of those of the fit: at least 19, of each group.
+            per: What tells groups of images apart, such as cameras, each of which gets its own
+                p-values: the group of each image; or, which is then looked up for the images
+                scored too, a column of their Parquet file, or `subfolder` of their folder. None
+                for one calibration for all.
 
         Raises:
-            ApproxMassError: a rate that the calibration images do not resolve.
+            ApproxMassError: images that cannot be used, too few of a group, or an image in none.
+
+        Example:
+            >>> import numpy as np
+            >>> generator = np.random.default_rng(0)
+            >>> images, new = generator.normal(0.5, 0.1, (2, 200, 8, 8)).clip(0.1, 1)
+            >>> detector = Detector(method="gaussian").fit(images)
+            >>> darker = new[:100] - 0.1  # by other cameras
+            >>> cameras = ["east"] * 50 + ["west"] * 50
+            >>> scores = detector.calibrate(darker, per=cameras).score(darker[:2], per=["west"] * 2)
+            >>> scores.group.tolist(), detector.fitted.in_use.count
+            (['west', 'west'], 100)
         """
-        check_rate(false_alarm_rate, self.facts.calibration)
-        check_control(control)
-        p = self.score(images).p_value
-        return called(p, false_alarm_rate, control, self.facts.calibration)
-
-    def group_p_value(self, images: Any) -> float:
-        """One p-value for all the images together: has this batch or stream shifted?"""
-        return group_p_value(self.calibration_scores, self.score(images).statistic)
-
-    @plainly
-    def explain(self, images: Any) -> Explanation:
-        """Where each image does not belong, with a threshold that usual images keep below.
-
-        Raises:
-            ApproxMassError: as `score`, or a method without a density.
-        """
-        self.fitted.check_explains()
-        source, parts = self.open(images), []
-        for chunk in self.chunks(source):
-            chunk.require_readable(source.name)
-            parts.append(self.explain_pixels(chunk.images, chunk.boxes, chunk.sizes))
-        return Explanation.join(parts)
-
-    @plainly
-    def explain_pixels(
-        self,
-        images: Pixels,
-        boxes: Sequence[Box] | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> Explanation:
-        """As `explain`, of pixels as `score_pixels` takes them; `sizes` are those of the maps."""
-        return self.fitted.explain(images, boxes, sizes)
+        source = self.open(images)
+        by, groups = None, None
+        if isinstance(per, str):
+            by, groups = per, groups_of(source, per)
+        elif per is not None:
+            by, groups = GIVEN, check_groups(per, source)
+        self._fitted = recalibrated(
+            self.fitted, source, by, groups, device=self.device, threads=self.threads
+        )
+        return self
 
     @plainly
     def save(self, folder: str | Path) -> None:

@@ -1,9 +1,9 @@
 """What a detector is once it is fitted: model, calibration and facts, and how they are kept."""
 
-__all__ = ["FitFacts", "Fitted", "Settings"]
+__all__ = ["Fitted", "Settings"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arrays import Floats, Pixels, Shape
-from .calibration import FALSE_ALARM_RATE, p_values
+from .arrays import Floats, Pixels
+from .calibrated import ONE, Calibrated, CalibrationRun
+from .calibration import FALSE_ALARM_RATE, group_p_value
 from .data import ImageSource, open_images
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .data.region import Region
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
+from .fit_facts import FitFacts
 from .models.base import Model, Saved
+from .models.folded import FoldedModel, mean_statistics, mean_surfaces, models_of
 from .models.probe import check_probe, probed
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
@@ -42,6 +45,7 @@ class Settings:
         roi: The region of interest, as the text of a `Region`; None for all of each image.
         resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
+        calibration: `holdout` or `folds`; `auto` before a fit.
         options: Of the model, as it chose them; empty before a fit.
 
     Raises:
@@ -57,6 +61,7 @@ class Settings:
     roi: str | None = None
     resample: Resample = "bilinear"
     holdout: float = 0.1
+    calibration: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +78,11 @@ class Settings:
         smallest = 2.0**-53
         holdout = check_number("holdout", self.holdout, "between 0 and 1", smallest, 1)
         object.__setattr__(self, "holdout", holdout)
+        if self.calibration not in ("auto", "holdout", "folds"):
+            raise ApproxMassError(
+                f"calibration is auto, holdout or folds, not {self.calibration!r}",
+                code="bad-option",
+            )
         object.__setattr__(self, "options", dict(self.options))
 
     @property
@@ -103,106 +113,75 @@ class Settings:
         return found if self.roi is None else found.seen(region=self.region)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitFacts:
-    """What is known of a fit.
-
-    Attributes:
-        shape: `(C, H, W)` of the images as the model sees them.
-        source: What they were read from.
-        sha256: Of the region of interest, if there is one, and the pixels of all of them.
-        training: Number of images that were trained on.
-        reference: Number that the in-distribution range of each statistic is from.
-        calibration: Number that give the p-values.
-        outliers: What outliers were learnt from; None for none.
-        notes: A remark for each choice that a person may want to know of.
-        versions: Of the packages that it was fitted with, by name.
-        fit_seconds: What it took.
-    """
-
-    shape: Shape
-    source: str
-    sha256: str
-    training: int
-    reference: int
-    calibration: int
-    outliers: str | None
-    notes: tuple[str, ...]
-    versions: Mapping[str, str]
-    fit_seconds: float
-
-    @property
-    def images(self) -> int:
-        """All of the fit."""
-        return self.training + self.reference + self.calibration
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "FitFacts":
-        """From what `as_dict` gave, through JSON.
-
-        Raises:
-            ValueError: a fact is missing, unknown or of another type.
-        """
-        if set(facts) != {f.name for f in fields(cls)}:
-            raise ValueError(f"other facts: {sorted(set(facts) ^ {f.name for f in fields(cls)})}")
-        channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
-        numbers = {
-            name: check_whole(name, facts[name], 0, 2**53)
-            for name in ("training", "reference", "calibration")
-        }
-        texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
-        texts += dict(facts["versions"]).values()
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a name or note is no text")
-        seconds = check_number("fit_seconds", facts["fit_seconds"], "a time", 0, 1e12)
-        return cls(
-            **{
-                **facts,
-                **numbers,
-                "shape": (channels, height, width),
-                "notes": tuple(facts["notes"]),
-                "fit_seconds": seconds,
-            }
-        )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitted:
-    """A model with its calibration.
+    """A model with its calibrations.
 
     Attributes:
         settings: As asked, with what `auto` has become.
         facts: Of the fit.
         model: What was learnt.
-        calibration: Scores `(n,)` of the images held out for the p-values, by statistic.
-        peaks: The largest values `(m,)` of the maps of some of these; empty without maps.
+        calibrations: From that of the fit to the latest, which is the one in use.
         probe: What `probed` gave after the fit.
     """
 
     settings: Settings
     facts: FitFacts
     model: Model
-    calibration: Mapping[str, Floats]
-    peaks: Floats
+    calibrations: tuple[CalibrationRun, ...]
     probe: Mapping[str, Floats]
 
-    def score(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
+    @property
+    def in_use(self) -> CalibrationRun:
+        """The latest calibration."""
+        return self.calibrations[-1]
+
+    @property
+    def calibrated(self) -> Calibrated:
+        """What new images are compared with.
+
+        Raises:
+            ApproxMassError: each group of images has its own.
+        """
+        return self.in_use.only
+
+    def calibrated_for(self, group: str) -> "Fitted":
+        """The same, with the calibration of one group for all images.
+
+        Raises:
+            ApproxMassError: nothing is calibrated for it.
+        """
+        return replace(self, calibrations=(*self.calibrations[:-1], self.in_use.alone(group)))
+
+    def score(
+        self,
+        images: Pixels,
+        boxes: Sequence[Box] | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> Scores:
         """Scores of pixels `(N, C, H, W)`, uint8, of images in these places of the frame.
 
         Raises:
-            ApproxMassError: they are of another shape than those of the fit, or another type.
+            ApproxMassError: they are of another shape than those of the fit, or another type; or
+                groups that are missing, or not calibrated for.
         """
         self.check(images)
+        list(self.in_use.rows(groups, len(images)))  # before any work
         views = self.model.view(torch.from_numpy(np.ascontiguousarray(images)), boxes)
-        return self._scores(self.model.statistics_of(views))
+        return self._scores([each.statistics_of(views) for each in models_of(self.model)], groups)
 
-    def _scores(self, statistics: Mapping[str, Floats]) -> Scores:
-        statistic = statistics[self.model.decides]
-        p = p_values(self.calibration[self.model.decides], statistic)
+    def _scores(
+        self, by_fold: Sequence[Mapping[str, Floats]], groups: Sequence[str] | None
+    ) -> Scores:
+        """Scores from the statistics by each model."""
+        statistics, decides = mean_statistics(by_fold), self.model.decides
+        statistic, first = statistics[decides], None
+        p = np.empty(len(statistic))
+        for _, calibrated, rows in self.in_use.rows(groups, len(p)):
+            values = statistic[None]
+            if calibrated.fold is not None:
+                values, first = np.stack([each[decides] for each in by_fold]), by_fold[0][decides]
+            p[rows] = calibrated.p_values(decides, values[:, rows])
         none = np.full(len(p), np.nan)
         return Scores(
             log_prob=-statistics.get("nll", none),
@@ -211,13 +190,34 @@ class Fitted:
             p_value=p,
             is_outlier=p <= FALSE_ALARM_RATE,
             statistics=statistics,
+            group=None if groups is None else np.array(groups, object),
+            first=first,
         )
+
+    def group_p_value(self, scores: Scores) -> float:
+        """One p-value for the images of some scores together.
+
+        Raises:
+            ApproxMassError: no image, or images of several groups.
+        """
+        group = None
+        if scores.group is not None:
+            names = sorted(set(scores.group))
+            if len(names) > 1:
+                raise ApproxMassError(
+                    f"the images are of several groups ({', '.join(names)}): test each group alone",
+                    code="bad-group",
+                )
+            group = names[0] if names else None
+        calibrated = self.calibrated if group is None else self.in_use.of(group)
+        return group_p_value(calibrated.streamed(self.model.decides), scores.streamed)
 
     def explain(
         self,
         images: Pixels,
         boxes: Sequence[Box] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> Explanation:
         """Scores, and where pixels `(N, C, H, W)`, uint8, that had these sizes, do not belong.
 
@@ -226,9 +226,14 @@ class Fitted:
         """
         self.check_explains()
         self.check(images)
+        list(self.in_use.rows(groups, len(images)))  # before any work
         model, frame = self.model, self.facts.shape[1:]
         pixels = torch.from_numpy(np.ascontiguousarray(images))
-        statistics, found = model.explain(pixels, model.view(pixels, boxes), boxes)
+        views = model.view(pixels, boxes)
+        each = [of.explain(pixels, views, boxes) for of in models_of(model)]
+        found = mean_surfaces([surfaces for _, surfaces in each])
+        own = self.in_use.groups.get(ONE)
+        fold = None if own is None else own.fold
         where = [
             (None if boxes is None else boxes[i], frame, frame if sizes is None else sizes[i])
             for i in range(len(images))
@@ -242,10 +247,15 @@ class Fitted:
             of=model.mapped,
             cells=np.array([cell_side(grid, *at) for at in where]),
             peaks=peaks_of(found),
-            usual=self.peaks,
+            usual=self.calibrated.peaks if groups is None else np.empty(0),
             components=found.components,
             names=model.component_names,
-            scores=self._scores(statistics),
+            scores=self._scores([statistics for statistics, _ in each], groups),
+            by_group={}
+            if groups is None
+            else {name: group.peaks for name, group in self.in_use.groups.items()},
+            by_fold=None if fold is None else np.stack([peaks_of(one) for _, one in each]),
+            fold=None if own is None or fold is None else fold[: len(own.peaks)],
         )
 
     def check_explains(self) -> None:
@@ -272,10 +282,14 @@ class Fitted:
             "settings": self.settings.as_dict(),
             "facts": self.facts.as_dict(),
             "model": self.model.facts(),
+            "calibrations": [run.facts() for run in self.calibrations],
         }
-        scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
+        scores = {
+            f"{place}.{name}": torch.from_numpy(values)
+            for place, run in enumerate(self.calibrations)
+            for name, values in run.arrays().items()
+        }
         scores |= {f"probe.{k}": torch.from_numpy(v) for k, v in self.probe.items()}
-        scores["peaks"] = torch.from_numpy(self.peaks)
         artifact.save_folder(
             folder, manifest, {"weights": self.model.state(), "calibration": scores}
         )
@@ -321,23 +335,39 @@ class Fitted:
             facts=manifest["model"],
             region=settings.region,
         )
-        model = model_class(settings.method).from_saved(saved, encoder)
+        kind = model_class(settings.method)
+        if facts.folds > 1:
+            model = FoldedModel.from_saved(kind, saved, encoder).as_model()
+        else:
+            model = kind.from_saved(saved, encoder)
         model.to(device)
-        scores = tensors_below(tensors["calibration"], "scores")
-        calibration = {name: value.numpy() for name, value in scores.items()}
-        if len(calibration[model.decides]) != facts.calibration:
+        calibrations = []
+        for place, run in enumerate(manifest["calibrations"]):
+            arrays = tensors_below(tensors["calibration"], str(place))
+            found = CalibrationRun.from_saved(run, {k: v.numpy() for k, v in arrays.items()})
+            calibrations.append(found)
+            for group in found.groups.values():
+                if model.decides not in group.scores:
+                    raise ValueError("no calibration scores of what decides")
+                if model.explains == (not len(group.peaks)):
+                    raise ValueError("peaks without maps, or the reverse")
+        first = calibrations[0].only
+        folds = len(models_of(model))
+        if facts.folds != folds or any(
+            group.fold is not None and group.folds != folds
+            for run in calibrations
+            for group in run.groups.values()
+        ):
+            raise ValueError("another number of folds")
+        if first.count != facts.calibration:
             raise ValueError("another number of calibration scores")
-        peaks = tensors["calibration"]["peaks"].numpy()
-        if model.explains == (not len(peaks)):
-            raise ValueError("peaks without maps, or the reverse")
-        found = probed(model, facts.shape, settings.seed)
+        tried = probed(model, facts.shape, settings.seed)
         probe = {k: v.numpy() for k, v in tensors_below(tensors["calibration"], "probe").items()}
-        check_probe(found, probe, calibration, facts.versions)
+        check_probe(tried, probe, first.scores, facts.versions)
         return cls(
             settings=settings,
             facts=facts,
             model=model,
-            calibration=calibration,
-            peaks=peaks,
+            calibrations=tuple(calibrations),
             probe=probe,
         )

@@ -4,32 +4,35 @@ __all__ = ["fitted_on"]
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Floats, Shape
+from .arrays import Shape
+from .calibrated import ONE, Calibrated, CalibrationRun
+from .calibrating import Piece, calibrated_by, whole, without_its_fold
 from .data import ImageSource
 from .data.frame import Box, Frame, Resample
 from .data.framing import framed
 from .errors import ApproxMassError
-from .explain.attribution import peaks_of
-from .fitted import FitFacts, Fitted, Settings
+from .fit_facts import FitFacts
+from .fitted import Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
+from .models.folded import FOLDS, FoldedModel
 from .models.given import classes_for, outliers_for
 from .models.probe import probed, versions
 from .models.registry import make_model
 from .models.views import gathered
 from .storage.spool import Spool
-from .training.holdout import Shares, three_shares
+from .training.holdout import FEWEST_IMAGES, Folds, Shares, few_left, in_folds, three_shares
 
+Places = NDArray[np.int64]
+Rows = slice | Places
 # Images whose statistics are computed together: their whole views are large.
 _TOGETHER = 64
-# The peaks of the maps of so many say what is usual: a gradient takes longer than a score.
-_MOST_PEAKS = 1024
 
 
 def fitted_on(
@@ -55,22 +58,26 @@ def fitted_on(
     """
     started = time.monotonic()
     model = make_model(asked.method, asked.seed, options)
-    shares = three_shares(len(source), asked.holdout, asked.seed, source.name)
-    # What images are taken for, and their frame, must not depend on those that calibrate.
-    source = source.looking_at(shares.order[shares.training])
+    shares = _shares(model, source, asked)
+    source = _looked_at(source, shares)
     plan = model.plan(_typical(source))
+    if isinstance(shares, Folds):
+        model = FoldedModel.of(model, FOLDS).as_model()
     source, size, notes = _in_frame(source, plan, asked.size)
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device, source.region)
+    fits, calibrates = _fits(shares)
+    wholes = [_whole_rows(model, shares.order, *rows) for rows in fits]
+    kept_whole = wholes[0] if len(wholes) == 1 else np.unique(np.concatenate(wholes))
     with Spool() as views, Spool() as images:
         seen = gathered(
             model,
             source,
             shares.order,
-            training=shares.training,
-            whole=_whole(model, shares),
-            spooled=shares.calibration,
+            training=calibrates if isinstance(shares, Folds) else shares.training,
+            whole=kept_whole,
+            spooled=calibrates,
             views_spool=views,
             images_spool=images,
             device=run.device,
@@ -81,67 +88,112 @@ def fitted_on(
             raise ApproxMassError(
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
-        given = FitData(
-            shape=source.shape,
-            training=seen.kept[shares.training],
-            reference=seen.kept[shares.reference],
-            sha256=seen.sha256,
-            whole=seen.whole,
-            labels=None if classes is None else classes[shares.order[shares.training]],
-            outliers=others,
-        )
-        model.learn(given, replace(run, notes=notes))
-        scores, peaks = _calibrated(model, views, images, seen.boxes)
+        given = [
+            FitData(
+                shape=source.shape,
+                training=seen.kept[training],
+                reference=seen.kept[reference],
+                sha256=seen.sha256,
+                whole=seen.whole if len(fits) == 1 else seen.whole[kept_whole.searchsorted(own)],
+                labels=None if classes is None else classes[shares.order[training]],
+                outliers=others,
+            )
+            for (reference, training), own in zip(fits, wholes, strict=True)
+        ]
+        groups = _learnt(model, given, replace(run, notes=notes), shares, views, images, seen.boxes)
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
         sha256=seen.sha256,
-        training=len(given.training),
-        reference=len(given.reference),
-        calibration=len(scores[model.decides]),
+        training=len(given[0].training),
+        reference=len(given[0].reference),
+        calibration=groups[ONE].count,
+        folds=groups[ONE].folds,
         outliers=learnt_from,
         notes=(*notes, *source.remarks()),
         versions=versions(),
         fit_seconds=round(time.monotonic() - started, 2),
     )
-    settings = replace(asked, size=size, resample=_resample(source, plan), options=model.options())
+    settings = replace(
+        asked,
+        size=size,
+        resample=_resample(source, plan),
+        calibration="folds" if isinstance(shares, Folds) else "holdout",
+        options=model.options(),
+    )
+    run_of_fit = CalibrationRun.now(source.name, seen.sha256, groups)
     return Fitted(
         settings=settings,
         facts=facts,
         model=model,
-        calibration=scores,
-        peaks=peaks,
+        calibrations=(run_of_fit,),
         probe=probed(model, source.shape, asked.seed),
     )
 
 
-def _whole(model: Model, shares: Shares) -> NDArray[np.int64]:
+def _shares(model: Model, source: ImageSource, asked: Settings) -> Shares | Folds:
+    """Who trains and who calibrates: by folds where asked for, or where that is better."""
+    count, how = len(source), asked.calibration
+    folds = how == "folds" or (how == "auto" and count < FEWEST_IMAGES)
+    if not folds:
+        shares = three_shares(count, asked.holdout, asked.seed, source.name)
+        if how == "holdout" or not few_left(count, asked.holdout):
+            return shares
+        model.plan(_typical(_looked_at(source, shares)))
+        if not model.quick:
+            return shares
+    return in_folds(count, FOLDS, asked.seed, source.name)
+
+
+def _looked_at(source: ImageSource, shares: Shares | Folds) -> ImageSource:
+    """The images whose mode and frame are told by those that do not calibrate; by folds by all."""
+    if isinstance(shares, Folds):
+        return source
+    return source.looking_at(shares.order[shares.training])
+
+
+def _fits(shares: Shares | Folds) -> tuple[list[tuple[Rows, Rows]], slice]:
+    """Of each fit the rows for reference and for training; and those that calibrate."""
+    if isinstance(shares, Folds):
+        pairs = zip(shares.reference, shares.training, strict=True)
+        return list(pairs), slice(0, len(shares.order))
+    return [(shares.reference, shares.training)], shares.calibration
+
+
+def _learnt(
+    model: Model,
+    given: list[FitData],
+    run: FitRun,
+    shares: Shares | Folds,
+    views: Spool,
+    images: Spool,
+    boxes: list[Box] | None,
+) -> dict[str, Calibrated]:
+    """Fit the model, and score those that calibrate."""
+    pieces = _pieces(views, images, boxes)
+    if isinstance(model, FoldedModel) and isinstance(shares, Folds):
+        model.learn_each(given, len(shares.order), run)
+        look = without_its_fold(model.models, shares.fold)
+        found = calibrated_by(pieces, look, explains=model.explains)
+        return {ONE: replace(found[ONE], fold=shares.fold)}
+    model.learn(given[0], run)
+    return calibrated_by(pieces, whole(model), explains=model.explains)
+
+
+def _whole_rows(model: Model, order: Places, reference: Rows, training: Rows) -> Places:
     """Rows whose whole views are kept: of those for reference, then of those to train on."""
-    rows = np.arange(len(shares.order))
-    training = rows[shares.training]
-    wanted = np.concatenate([rows[shares.reference], training])
-    return wanted[: model.whole(len(training))]
+    rows = np.arange(len(order))
+    wanted = np.concatenate([rows[reference], rows[training]])
+    return wanted[: model.whole(len(rows[training]))]
 
 
-def _calibrated(
-    model: Model, views: Spool, images: Spool, boxes: list[Box] | None
-) -> tuple[dict[str, Floats], Floats]:
-    """Statistics of the images that calibrate, and the peaks of the maps of some of these."""
-    found: dict[str, list[Floats]] = {}
-    peaks: list[Floats] = []
+def _pieces(views: Spool, images: Spool, boxes: list[Box] | None) -> Iterator[Piece]:
+    """The images that calibrate, some at a time."""
     done = 0
     for rows, pixels in zip(views.chunks(_TOGETHER), images.chunks(_TOGETHER), strict=True):
-        if model.explains and done < _MOST_PEAKS:
-            where = None if boxes is None else boxes[done : done + len(rows)]
-            statistics, surfaces = model.explain(pixels, rows, where)
-            peaks.append(peaks_of(surfaces))
-        else:
-            statistics = model.statistics_of(rows)
-        for name, values in statistics.items():
-            found.setdefault(name, []).append(values)
+        where = None if boxes is None else boxes[done : done + len(rows)]
+        yield Piece(pixels, rows, where, [ONE] * len(rows))
         done += len(rows)
-    scores = _finite({name: np.concatenate(each) for name, each in found.items()})
-    return scores, np.concatenate(peaks) if peaks else np.empty(0)
 
 
 def _typical(source: ImageSource) -> Shape:
@@ -192,13 +244,3 @@ def _check_frame(frame: Frame, plan: Plan) -> None:
 
 def _resample(source: ImageSource, plan: Plan) -> Resample:
     return plan.resample if source.frame is None else source.frame.resample
-
-
-def _finite(scores: dict[str, Floats]) -> dict[str, Floats]:
-    if not all(np.isfinite(values).all() for values in scores.values()):
-        raise ApproxMassError(
-            "the scores of in-distribution images are not finite: the method did not learn "
-            "from them",
-            code="diverged",
-        )
-    return scores

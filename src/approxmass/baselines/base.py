@@ -186,6 +186,11 @@ class Baseline(ABC):
         )
 
     @property
+    def quick(self) -> bool:
+        """Unknown: most train a network."""
+        return False
+
+    @property
     def view_digest(self) -> None:
         """None: it learns from the images themselves."""
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import check_outputs, emit, out, say
-from .options import Device, Folder, Json, MoreOod, OodSources, Seed, Threads
+from .options import Device, Folder, For, Json, MoreOod, OodSources, Seed, Threads, loaded
 from .tried_on import TriedOn, tried_on
 
 if TYPE_CHECKING:
@@ -47,19 +47,19 @@ def evaluate(
     ] = None,
     group_size: GroupSize = 1,
     seed: Seed = 0,
+    group: For = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,
 ) -> None:
     """Measure how well each score tells in-distribution images from outliers."""
-    from ..detector import Detector
     from ..report import check_page
 
     sets = tried_on(id_source, [*(ood or []), *(more_ood or [])], masks)
     if output is not None:
         check_page(output)
     check_outputs(output, json_file, inputs=[sets.inside, *sets.outside])
-    detector = Detector.load(folder, device=device, threads=threads)
+    detector = loaded(folder, group, device, threads)
     assessment = _assessed(detector, sets, group_size=group_size, seed=seed)
     emit(assessment.facts(), json_file)
     if json_file != Path("-"):
@@ -77,17 +77,17 @@ def report(
     masks: Masks = None,
     group_size: GroupSize = 1,
     seed: Seed = 0,
+    group: For = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
     """Write what `evaluate` measures as one HTML page, with charts and images."""
-    from ..detector import Detector
     from ..report import check_page
 
     sets = tried_on(id_source, [*(ood or []), *(more_ood or [])], masks)
     check_page(output)
     check_outputs(output, inputs=[sets.inside, *sets.outside])
-    detector = Detector.load(folder, device=device, threads=threads)
+    detector = loaded(folder, group, device, threads)
     write_page(_assessed(detector, sets, group_size=group_size, seed=seed), output)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out
-from .options import SOURCE, Device, Folder, Json, Skipped, Threads, say_remarks
+from .options import SOURCE, Device, Folder, For, Json, Skipped, Threads, loaded, say_remarks
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -26,13 +26,12 @@ def explain(
     folder: Folder,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help=SOURCE)],
     output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the pictures.")],
+    group: For = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,
 ) -> None:
     """Show where in an image it does not belong, with a limit that usual images keep below."""
-    from ..detector import Detector
-
     _check_folder(output, images)
     check_outputs(output / "001.png" if output.is_dir() else output)
     check_outputs(json_file, inputs=images)
@@ -40,7 +39,7 @@ def explain(
         raise ApproxMassError(
             f"{json_file} could be one of the pictures: choose another name", code="would-overwrite"
         )
-    detector = Detector.load(folder, device=device, threads=threads)
+    detector = loaded(folder, group, device, threads)
     detector.fitted.check_explains()
     facts = explain_files(detector, images, output)
     emit(facts, json_file)
@@ -87,7 +86,7 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
             if not chunk.readable:
                 continue
             shown = [shown_size(size) for size in chunk.sizes]
-            explanation = detector.explain_pixels(chunk.images, chunk.boxes, shown)
+            explanation = detector.explain_pixels(chunk.images, chunk.boxes, shown, chunk.groups)
             scores, map_p = explanation.scores, explanation.p_value
             for i, label in enumerate(chunk.readable):
                 shares = explanation.components[i]
@@ -108,11 +107,12 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
                         "name": label,
                         "picture": target.name,
                         "p_value": float(scores.p_value[i]),
+                        **({} if scores.group is None else {"group": scores.group[i]}),
                         "is_outlier": bool(scores.is_outlier[i]),
                         "map": {
                             "of": explanation.of,
                             "highest": float(explanation.peaks[i]),
-                            "threshold": _finite(explanation.threshold()),
+                            "threshold": _finite(explanation.threshold(place=i)),
                             "p_value": float(map_p[i]),
                         },
                         "components": [

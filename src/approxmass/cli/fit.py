@@ -72,6 +72,14 @@ Roi = Annotated[
         "look.",
     ),
 ]
+Calibration = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|holdout|folds",
+        help="By images held out, or by folds: several fits, so that every image calibrates. auto: "
+        "folds where few would be held out and a fit is quick.",
+    ),
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -109,6 +117,7 @@ def fit(
     roi: Roi = None,
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
+    calibration: Calibration = "auto",
     labels: Labels = None,
     outliers: Outliers = None,
     device: Device = None,
@@ -116,7 +125,7 @@ def fit(
     resume: Resume = False,
     json_file: Json = None,
 ) -> None:
-    """Learn from in-distribution images and calibrate on a held-out tenth of them."""
+    """Learn from in-distribution images and calibrate on a held-out tenth of them, or by folds."""
     from ..detector import Detector
     from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
@@ -134,6 +143,7 @@ def fit(
         pages=pages,
         roi=roi,
         holdout=holdout,
+        calibration=calibration,
         device=device,
         threads=threads,
         **options,
@@ -181,8 +191,11 @@ def show_detector(
     from .tables import facts_table
 
     facts = describe(detector, rate)
-    power = [asdict(each) for each in drift_power(len(detector.calibration_scores))]
-    more = {"realised_rate": asdict(detector.realised_rate(rate)), "drift_power": power}
+    runs = detector.fitted.calibrations
+    rates = {name or "all": group.rate_facts(rate) for name, group in runs[-1].groups.items()}
+    more = {"realised_rate": rates, "calibrations": [run.facts() for run in runs]}
+    fewest = min(len(group.streamed(detector.statistic)) for group in runs[-1].groups.values())
+    more["drift_power"] = [asdict(each) for each in drift_power(fewest)]
     emit(facts | more, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
@@ -197,10 +210,12 @@ def _say_stopped(checkpoint: Path) -> None:
 
 def _remove(checkpoint: Path) -> None:
     """What an unfinished fit has kept."""
-    from ..training.checkpoint import second_of
+    from ..models.folded import FOLDS
+    from ..training.checkpoint import fold_of, second_of
 
-    for each in (checkpoint, second_of(checkpoint)):
-        each.unlink(missing_ok=True)
+    for run in (checkpoint, *(fold_of(checkpoint, k) for k in range(FOLDS))):
+        for each in (run, second_of(run)):
+            each.unlink(missing_ok=True)
 
 
 def _given(**named: str | bool | None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ApproxMassError
+from .calibrate import calibrate
 from .compare import compare
 from .console import fail, out
 from .demo import demo
@@ -31,6 +32,7 @@ app = typer.Typer(
 for command in (
     demo,
     fit,
+    calibrate,
     score,
     evaluate,
     report,

@@ -5,12 +5,14 @@ __all__ = [
     "SOURCE",
     "Device",
     "Folder",
+    "For",
     "Json",
     "MoreOod",
     "OodSources",
     "Seed",
     "Skipped",
     "Threads",
+    "loaded",
     "say_remarks",
 ]
 
@@ -24,6 +26,7 @@ from .console import say
 
 if TYPE_CHECKING:
     from ..data import ImageSource
+    from ..detector import Detector
 
 SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
 # Unreadable images named on the terminal.
@@ -42,6 +45,16 @@ Device = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute in.")]
 
 
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for",
+        metavar="GROUP",
+        help="Of a detector calibrated per group (camera): the one that all images are of.",
+    ),
+]
+
+
 OodSources = Annotated[
     list[str] | None,
     typer.Option("--ood", metavar="SOURCE", help="Outliers; may be repeated."),
@@ -49,6 +62,14 @@ OodSources = Annotated[
 MoreOod = Annotated[
     list[str] | None, typer.Argument(metavar="[SOURCE]...", help="More sources for --ood.")
 ]
+
+
+def loaded(folder: Path, group: str | None, device: str | None, threads: int | None) -> "Detector":
+    """The detector in a folder, with the calibration of one group if that is asked for."""
+    from ..detector import Detector
+
+    detector = Detector.load(folder, device=device, threads=threads)
+    return detector if group is None else detector.calibrated_for(group)
 
 
 def say_remarks(source: "ImageSource") -> None:

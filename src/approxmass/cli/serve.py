@@ -13,7 +13,7 @@ import typer
 from ..errors import ApproxMassError
 from ..runtime.extras import require_extra
 from .console import out, say
-from .options import Device, Folder, Threads
+from .options import Device, Folder, For, Threads, loaded
 
 # Seconds that Ctrl-C leaves to the requests under way.
 _GRACE = 30
@@ -30,6 +30,7 @@ def serve(
             help="What clients must send; needed to listen beyond this machine.",
         ),
     ] = None,
+    group: For = None,
     device: Device = None,
     threads: Threads = None,
 ) -> None:
@@ -40,12 +41,11 @@ def serve(
     require_extra("serve", "the server")
     import uvicorn
 
-    from ..detector import Detector
     from ..serve import Limits, create_app
     from ..serve.connections import impatient
 
     listener = _listen(host, port, family, address)
-    detector = Detector.load(folder, device=device, threads=threads)
+    detector = loaded(folder, group, device, threads)
     # What is wrong with a request, the answer says; anyone could fill the terminal with it.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     config = uvicorn.Config(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import check_outputs, emit, out, remark, say
-from .options import SHOWN, Device, Folder, Json, Skipped, Threads
+from .options import SHOWN, Device, Folder, For, Json, Skipped, Threads, loaded
 
 if TYPE_CHECKING:
     from ..watch.watch import Alarm, Totals
@@ -47,6 +47,7 @@ def watch(
     false_alarm_every: FalseAlarmEvery = 100_000,
     interval: Interval = 1.0,
     until_idle: UntilIdle = None,
+    group: For = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,
@@ -54,7 +55,6 @@ def watch(
     """Score images as they arrive in a folder, and raise an alarm when they drift."""
     from rich.live import Live
 
-    from ..detector import Detector
     from ..drift import drift_power, power_in_words
     from ..runtime.stop import stop_requests
     from ..watch.watch import Watch, check_log
@@ -63,8 +63,8 @@ def watch(
     is_folder = output.is_dir() and output.suffix.lower() == ".parquet"
     log = output / "part-000000.parquet" if is_folder else output
     check_outputs(log, json_file, inputs=[str(source)])
-    detector = Detector.load(folder, device=device, threads=threads)
-    count = len(detector.calibration_scores)
+    detector = loaded(folder, group, device, threads)
+    count = len(detector.fitted.calibrated.streamed(detector.statistic))
     say(f"drift: {power_in_words(count)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
     skipped = Skipped()

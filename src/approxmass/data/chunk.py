@@ -2,6 +2,7 @@
 
 __all__ = ["Chunk"]
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..arrays import Pixels
@@ -20,6 +21,7 @@ class Chunk:
         names: Of all the images, readable or not.
         errors: Of all the images: why one cannot be read, or None (`k` times).
         codes: Of all the images: the kind of mistake, as in `ApproxMassError.code`, or None.
+        groups: The group of each of `images`, where the detector is calibrated per group.
     """
 
     images: Pixels
@@ -28,6 +30,7 @@ class Chunk:
     names: list[str]
     errors: list[str | None]
     codes: list[Code | None]
+    groups: list[str] | None = None
 
     @property
     def readable(self) -> list[str]:
@@ -39,6 +42,36 @@ class Chunk:
         """Names of the others, each with the reason, worded to follow it."""
         pairs = zip(self.names, self.errors, strict=True)
         return [(name, error) for name, error in pairs if error is not None]
+
+    def grouped(
+        self, groups: Sequence[str | None], reason: Callable[[str | None], str | None]
+    ) -> "Chunk":
+        """The same with the group of each image; those of a group with a reason are unreadable.
+
+        Arguments:
+            groups: Of all the images, readable or not.
+            reason: Why images of such a group cannot be used, worded to follow their name; or None.
+        """
+        errors, codes, kept, place = [*self.errors], [*self.codes], [], 0
+        for i, group in enumerate(groups):
+            if errors[i] is not None:
+                continue
+            why = reason(group)
+            if why is None:
+                kept.append((place, group))
+            else:
+                errors[i], codes[i] = why, "bad-group"
+            place += 1
+        rows = [row for row, _ in kept]
+        return Chunk(
+            images=self.images if len(rows) == len(self.images) else self.images[rows],
+            sizes=[self.sizes[row] for row in rows],
+            boxes=None if self.boxes is None else [self.boxes[row] for row in rows],
+            names=self.names,
+            errors=errors,
+            codes=codes,
+            groups=[str(group) for _, group in kept],
+        )
 
     def require_readable(self, source: str) -> None:
         """Raise `ApproxMassError` for the first unreadable image, if there is any."""

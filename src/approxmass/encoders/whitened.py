@@ -36,6 +36,9 @@ class WhitenedEncoder(Encoder):
             for each, or when the data has no more variance to give.
         features: Module from pixels `(N, C, H, W)` to features `(N, ...)`; None for the pixels.
 
+    Attributes:
+        images: There is a component for every five of so many images; None for those of the fit.
+
     Example:
         >>> images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> code = WhitenedEncoder(components=10).fit_transform(images)
@@ -53,6 +56,7 @@ class WhitenedEncoder(Encoder):
     def __init__(self, components: int = 128, features: nn.Module | None = None) -> None:
         super().__init__()
         self.components = components
+        self.images: int | None = None
         # A copy: the module of the caller stays as it is.
         self.module: nn.Module | None = None
         if features is not None:
@@ -161,7 +165,10 @@ class WhitenedEncoder(Encoder):
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
         width = features.shape[1]
-        kept = max(1, min(self.components, width, len(features) // 5))
+        most = len(features) // 5
+        if self.images is not None:
+            most = min(self.images // 5, len(features) // 2)
+        kept = max(1, min(self.components, width, most))
         with threadpool_limits(1):  # so that the axes do not depend on the number of threads
             pca = PCA(kept, random_state=seed).fit(features.numpy())
         variance = torch.from_numpy(pca.explained_variance_).double()

@@ -210,8 +210,10 @@ def assess(
 
     Raises:
         ApproxMassError: images or masks that cannot be used, fewer images than a group has, or
-            masks for a method without maps.
+            masks for a method without maps; or a detector calibrated per group, of which none is
+            chosen.
     """
+    _ = detector.fitted.calibrated  # one for all images
     sources: dict[str, ImageSource] = {}
     for images in (in_distribution, *outliers):
         source = detector.open(images)

@@ -131,6 +131,8 @@ def compare(
     Raises:
         ApproxMassError: images that cannot be used, or settings that do not go together.
     """
+    # The plain lines are calibrated on the same images held out.
+    settings = {**settings, "calibration": "holdout"}
     detector, vanilla = Detector(**settings), Detector(**{**settings, "alpha": 0.0})
     source, id_source = _two(open_images(images), id_images, detector.settings.seed)
     sources = {id_source.name: id_source, **{name: open_images(of) for name, of in oods.items()}}

@@ -2,8 +2,8 @@
 
 __all__ = ["Explanation", "Surfaces", "as_given", "cell_side", "gradients", "peaks_of"]
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from torch import Tensor
 
 from ..arrays import Bools, Floats
-from ..calibration import FALSE_ALARM_RATE, p_values, threshold
+from ..calibration import FALSE_ALARM_RATE, fold_p_values, p_values, threshold
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
 from ..encoders import Encoder
+from ..errors import ApproxMassError
 from ..scores import Scores
 
 # Standard deviation of the smoothing, as a share of the side: one pixel of 28.
@@ -49,12 +50,16 @@ class Explanation:
             squared gradient, by pixel, of the statistic behind the p-values, smoothed.
         cells: `(N,)`, side of a cell of each map, of which it has one value, in its pixels.
         peaks: `(N,)`, the largest value of each map.
-        usual: `(n,)`, that of images held out to calibrate.
+        usual: `(n,)`, that of images that calibrate; of none where each group has its own.
         components: `(N, D)`, at least 0: of whitened codes the share of each number of the code
             in the squared gradient; else `(N, 0)`.
         names: Of the D numbers: `1` for the first principal component and so on, and last, where
             there is one, `residual` for the energy that they leave out.
         scores: Of the same images.
+        by_group: As `usual`, by group, where each has its own.
+        by_fold: `(K, N)`, peaks of the maps by each of K models, where images calibrate by folds;
+            the map is then the mean of theirs.
+        fold: `(n,)`, which of these gave each of `usual`.
     """
 
     maps: list[NDArray[np.float32]]
@@ -65,6 +70,9 @@ class Explanation:
     components: Floats
     names: list[str]
     scores: Scores
+    by_group: Mapping[str, Floats] = field(default_factory=dict)
+    by_fold: Floats | None = None
+    fold: NDArray[np.int64] | None = None
 
     @classmethod
     def join(cls, parts: "Sequence[Explanation]") -> "Explanation":
@@ -79,18 +87,43 @@ class Explanation:
             components=np.concatenate([part.components for part in parts]),
             names=first.names,
             scores=Scores.join([part.scores for part in parts]),
+            by_group=first.by_group,
+            by_fold=None
+            if first.by_fold is None
+            else np.concatenate([part.by_fold for part in parts if part.by_fold is not None], 1),
+            fold=first.fold,
         )
+
+    def usual_of(self, place: int) -> Floats:
+        """`usual` of the group of the image at a place."""
+        group = self.scores.group
+        return self.usual if group is None else self.by_group[group[place]]
 
     @property
     def p_value(self) -> Floats:
-        """Of each image by its peak, `(N,)`: split-conformal, like those of the scores."""
-        return p_values(self.usual, self.peaks)
+        """Of each image by its peak, `(N,)`: conformal, like those of the scores."""
+        if self.by_fold is not None and self.fold is not None:
+            return fold_p_values(self.usual, self.fold, self.by_fold)
+        if self.scores.group is None:
+            return p_values(self.usual, self.peaks)
+        found = np.empty(len(self.peaks))
+        for group in set(self.scores.group):
+            rows = self.scores.group == group
+            found[rows] = p_values(self.by_group[group], self.peaks[rows])
+        return found
 
-    def threshold(self, rate: float = FALSE_ALARM_RATE) -> float:
+    def threshold(self, rate: float = FALSE_ALARM_RATE, place: int | None = None) -> float:
         """What no place exceeds in at least `1 - rate` of in-distribution images.
 
         Infinite where there are too few images for that rate. A map exceeds it where, and only
-        where, the p-value of the image is at most `rate`.
+        where, the p-value of the image is at most `rate`; by folds nearly so.
+
+        Arguments:
+            rate: Of in-distribution images whose maps exceed it.
+            place: Of an image: the threshold of its group. None where there are no groups.
+
+        Raises:
+            ApproxMassError: each group has its own.
 
         Example:
             >>> none = np.empty(0)
@@ -102,7 +135,13 @@ class Explanation:
             >>> found.threshold(0.05), found.threshold(0.01)
             (37.0, inf)
         """
-        return threshold(self.usual, rate)
+        if place is None and self.scores.group is not None:
+            raise ApproxMassError(
+                "each group of images has its own threshold: say of which image, threshold(rate, "
+                "place)",
+                code="bad-group",
+            )
+        return threshold(self.usual if place is None else self.usual_of(place), rate)
 
 
 def peaks_of(surfaces: Surfaces) -> Floats:

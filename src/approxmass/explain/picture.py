@@ -43,7 +43,7 @@ def overlay(image: Pixels, box: Box | None, found: Explanation, place: int) -> I
         place: Of the image in `found`.
     """
     surface = found.maps[place]
-    low, limit, high = scale_of(found.usual)
+    low, limit, high = scale_of(found.usual_of(place))
     strength = ((surface - low) / max(high - low, 1e-12)).clip(0, 1)
     level = Image.fromarray((255 * np.nan_to_num(strength)).astype(np.uint8))
     heat = ImageOps.colorize(level, _COLD, _HOT, mid=_WARM)
@@ -89,7 +89,7 @@ def picture(
     ramp = np.linspace(255, 0, height).round().astype(np.uint8)[:, None].repeat(_SCALE, 1)
     both.paste(ImageOps.colorize(Image.fromarray(ramp), _COLD, _HOT, mid=_WARM), (left, _LINE))
     draw, font = ImageDraw.Draw(both), ImageFont.load_default(12)
-    low, limit, high = scale_of(found.usual)
+    low, limit, high = scale_of(found.usual_of(place))
     middle = _LINE + height // 2
     draw.line((left - 3, middle, left + _SCALE + 3, middle), _CONTOUR, 2)
     at = left + _SCALE + 6

@@ -203,6 +203,10 @@ class Model(Protocol):
         """Make the choices left to it for images `(C, H, W)` as they come, before any resizing."""
 
     @property
+    def quick(self) -> bool:
+        """Whether several fits cost little; there after `plan`."""
+
+    @property
     def view_digest(self) -> str | None:
         """Of all that its views depend on besides the images, where they are worth keeping."""
 

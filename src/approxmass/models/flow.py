@@ -121,6 +121,11 @@ class FlowModel:
         return replace(self._kind.plan(shape), notes=notes)
 
     @property
+    def quick(self) -> bool:
+        """On codes: several flows over them are soon trained."""
+        return self.chosen.encoder not in ("pixels", MODULE) and self.chosen.parts is not True
+
+    @property
     def view_digest(self) -> str | None:
         """The encoder's."""
         return self.encoder.view_digest

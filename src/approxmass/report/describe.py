@@ -4,7 +4,8 @@ __all__ = ["LEGEND", "PLACES_LEGEND", "describe"]
 
 from typing import Any
 
-from ..calibration import FALSE_ALARM_RATE, smallest_p_value, threshold
+from ..calibrated import ONE, Calibrated
+from ..calibration import FALSE_ALARM_RATE, fold_bound, smallest_p_value, threshold
 from ..data import describe_shape
 from ..detector import Detector
 from ..drift import power_in_words
@@ -27,7 +28,8 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
     Raises:
         ApproxMassError: a rate that the calibration images do not resolve.
     """
-    facts, scores = detector.facts, detector.calibration_scores
+    facts, groups = detector.facts, detector.fitted.in_use.groups.values()
+    fewest = min(len(group.streamed(detector.statistic)) for group in groups)
     learnt, region = detector.model.describe(), detector.settings.region
     if facts.outliers:
         learnt["has seen outliers"] = facts.outliers
@@ -38,12 +40,37 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         "seed": detector.settings.seed,
         "fitted on": f"{facts.training:,} images of {facts.source}",
         "fingerprint": facts.sha256[:16],
-        "calibrated on": f"{facts.calibration:,} held-out images",
-        "statistic": detector.statistic,
-        f"threshold at {100 * rate:.4g}%": threshold(scores, rate),
-        f"false alarms at {100 * rate:.4g}%": str(detector.realised_rate(rate)),
-        "smallest p-value": smallest_p_value(scores),
-        "drift": power_in_words(facts.calibration),
+        **_calibrations(detector, rate),
+        "drift": power_in_words(fewest),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",
     }
+
+
+def _by_whom(calibrated: Calibrated) -> str:
+    """Which images of the fit calibrate, and what that guarantees."""
+    if calibrated.fold is None:
+        return f"{calibrated.count:,} held-out images: P(p <= e) <= e, on average over fits"
+    term = fold_bound(0.0, calibrated.count, calibrated.folds)
+    return (
+        f"all {calibrated.count:,} images, by {calibrated.folds} folds: P(p <= e) <= 2 e + "
+        f"{term:.2g}, on average over fits, and near e by simulation"
+    )
+
+
+def _calibrations(detector: Detector, rate: float) -> dict[str, Any]:
+    """What new images are compared with, at a false-alarm rate."""
+    first, *later = detector.fitted.calibrations
+    found: dict[str, Any] = {"calibrated on": _by_whom(first.groups[ONE])}
+    if later:
+        *earlier, latest = [run.said() for run in detector.fitted.calibrations]
+        found = {"calibrated on": latest, "earlier calibrations": "; ".join(earlier)}
+    found["statistic"] = detector.statistic
+    for name, group in detector.fitted.in_use.groups.items():
+        of, scores = f", {name}" if name else "", group.scores[detector.statistic]
+        found |= {
+            f"threshold at {100 * rate:.4g}%{of}": threshold(scores, rate),
+            f"false alarms at {100 * rate:.4g}%{of}": group.rate_said(rate),
+            f"smallest p-value{of}": smallest_p_value(scores),
+        }
+    return found

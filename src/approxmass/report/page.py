@@ -181,6 +181,9 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
 
 def _one_detector(detector: Detector) -> str:
     """How far its false-alarm rate may lie off the promise."""
+    calibrated = detector.fitted.calibrated
+    if calibrated.fold is not None:
+        return f"By {calibrated.folds} folds the rate is {calibrated.rate_said(FALSE_ALARM_RATE)}."
     rate = detector.realised_rate()
     return (
         f"The 5% is an average over fits: of this one detector the rate for such images is "
@@ -243,7 +246,7 @@ def _scale(detector: Detector) -> dict[str, str] | None:
     """What the colours of maps mean; None without maps."""
     if not detector.model.explains:
         return None
-    usual = detector.fitted.peaks
+    usual = detector.fitted.calibrated.peaks
     low, limit, high = scale_of(usual)
     most = f"what 95% of {len(usual):,} usual images keep below"
     if np.isinf(threshold(usual, FALSE_ALARM_RATE)):

@@ -18,11 +18,13 @@ class Result(BaseModel):
     statistic: float
     p_value: float = Field(gt=0, le=1)
     is_outlier: bool
+    group: str | None = Field(None, description="By whose calibration; null where there is one.")
 
     @classmethod
     def of(cls, name: str, row: Row) -> "Result":
         """The scores of an image under its name."""
         scores = row._asdict()
+        del scores["first"]
         for density in ("log_prob", "mass"):
             if math.isnan(scores[density]):
                 scores[density] = None
@@ -52,6 +54,7 @@ class Description(BaseModel):
     width: int
     resizes: bool
     explains: bool
+    groups: list[str] = Field(description="A request names one, ?group=NAME; none: leave it out.")
     training_images: int
     calibration_images: int
 

@@ -28,6 +28,8 @@ class Row(NamedTuple):
     statistic: float
     p_value: float
     is_outlier: bool
+    group: str | None = None
+    first: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +123,17 @@ class Batcher:
             boxes = None
             if jobs[0].chunk.boxes is not None:  # then all have some
                 boxes = [box for job in jobs for box in job.chunk.boxes or []]
-            scores = self.detector.score_pixels(images, boxes)
+            groups = None
+            if jobs[0].chunk.groups is not None:  # then all have some
+                groups = [group for job in jobs for group in job.chunk.groups or []]
+            scores = self.detector.score_pixels(images, boxes, groups)
         except Exception as error:
             if len(jobs) == 1:
                 return [error]
             # An image that cannot be scored is no reason to refuse the others.
             return [answer for job in jobs for answer in self._score([job])]
-        columns = [getattr(scores, name).tolist() for name in Row._fields]
+        found = [getattr(scores, name) for name in Row._fields]
+        columns = [[None] * len(scores) if each is None else each.tolist() for each in found]
         rows = [Row(*values) for values in zip(*columns, strict=True)]
         ends = np.cumsum([len(job.chunk.images) for job in jobs]).tolist()
         return [rows[a:b] for a, b in zip([0, *ends], ends, strict=False)]

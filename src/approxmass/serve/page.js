@@ -40,7 +40,11 @@ $("later").addEventListener("click", () => {
   $("ask").close();
 });
 
+// Of a detector calibrated per group the address names the one of all images, as requests do.
+const group = new URLSearchParams(location.search).get("group");
+
 async function call(path, file) {
+  if (group !== null && path !== "healthz") path += `?group=${encodeURIComponent(group)}`;
   for (let tries = 0; ; ) {
     const token = sessionStorage.getItem("token");
     const options = { headers: token ? { Authorization: `Bearer ${token}` } : {} };
@@ -86,6 +90,14 @@ async function introduce() {
   const colour = detector.channels === 1 ? "grey" : "colour";
   const size = `${detector.width}×${detector.height}`;
   $("detector").textContent = `${colour} images, ${size} · method ${detector.method}`;
+  for (const name of detector.groups) {
+    const link = document.createElement("a");
+    link.textContent = name;
+    link.href = `?group=${encodeURIComponent(name)}`;
+    if (name === group) link.setAttribute("aria-current", "true");
+    $("groups").append(" ", link);
+  }
+  $("groups").hidden = !detector.groups.length;
   const takes = detector.resizes
     ? `Images of any size are brought to ${size}.`
     : `It takes ${colour} images of ${size} pixels.`;

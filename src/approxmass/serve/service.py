@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import numpy as np
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ..calibrated import Calibrated
 from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
 from ..data import Chunk
 from ..data.png import png_bytes
@@ -61,8 +63,11 @@ class Service:
         return await loop.run_in_executor(self._pool, function, *arguments)
 
     @asynccontextmanager
-    async def _images_in(self, request: Request) -> AsyncIterator[tuple[list[str], Chunk]]:
+    async def _images_in(
+        self, request: Request, group: str | None
+    ) -> AsyncIterator[tuple[list[str], Chunk]]:
         """Names of the images of a request, and these, which keep their place meanwhile."""
+        self._calibrated(group)
         check_kind(request.headers)
         kind = request.headers["content-type"]
         async with self._receiver.body(request) as body:
@@ -71,26 +76,46 @@ class Service:
             with self._batcher.reserve(len(uploads)):
                 detector = self.detector
                 chunk = await self.in_thread(images_of, uploads, detector, self.limits)
+                if group is not None:
+                    chunk = replace(chunk, groups=[group] * len(uploads))
                 yield [upload.name for upload in uploads], chunk
 
-    async def score(self, request: Request) -> Results:
+    def _calibrated(self, group: str | None) -> Calibrated:
+        """What images of a group are compared with.
+
+        Raises:
+            RequestRefused: 422, the group is missing, not known, or given where there is none.
+        """
+        known = self.detector.fitted.in_use
+        if known.per is None and group is None:
+            return known.only
+        if group is None:
+            raise RequestRefused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "this detector is calibrated per group: name that of the images, ?group=NAME "
+                f"({', '.join(known.groups)})",
+            )
+        return known.of(group)
+
+    async def score(self, request: Request, group: str | None = None) -> Results:
         """Score images: p-value and verdict of each."""
-        async with self._images_in(request) as (names, chunk):
+        async with self._images_in(request, group) as (names, chunk):
             rows = await self._batcher.score(chunk)
         pairs = zip(names, rows, strict=True)
         return Results(results=[Result.of(name, row) for name, row in pairs])
 
-    async def drift(self, request: Request) -> Drift:
+    async def drift(self, request: Request, group: str | None = None) -> Drift:
         """Test whether the images together have shifted away from in-distribution images."""
-        async with self._images_in(request) as (names, chunk):
+        async with self._images_in(request, group) as (names, chunk):
             rows = await self._batcher.score(chunk)
-        scores = np.array([row.statistic for row in rows])
-        p = await self.in_thread(group_p_value, self.detector.calibration_scores, scores)
+        scores = np.array([row.statistic if row.first is None else row.first for row in rows])
+        of, name = self._calibrated(group), self.detector.statistic
+        p = await self.in_thread(group_p_value, of.streamed(name), scores)
         return Drift(images=len(names), group_p_value=p)
 
-    async def explain(self, request: Request) -> Response:
+    async def explain(self, request: Request, group: str | None = None) -> Response:
         """Draw one image, beside itself with the map of where it does not belong."""
-        async with self._images_in(request) as (names, chunk):
+        async with self._images_in(request, group) as (names, chunk):
             if len(names) != 1:
                 raise RequestRefused(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -101,16 +126,18 @@ class Service:
 
     def _draw(self, chunk: Chunk) -> bytes:
         detector, boxes = self.detector, chunk.boxes
-        found = detector.explain_pixels(chunk.images, boxes, [shown_size(chunk.sizes[0])])
+        found = detector.explain_pixels(
+            chunk.images, boxes, [shown_size(chunk.sizes[0])], chunk.groups
+        )
         box, p = None if boxes is None else boxes[0], float(found.scores.p_value[0])
         return png_bytes(picture(chunk.images[0], box, found, 0, name=chunk.names[0], p_value=p))
 
-    async def histogram(self) -> dict[str, Any]:
+    async def histogram(self, group: str | None = None) -> dict[str, Any]:
         """Histogram of the scores of in-distribution images, as a Vega-Lite specification.
 
         Its parameter `score` is where the mark stands.
         """
-        scores = self.detector.calibration_scores
+        scores = self._calibrated(group).scores[self.detector.statistic]
         title = self.detector.statistics[self.detector.statistic].axis
         limit = threshold(scores, FALSE_ALARM_RATE)
         return await self.in_thread(charts.calibration_histogram, scores, title, limit)
@@ -121,7 +148,7 @@ class Service:
 
     async def health(self) -> Health:
         """Whether the server answers, and what its detector is."""
-        detector = self.detector
+        detector, known = self.detector, self.detector.fitted.in_use
         channels, height, width = detector.shape
         return Health(
             status="ok",
@@ -134,7 +161,8 @@ class Service:
                 width=width,
                 resizes=detector.settings.size is not None,
                 explains=detector.model.explains,
+                groups=[] if known.per is None else list(known.groups),
                 training_images=detector.facts.training,
-                calibration_images=detector.facts.calibration,
+                calibration_images=known.count,
             ),
         )

@@ -1,6 +1,6 @@
 """Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
 
-__all__ = ["pack", "second_of", "unpack"]
+__all__ = ["fold_of", "pack", "second_of", "unpack"]
 
 import json
 from collections.abc import Callable, Mapping
@@ -109,6 +109,16 @@ def unpack(
             f"{name} is not a checkpoint or was cut short: remove it to start anew", code="damaged"
         ) from error
     return state
+
+
+def fold_of(checkpoint: Path, fold: int) -> Path:
+    """Where the state of the training of a fold of a fit is kept.
+
+    Example:
+        >>> fold_of(Path("d.checkpoint.safetensors"), 2).name
+        'd.checkpoint.safetensors.fold2'
+    """
+    return checkpoint.with_name(f"{checkpoint.name}.fold{fold}")
 
 
 def second_of(checkpoint: Path) -> Path:

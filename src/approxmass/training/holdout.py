@@ -1,6 +1,15 @@
 """Images held out from training, at random under a seed."""
 
-__all__ = ["FEWEST_IMAGES", "Shares", "hold_out", "hold_out_tenth", "three_shares"]
+__all__ = [
+    "FEWEST_IMAGES",
+    "Folds",
+    "Shares",
+    "few_left",
+    "hold_out",
+    "hold_out_tenth",
+    "in_folds",
+    "three_shares",
+]
 
 from dataclasses import dataclass
 
@@ -17,6 +26,10 @@ Places = NDArray[np.int64]
 _MOST = 1000
 # Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
 FEWEST_IMAGES, _FEWEST_HELD_OUT = 100, 40
+# Fewest images for folds; fewer calibration scores than these are few; the share for reference of
+# what is not of a fold, and its bounds: the flow needs the others more.
+_FEWEST_IN_FOLDS, _FEW = 30, 100
+_REFERENCE, _FEWEST_REFERENCE, _MOST_REFERENCE = 0.1, 5, 10
 
 
 def hold_out(count: int, held: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -86,7 +99,7 @@ def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
     if count < FEWEST_IMAGES:
         raise ApproxMassError(
             f"{name} has {count} images: give at least {FEWEST_IMAGES}, so that some can be "
-            "held out to calibrate",
+            "held out to calibrate, or calibrate by folds",
             code="too-few",
         )
     held = max(_FEWEST_HELD_OUT, round(holdout * count))
@@ -97,3 +110,64 @@ def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
     training, rest = hold_out(count, held, torch.Generator().manual_seed(seed))
     order = torch.cat([rest, training]).numpy()
     return Shares(order, slice(0, held // 4), slice(held // 4, held), slice(held, count))
+
+
+def few_left(count: int, holdout: float) -> bool:
+    """Whether so few images would be held out to calibrate that folds serve better.
+
+    Example:
+        >>> few_left(1000, 0.1), few_left(2000, 0.1)
+        (True, False)
+    """
+    held = max(_FEWEST_HELD_OUT, round(holdout * count))
+    return held - held // 4 < _FEW
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """The images of a fit in the order in which they are kept, each in a fold.
+
+    Attributes:
+        order: Places of the images in their source, `(N,)`.
+        fold: That of each in this order, `(N,)` of 0 to K-1: it calibrates the model of its fold.
+        reference: By fold, the rows of other folds for the in-distribution range of its model.
+        training: By fold, the rows of other folds that its model is trained on.
+    """
+
+    order: Places
+    fold: Places
+    reference: list[Places]
+    training: list[Places]
+
+
+def in_folds(count: int, folds: int, seed: int, name: str) -> Folds:
+    """Who calibrates which of several models, and who trains each.
+
+    Arguments:
+        count: Images, at least 30.
+        folds: How many.
+        seed: Draws them.
+        name: What errors call the images.
+
+    Raises:
+        ApproxMassError: too few images.
+
+    Example:
+        >>> folds = in_folds(100, 4, 0, "array")
+        >>> [len(rows) for rows in (folds.training[0], folds.reference[0])], folds.fold[:6]
+        ([67, 8], array([0, 1, 2, 3, 0, 1]))
+    """
+    if count < _FEWEST_IN_FOLDS:
+        raise ApproxMassError(
+            f"{name} has {count} images: give at least {_FEWEST_IN_FOLDS} (100 or more are better)",
+            code="too-few",
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+    fold = np.arange(count) % folds
+    reference, training = [], []
+    for k in range(folds):
+        rest = np.flatnonzero(fold != k)
+        some = min(_MOST_REFERENCE, max(_FEWEST_REFERENCE, round(_REFERENCE * len(rest))))
+        reference.append(rest[:some])
+        training.append(rest[some:])
+    return Folds(order, fold, reference, training)

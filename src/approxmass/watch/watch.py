@@ -22,6 +22,7 @@ from ..data.readers.folder import open_files
 from ..detector import Detector
 from ..drift import DriftMonitor, DriftSteps
 from ..errors import ApproxMassError
+from ..scores import Scores
 from ..storage.atomic import plain_os_errors
 from ..storage.score_file import check_suffix, score_table
 from .arrivals import Arrivals
@@ -29,6 +30,8 @@ from .log import Log, open_log
 
 # How far another machine's arithmetic may be from this one's when a log is replayed.
 _SAME = 1e-6
+# Column of what the test for drift goes by, where that is not the statistic: see `Scores.streamed`.
+_FIRST = "statistic_of_first_fold"
 # Seconds after which a request to stop is noticed.
 _PATIENCE = 0.1
 
@@ -88,7 +91,8 @@ class Watch:
 
     The log is a `.csv` file, written through to the disk with every batch, or a folder `.parquet`
     of part files, each whole at any moment, which Arrow and pandas read as one table. Its columns
-    are those of `approxmass score`, then `drift` (the evidence of a drift, 1 raises an alarm),
+    are those of `approxmass score`, of detectors calibrated by folds `statistic_of_first_fold`
+    (what the test for drift goes by), then `drift` (the evidence of a drift, 1 raises an alarm),
     `direction` (what most of it is for, `out-of-distribution` or `blander`) and `alarm`, and
     `error`; an unreadable image has a row with its error, and no part in the test.
 
@@ -139,7 +143,9 @@ class Watch:
         self.totals = Totals()
         self._detector, self._folder, self._path = detector, folder, log
         self._monitor = DriftMonitor(
-            detector.calibration_scores, false_alarm_every, detector.settings.seed
+            detector.fitted.calibrated.streamed(detector.statistic),
+            false_alarm_every,
+            detector.settings.seed,
         )
         place = Path(os.path.realpath(log))  # one lock, by whatever name the log is called
         self._lock = FileLock(place.with_name(f".{place.name}.lock"))
@@ -152,7 +158,7 @@ class Watch:
             blank = np.zeros((1, *self._detector.shape), np.uint8)
             chunk, scores = next(self._detector.score_chunks(blank))
             nothing = DriftSteps(*np.zeros((2, 1)), *np.zeros((2, 1), dtype=bool))
-            schema = score_table(chunk, scores, _columns(nothing)).schema
+            schema = score_table(chunk, scores, _columns(scores, nothing)).schema
             self._log = stack.enter_context(contextlib.closing(open_log(self._path, schema)))
             self._arrivals = Arrivals(self._folder, self._replay(self._log.read()))
             self._log.append(schema.empty_table())  # so that there is a log, of whole rows
@@ -226,8 +232,8 @@ class Watch:
         for chunk, scores in self._detector.score_chunks(source):
             errors = chunk.unreadable
             alarms = len(self.totals.alarms)
-            steps = self._count(chunk.readable, scores.statistic, len(errors), scores.is_outlier)
-            self._log.append(score_table(chunk, scores, _columns(steps)))
+            steps = self._count(chunk.readable, scores.streamed, len(errors), scores.is_outlier)
+            self._log.append(score_table(chunk, scores, _columns(scores, steps)))
             self._arrivals.known.update(chunk.names)
             yield Batch(chunk.names, errors, self.totals.alarms[alarms:])
 
@@ -252,9 +258,11 @@ class Watch:
         """Take in the rows of the log; returns the names in it."""
         names = rows["name"].to_pylist()
         scored = rows.filter(pa.compute.is_null(rows["error"]))
+        by_folds = _FIRST in scored.column_names
+        streamed = _FIRST if by_folds else "statistic"
         statistic, p_value, drift, direction, alarm, outlier = (
             scored[name].to_numpy()
-            for name in ("statistic", "p_value", "drift", "direction", "alarm", "is_outlier")
+            for name in (streamed, "p_value", "drift", "direction", "alarm", "is_outlier")
         )
         calibration = self._detector.calibration_scores
         try:
@@ -265,8 +273,10 @@ class Watch:
                 len(rows) - len(scored),
                 outlier.astype(bool),
             )
+            found = p_values(calibration, statistic)
             same = (
-                np.allclose(p_values(calibration, statistic), p_value.astype(float), rtol=_SAME)
+                # By folds they need the score of each model, which is not in the log.
+                (by_folds or np.allclose(found, p_value.astype(float), rtol=_SAME))
                 and np.allclose(steps.drift, drift.astype(float), rtol=_SAME, atol=0)
                 and (steps.direction == direction).all()
                 and (steps.alarm == alarm).all()
@@ -282,9 +292,11 @@ class Watch:
         return set(names)
 
 
-def _columns(steps: DriftSteps) -> dict[str, NDArray[Any]]:
-    """What the log has besides the scores."""
-    return {"drift": steps.drift, "direction": steps.direction, "alarm": steps.alarm}
+def _columns(scores: Scores, steps: DriftSteps) -> dict[str, NDArray[Any]]:
+    """What a log has besides the columns of `approxmass score`."""
+    first = {} if scores.first is None else {_FIRST: scores.first}
+    drift = {"drift": steps.drift, "direction": steps.direction, "alarm": steps.alarm}
+    return {**first, **drift}
 
 
 def check_log(log: Path, folder: Path) -> None:

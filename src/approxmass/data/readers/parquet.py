@@ -1,6 +1,6 @@
 """Parquet files: encoded images in the column `image`, and perhaps a column of labels."""
 
-__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels"]
+__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels", "texts_of"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,6 +89,27 @@ def has_column(name: str, path: Path, column: str) -> bool:
 
     with reading(name, _WANTED):
         return column in pq.ParquetFile(path).schema_arrow.names
+
+
+def texts_of(name: str, path: Path, column: str) -> list[str | None]:
+    """A column of a Parquet file as text, a row each.
+
+    Raises:
+        ApproxMassError: it holds something that is neither text nor numbers.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with reading(name, _WANTED):
+        values = pq.read_table(path, columns=[column]).column(0)
+    try:
+        found: list[str | None] = values.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ApproxMassError(
+            f"{name}: the column {column} is {values.type}: give one of names or numbers",
+            code="bad-source",
+        ) from error
+    return found
 
 
 def column_of(

@@ -1,0 +1,51 @@
+"""The command `calibrate`."""
+
+__all__ = ["calibrate"]
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .console import check_outputs, say
+from .options import SOURCE, Device, Folder, Json, Threads, say_remarks
+
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", metavar="DIR2", help="Write the detector here, not in the place of DIR."),
+]
+Per = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN|subfolder",
+        help="Calibrate each group of images, such as a camera, by itself: a column of the Parquet "
+        "file, or the subfolders of the folder. An image scored is compared with its group alone. "
+        "(Not the --group of a fit, which keeps images on one side of its split.)",
+    ),
+]
+
+
+def calibrate(
+    folder: Folder,
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    output: Output = None,
+    per: Per = None,
+    device: Device = None,
+    threads: Threads = None,
+    json_file: Json = None,
+) -> None:
+    """Give new p-values from new in-distribution images (another camera or day), without a fit."""
+    from ..detector import Detector
+    from ..storage.artifact import check_target
+    from .fit import show_detector
+
+    target = folder if output is None else output
+    check_target(target)
+    check_outputs(json_file, inputs=[source], making=target)
+    detector = Detector.load(folder, device=device, threads=threads)
+    images = detector.open(source)
+    say_remarks(images)
+    detector.calibrate(images, per=per)
+    detector.save(target)
+    say(f"{target}: calibrated {detector.fitted.in_use.said()}")
+    show_detector(target, detector, json_file)

@@ -1,0 +1,81 @@
+"""What is known of a fit, and how it is kept as JSON."""
+
+__all__ = ["FitFacts"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .arrays import Shape
+from .models.settings import check_number, check_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitFacts:
+    """What is known of a fit.
+
+    Attributes:
+        shape: `(C, H, W)` of the images as the model sees them.
+        source: What they were read from.
+        sha256: Of the region of interest, if there is one, and the pixels of all of them.
+        training: Number of images that were trained on.
+        reference: Number that the in-distribution range of each statistic is from.
+        calibration: Number that give the p-values: all of them, by folds.
+        folds: Models, each learnt without a fold of the images; 1 where some are held out.
+        outliers: What outliers were learnt from; None for none.
+        notes: A remark for each choice that a person may want to know of.
+        versions: Of the packages that it was fitted with, by name.
+        fit_seconds: What it took.
+    """
+
+    shape: Shape
+    source: str
+    sha256: str
+    training: int
+    reference: int
+    calibration: int
+    folds: int
+    outliers: str | None
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+    fit_seconds: float
+
+    @property
+    def images(self) -> int:
+        """All of the fit."""
+        if self.folds > 1:
+            return self.calibration
+        return self.training + self.reference + self.calibration
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "FitFacts":
+        """From what `as_dict` gave, through JSON.
+
+        Raises:
+            ValueError: a fact is missing, unknown or of another type.
+        """
+        if set(facts) != {f.name for f in fields(cls)}:
+            raise ValueError(f"other facts: {sorted(set(facts) ^ {f.name for f in fields(cls)})}")
+        channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
+        numbers = {
+            name: check_whole(name, facts[name], 0, 2**53)
+            for name in ("training", "reference", "calibration", "folds")
+        }
+        texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
+        texts += dict(facts["versions"]).values()
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name or note is no text")
+        seconds = check_number("fit_seconds", facts["fit_seconds"], "a time", 0, 1e12)
+        return cls(
+            **{
+                **facts,
+                **numbers,
+                "shape": (channels, height, width),
+                "notes": tuple(facts["notes"]),
+                "fit_seconds": seconds,
+            }
+        )
