@@ -145,7 +145,8 @@ def test_an_encoder_that_is_a_network_looks_once(monkeypatch: pytest.MonkeyPatch
     detector = Detector("lite0", size=32, parts=False, epochs=1).fit(colour)
     assert detector.settings.calibration == "folds"
     before = sum(tiny.seen)
-    assert before == 2 * len(colour)  # to see, and for the gradient of the map by its own fold
+    # To see, for the gradient of the map by its own fold, and of the four images to know it again.
+    assert before == 2 * len(colour) + 4
     detector.score(np.repeat(textures(8, side=32, seed=2)[:, None], 3, axis=1))
     assert sum(tiny.seen) - before == 8
 
