@@ -473,6 +473,7 @@ def test_a_full_disk_is_one_line_and_destroys_nothing(place: Path, tmp_path: Pat
 
 def fit_process(place: Path, folder: Path) -> subprocess.Popen[str]:
     words = ["fit", place / "inside.npy", "-o", folder, "--epochs", 40, "--resume"]
+    words += ["--calibration", "holdout"]
     return subprocess.Popen(
         [sys.executable, "-m", "approxmass", *map(str, words)],
         stderr=subprocess.PIPE,
@@ -696,7 +697,18 @@ def test_fit_sets_what_python_sets(
 
     monkeypatch.setattr(Detector, "__init__", seen)
     words = ["fit", place / "inside.npy", "-o", tmp_path / "d", "--seed", 5, "--size", 10]
-    words += ["--holdout", 0.2, "--device", "cpu", "--threads", 1, "--encoder", "pca"]
+    words += [
+        "--holdout",
+        0.2,
+        "--calibration",
+        "holdout",
+        "--device",
+        "cpu",
+        "--threads",
+        1,
+        "--encoder",
+        "pca",
+    ]
     words += ["--alpha", 0.5, "--preset", "nice", "--components", 20, "--epochs", 1]
     assert run(*words, "--statistic", "mass").exit_code == 0
     assert (made[0].device.type, made[0].threads) == ("cpu", 1)
@@ -711,6 +723,7 @@ def test_fit_sets_what_python_sets(
         "roi": None,
         "resample": "bilinear",
         "holdout": 0.2,
+        "calibration": "holdout",
         "options": {
             "encoder": "pca",
             "alpha": 0.5,

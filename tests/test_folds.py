@@ -17,7 +17,7 @@ from approxmass.models.folded import FOLDS, models_of
 from approxmass.training.holdout import few_left, in_folds
 from approxmass.watch.watch import Watch
 from conftest import mistake, textures
-from test_cli import run
+from test_cli import refused, run
 from tiny_network import TinyNetwork
 
 
@@ -229,10 +229,12 @@ def test_a_fit_by_folds_goes_on_where_it_was_stopped(
         learn(self, *given)
 
     monkeypatch.setattr(FlowModel, "learn", stopping)
-    assert run(*words).exit_code == 130
+    stopped = run(*words)
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
     kept = [path.name for path in tmp_path.iterdir() if "checkpoint" in path.name]
     assert sorted(name[-5:] for name in kept) == ["fold0", "fold1"]
-    assert run(*words).exception is not None  # not without --resume
+    refused("would-overwrite", *words, naming="--resume")
     assert run(*words, "--resume").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "x.npy"]
     monkeypatch.undo()

@@ -203,19 +203,24 @@ def show_detector(
 
 def _say_stopped(checkpoint: Path) -> None:
     kept = "repeat the command to go on"
-    if checkpoint.exists():
-        kept = f"{checkpoint} holds the run: repeat the command with --resume"
+    if files := _kept(checkpoint):
+        kept = f"{files[0]} holds the run: repeat the command with --resume"
     say(f"stopped; {kept}")
 
 
 def _remove(checkpoint: Path) -> None:
     """What an unfinished fit has kept."""
+    for each in _kept(checkpoint):
+        each.unlink(missing_ok=True)
+
+
+def _kept(checkpoint: Path) -> list[Path]:
+    """The files that hold an unfinished fit: one a training, of folds and of parts."""
     from ..models.folded import FOLDS
     from ..training.checkpoint import fold_of, second_of
 
-    for run in (checkpoint, *(fold_of(checkpoint, k) for k in range(FOLDS))):
-        for each in (run, second_of(run)):
-            each.unlink(missing_ok=True)
+    runs = (checkpoint, *(fold_of(checkpoint, k) for k in range(FOLDS)))
+    return [each for run in runs for each in (run, second_of(run)) if each.exists()]
 
 
 def _given(**named: str | bool | None) -> dict[str, str]:
@@ -254,9 +259,10 @@ def _check_target(
     check_outputs(checkpoint, json_file, inputs=inputs, making=output)
     if output.exists() and any(output.iterdir()):
         say(f"{output} holds a detector: it is replaced when the new one is whole")
-    if checkpoint.exists() and not resume:
+    if (files := _kept(checkpoint)) and not resume:
+        listed = " and ".join(map(str, files))
         raise ApproxMassError(
-            f"{checkpoint} is an unfinished fit: add --resume to go on, or remove it to start anew",
+            f"{listed}: an unfinished fit: add --resume to go on, or remove it to start anew",
             code="would-overwrite",
         )
     return checkpoint

@@ -38,7 +38,8 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         "images": describe_shape(facts.shape),
         **({"region of interest": str(region)} if region is not None else {}),
         "seed": detector.settings.seed,
-        "fitted on": f"{facts.training:,} images of {facts.source}",
+        "fitted on": f"{facts.training:,} images of {facts.source}"
+        + (f", by each of {facts.folds} models" if facts.folds > 1 else ""),
         "fingerprint": facts.sha256[:16],
         **_calibrations(detector, rate),
         "drift": power_in_words(fewest),
