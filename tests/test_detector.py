@@ -505,8 +505,8 @@ class Counting(nn.Module):
 def test_every_image_goes_through_the_encoder_once_in_a_fit_and_once_in_a_score() -> None:
     Counting.rows = 0
     detector = Detector(Counting(), epochs=2).fit(textures(1500))
-    # Those that calibrate once more, with a gradient: for what is usual in a map.
-    assert Counting.rows == 1500 + detector.facts.calibration
+    # Those that calibrate once more, with a gradient: for what is usual in a map; and the probe.
+    assert Counting.rows == 1500 + detector.facts.calibration + 4
     Counting.rows = 0
     detector.score(textures(2100))
     assert Counting.rows == 2100

@@ -26,9 +26,9 @@ NAMES = (
 @pytest.fixture
 def coverage(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import coverage
+    import interval_coverage
 
-    return coverage
+    return interval_coverage
 
 
 def limits_of(ids, oods, **options):
@@ -81,7 +81,7 @@ def test_true_values_of_the_simulation(coverage):
 
 
 def test_the_committed_simulation_holds_the_promise(coverage):
-    facts = json.loads((ROOT / "results" / "coverage.json").read_text())
+    facts = json.loads((ROOT / "results" / "interval_coverage.json").read_text())
     for row in facts["rows"]:
         assert min(row["coverage"][metric] for metric in coverage.METRICS) >= 0.93, row
 

@@ -22,6 +22,9 @@ from approxmass.storage.view_cache import ViewCache
 from conftest import mistake
 from tiny_network import TinyNetwork
 
+# Images of no one that a detector is tried on after a fit.
+PROBE = 4
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -193,11 +196,11 @@ def test_a_second_fit_does_not_call_the_network_and_scores_to_the_bit(
 ) -> None:
     folder = photos(tmp_path / "photos")
     first = Detector("lite0", epochs=1).fit(folder)
-    assert sum(tiny.seen) == 120
+    assert sum(tiny.seen) == 120 + PROBE
     expected = first.score(folder)
     tiny.seen.clear()
     second = Detector("lite0", epochs=1).fit(folder)
-    assert tiny.seen == []
+    assert tiny.seen == [PROBE]
     assert second.facts.sha256 == first.facts.sha256
     found = second.score(folder)
     for name, values in expected.statistics.items():
@@ -212,10 +215,11 @@ def test_only_what_is_new_goes_through_the_network(tiny: TinyNetwork, tmp_path: 
     for i in (5, 6, 77):
         Image.fromarray(np.full((60, 90, 3), i, np.uint8)).save(folder / f"{i:03}.png")
     changed = Detector("lite0", epochs=1).fit(folder)
-    assert tiny.seen == [4, 4]  # two in one chunk and one in another, padded
+    # Two in one chunk and one in another, padded.
+    assert tiny.seen == [4, 4, PROBE]
     tiny.seen.clear()
     Detector("lite0", epochs=1, size=64).fit(folder)  # another frame, other pixels
-    assert sum(tiny.seen) == 120
+    assert sum(tiny.seen) == 120 + PROBE
     os.environ["APPROXMASS_CACHE"] = str(tmp_path / "another")
     alone = Detector("lite0", epochs=1).fit(folder)
     np.testing.assert_array_equal(alone.score(folder).statistic, changed.score(folder).statistic)
@@ -229,7 +233,7 @@ def test_views_of_one_network_are_not_those_of_another(
         network = TinyNetwork(seed)
         monkeypatch.setattr(kinds, "network", lambda name, network=network: network)
         Detector("lite0", epochs=1).fit(folder)
-        assert sum(network.seen) == 120
+        assert sum(network.seen) == 120 + PROBE
 
 
 def test_a_fit_needs_no_cache(tiny: TinyNetwork, tmp_path: Path, cache: Path) -> None:
@@ -288,7 +292,7 @@ def test_a_fit_that_was_killed_goes_on_from_what_it_has_seen(
         process.kill()
         assert process.wait() == -signal.SIGKILL
     resumed = Detector("lite0", epochs=1).fit(folder)
-    assert sum(tiny.seen) == 120 - 64
+    assert sum(tiny.seen) == 120 - 64 + PROBE
     os.environ["APPROXMASS_CACHE"] = str(tmp_path / "another")
     whole = Detector("lite0", epochs=1).fit(folder)
     np.testing.assert_array_equal(resumed.score(folder).statistic, whole.score(folder).statistic)
@@ -322,7 +326,7 @@ def test_a_fit_of_photos_holds_few_of_them_at_a_time(
     finally:
         tracemalloc.stop()
     assert max(sizes) <= 32
-    assert sum(sizes) == 1000
+    assert sum(sizes) == 1000 + PROBE
     assert peak < 0.4 * 1000 * np.prod(detector.shape)  # of all of them decoded
 
 
@@ -333,9 +337,9 @@ def test_a_score_of_photos_holds_few_of_them_at_a_time(
     detector = Detector("lite0", epochs=1, size=64).fit(folder)
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [120]
     # As many as make so many bytes, which of photos are few.
-    monkeypatch.setattr("approxmass.detector._BYTES", 50 * int(np.prod(detector.shape)))
+    monkeypatch.setattr("approxmass.scoring._BYTES", 50 * int(np.prod(detector.shape)))
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [50, 50, 20]
-    monkeypatch.setattr("approxmass.detector._BYTES", 1000)
+    monkeypatch.setattr("approxmass.scoring._BYTES", 1000)
     chunks = list(detector.score_chunks(folder))
     assert [len(chunk.names) for chunk, _ in chunks] == [32, 32, 32, 24]
     found = np.concatenate([scores.statistic for _, scores in chunks])
