@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Shape
+from .arrays import Labels, Pixels, Shape
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibrating import Piece, calibrated_by, whole, without_its_fold
 from .data import ImageSource
@@ -58,8 +58,7 @@ def fitted_on(
     """
     started = time.monotonic()
     model = make_model(asked.method, asked.seed, options)
-    shares = _shares(model, source, asked)
-    source = _looked_at(source, shares)
+    shares, source = _parted(model, source, asked)
     plan = model.plan(_typical(source))
     if isinstance(shares, Folds):
         model = FoldedModel.of(model, FOLDS).as_model()
@@ -67,44 +66,13 @@ def fitted_on(
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device, source.region)
-    fits, calibrates = _fits(shares)
-    wholes = [_whole_rows(model, shares.order, *rows) for rows in fits]
-    kept_whole = wholes[0] if len(wholes) == 1 else np.unique(np.concatenate(wholes))
     with Spool() as views, Spool() as images:
-        seen = gathered(
-            model,
-            source,
-            shares.order,
-            training=calibrates if isinstance(shares, Folds) else shares.training,
-            whole=kept_whole,
-            spooled=calibrates,
-            views_spool=views,
-            images_spool=images,
-            device=run.device,
-            threads=run.threads,
-            progress=run.progress,
-        )
-        if not seen.varied:
-            raise ApproxMassError(
-                "all images are the same: there is nothing to learn from them", code="no-variation"
-            )
-        given = [
-            FitData(
-                shape=source.shape,
-                training=seen.kept[training],
-                reference=seen.kept[reference],
-                sha256=seen.sha256,
-                whole=seen.whole if len(fits) == 1 else seen.whole[kept_whole.searchsorted(own)],
-                labels=None if classes is None else classes[shares.order[training]],
-                outliers=others,
-            )
-            for (reference, training), own in zip(fits, wholes, strict=True)
-        ]
-        groups = _learnt(model, given, replace(run, notes=notes), shares, views, images, seen.boxes)
+        given, boxes = _given(model, source, shares, classes, others, views, images, run)
+        groups = _learnt(model, given, replace(run, notes=notes), shares, views, images, boxes)
     facts = FitFacts(
         shape=source.shape,
         source=source.name,
-        sha256=seen.sha256,
+        sha256=given[0].sha256,
         training=len(given[0].training),
         reference=len(given[0].reference),
         calibration=groups[ONE].count,
@@ -121,7 +89,7 @@ def fitted_on(
         calibration="folds" if isinstance(shares, Folds) else "holdout",
         options=model.options(),
     )
-    run_of_fit = CalibrationRun.now(source.name, seen.sha256, groups)
+    run_of_fit = CalibrationRun.now(source.name, facts.sha256, groups)
     return Fitted(
         settings=settings,
         facts=facts,
@@ -131,25 +99,74 @@ def fitted_on(
     )
 
 
-def _shares(model: Model, source: ImageSource, asked: Settings) -> Shares | Folds:
-    """Who trains and who calibrates: by folds where asked for, or where that is better."""
+def _parted(
+    model: Model, source: ImageSource, asked: Settings
+) -> tuple[Shares | Folds, ImageSource]:
+    """Who trains and who calibrates, by folds where asked for, or where that is better.
+
+    And the images, whose mode and frame are told by those that do not calibrate; by folds by all.
+    """
     count, how = len(source), asked.calibration
     folds = how == "folds" or (how == "auto" and count < FEWEST_IMAGES)
     if not folds:
         shares = three_shares(count, asked.holdout, asked.seed, source.name)
+        looked_at = source.looking_at(shares.order[shares.training])
         if how == "holdout" or not few_left(count, asked.holdout):
-            return shares
-        model.plan(_typical(_looked_at(source, shares)))
+            return shares, looked_at
+        model.plan(_typical(looked_at))
         if not model.quick:
-            return shares
-    return in_folds(count, FOLDS, asked.seed, source.name)
+            return shares, looked_at
+    return in_folds(count, FOLDS, asked.seed, source.name), source
 
 
-def _looked_at(source: ImageSource, shares: Shares | Folds) -> ImageSource:
-    """The images whose mode and frame are told by those that do not calibrate; by folds by all."""
-    if isinstance(shares, Folds):
-        return source
-    return source.looking_at(shares.order[shares.training])
+def _given(
+    model: Model,
+    source: ImageSource,
+    shares: Shares | Folds,
+    classes: Labels | None,
+    outliers: Pixels | None,
+    views: Spool,
+    images: Spool,
+    run: FitRun,
+) -> tuple[list[FitData], list[Box] | None]:
+    """What each fit learns from; those that calibrate go to the spools, where they lie is told.
+
+    Raises:
+        ApproxMassError: an image is unreadable, or all are the same.
+    """
+    fits, calibrates = _fits(shares)
+    wholes = [_whole_rows(model, shares.order, *rows) for rows in fits]
+    kept_whole = wholes[0] if len(wholes) == 1 else np.unique(np.concatenate(wholes))
+    seen = gathered(
+        model,
+        source,
+        shares.order,
+        training=calibrates if isinstance(shares, Folds) else shares.training,
+        whole=kept_whole,
+        spooled=calibrates,
+        views_spool=views,
+        images_spool=images,
+        device=run.device,
+        threads=run.threads,
+        progress=run.progress,
+    )
+    if not seen.varied:
+        raise ApproxMassError(
+            "all images are the same: there is nothing to learn from them", code="no-variation"
+        )
+    given = [
+        FitData(
+            shape=source.shape,
+            training=seen.kept[training],
+            reference=seen.kept[reference],
+            sha256=seen.sha256,
+            whole=seen.whole if len(fits) == 1 else seen.whole[kept_whole.searchsorted(own)],
+            labels=None if classes is None else classes[shares.order[training]],
+            outliers=outliers,
+        )
+        for (reference, training), own in zip(fits, wholes, strict=True)
+    ]
+    return given, seen.boxes
 
 
 def _fits(shares: Shares | Folds) -> tuple[list[tuple[Rows, Rows]], slice]:

@@ -12,6 +12,7 @@ from .console import check_outputs, emit, out, say
 from .options import Device, Json, Threads
 
 if TYPE_CHECKING:
+    from ..baselines import Baseline
     from ..evaluation.assess import Assessment
 
 TRAIN, ID_TEST, OOD_TEST = "sample:fashion_mnist/train", "sample:fashion_mnist/test", "sample:mnist"
@@ -74,7 +75,6 @@ def run_demo(
     Raises:
         ApproxMassError: `folder` cannot be written.
     """
-    from ..baselines import Baseline, NearestNeighbour, PCAResidual
     from ..data import open_images
     from ..detector import Detector
     from ..evaluation.assess import Assessment, score_set
@@ -91,14 +91,7 @@ def run_demo(
     detector.fit(TRAIN, progress=progress)
     detector.save(folder / "detector")
 
-    plain: dict[str, Baseline] = {
-        "1-nearest-neighbour": NearestNeighbour(),
-        "PCA residual": PCAResidual(),
-    }
-    train = open_images(TRAIN).read(threads=threads)
-    with plain_process(threads):
-        for baseline in plain.values():
-            baseline.fit(train)
+    plain = _plain_lines(threads)
     sets, found = {}, {}
     for source in (ID_TEST, OOD_TEST):
         name = source.removeprefix("sample:").replace("/", "-")
@@ -127,3 +120,20 @@ def run_demo(
     }
     write_json(folder / "demo.json", facts)
     return Demo(assessment, facts)
+
+
+def _plain_lines(threads: int | None) -> "dict[str, Baseline]":
+    """By name, fitted on the images of the demo."""
+    from ..baselines import NearestNeighbour, PCAResidual
+    from ..data import open_images
+    from ..runtime.plain import plain_process
+
+    found: dict[str, Baseline] = {
+        "1-nearest-neighbour": NearestNeighbour(),
+        "PCA residual": PCAResidual(),
+    }
+    train = open_images(TRAIN).read(threads=threads)
+    with plain_process(threads):
+        for baseline in found.values():
+            baseline.fit(train)
+    return found

@@ -4,7 +4,7 @@ __all__ = ["fit", "inspect", "methods", "show_detector"]
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -127,12 +127,11 @@ def fit(
 ) -> None:
     """Learn from in-distribution images and calibrate on a held-out tenth of them, or by folds."""
     from ..detector import Detector
-    from ..models.registry import parse_options
     from ..runtime.machine import end_processes, is_main_process
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws, parts=parts)
-    options = parse_options(method, _together(words, option or []))
+    options = _options(method, _together(words, option or []))
     checkpoint = _check_target(output, json_file, [source, labels, outliers, roi], resume=resume)
     detector = Detector(
         method=method,
@@ -151,15 +150,25 @@ def fit(
     try:
         detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
         if is_main_process():
-            detector.save(output)
-            _remove(checkpoint)
-            show_detector(output, detector, json_file)
+            _keep(detector, output, checkpoint, json_file)
     except KeyboardInterrupt:
         if is_main_process():
             _say_stopped(checkpoint)
         raise typer.Exit(130) from None
     finally:
         end_processes()
+
+
+def _options(method: str, words: dict[str, str]) -> dict[str, Any]:
+    from ..models.registry import parse_options
+
+    return parse_options(method, words)
+
+
+def _keep(detector: "Detector", output: Path, checkpoint: Path, json_file: Path | None) -> None:
+    detector.save(output)
+    _remove(checkpoint)
+    show_detector(output, detector, json_file)
 
 
 def methods(json_file: Json = None) -> None:

@@ -4,7 +4,6 @@ __all__ = ["plain_process", "plainly"]
 
 import functools
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from .machine import limited_threads, one_thread_after_a_fork
+from .shared import SharedChange
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,35 +78,20 @@ _SETTINGS = (
 )
 
 
-class _Global:
-    """Settings of the whole process: the first one in changes them, the last one out back."""
+def _put_aside() -> Callable[[], None]:
+    """Set what is not as in a new process; returns what sets it back."""
+    before = [(each, found) for each in _SETTINGS if (found := each.get()) != each.plain]
+    for each, _ in before:
+        each.set(each.plain)
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.before: list[tuple[_Setting, Any]] = []
+    def back() -> None:
+        for each, found in before:
+            each.set(found)
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                self.before = [
-                    (each, found) for each in _SETTINGS if (found := each.get()) != each.plain
-                ]
-                for each, _ in self.before:
-                    each.set(each.plain)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.inside -= 1
-                if self.inside == 0:
-                    for each, found in self.before:
-                        each.set(found)
+    return back
 
 
-_plain_settings = _Global()
+_plain_settings = SharedChange(_put_aside)
 
 
 @contextmanager

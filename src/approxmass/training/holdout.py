@@ -102,7 +102,7 @@ def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
             "held out to calibrate, or calibrate by folds",
             code="too-few",
         )
-    held = max(_FEWEST_HELD_OUT, round(holdout * count))
+    held = _held_out(count, holdout)
     if held > 0.75 * count:
         raise ApproxMassError(
             f"holdout {holdout} leaves too few images: use about 0.1", code="too-few"
@@ -119,8 +119,12 @@ def few_left(count: int, holdout: float) -> bool:
         >>> few_left(1000, 0.1), few_left(2000, 0.1)
         (True, False)
     """
-    held = max(_FEWEST_HELD_OUT, round(holdout * count))
+    held = _held_out(count, holdout)
     return held - held // 4 < _FEW
+
+
+def _held_out(count: int, holdout: float) -> int:
+    return max(_FEWEST_HELD_OUT, round(holdout * count))
 
 
 @dataclass(frozen=True, eq=False)
