@@ -24,6 +24,7 @@ from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
+from ..runtime.batches import fixed_batches
 from ..runtime.machine import pick_device
 from ..training.flow import EpochRecord
 from ..training.loop import State
@@ -53,6 +54,9 @@ class Baseline(ABC):
     takes_outliers: ClassVar[bool] = False
     stride: ClassVar[int] = 1  # of images that are resized, sides are multiples of it
     needs_outliers: ClassVar[bool] = False
+    # Images that are scored together, no more and no less, so that each has the same score
+    # whatever it comes with.
+    together: ClassVar[int] = 32
     # Options that may be negative, and those that may not be 0 either.
     signed: ClassVar[frozenset[str]] = frozenset()
     positive: ClassVar[frozenset[str]] = frozenset()
@@ -164,7 +168,7 @@ class Baseline(ABC):
                 f"{describe_shape(self.shape)}: convert them",
                 code="wrong-shape",
             )
-        return self._score(source.read()).astype(np.float64)
+        return self._scores(source.read())
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -221,8 +225,7 @@ class Baseline(ABC):
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
-        scores = self._score(views.numpy()) if len(views) else np.empty(0)
-        return {self.decides: scores.astype(np.float64)}
+        return {self.decides: self._scores(views.numpy())}
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
@@ -323,6 +326,14 @@ class Baseline(ABC):
         self.trainings = []
         self._state = self._fit(images, labels, outliers, progress)
         self.shape = shape
+
+    def _scores(self, images: Pixels) -> Floats:
+        """Scores `(N,)`, in batches of a fixed size."""
+        found = [
+            self._score(some.numpy())[:count].astype(np.float64)
+            for some, count in fixed_batches(torch.from_numpy(images), self.together)
+        ]
+        return np.concatenate(found) if found else np.empty(0)
 
     def _in_batches(
         self, function: Callable[[Tensor], Tensor], images: Pixels | Tensor, size: int = 256

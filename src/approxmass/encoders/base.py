@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
+from ..runtime.batches import padded
 from ..runtime.machine import all_processes, processes
 
 
@@ -107,7 +108,7 @@ def through(
         function: From pixels `(n, C, H, W)` on the device to `(n, ...)`.
         images: `(N, C, H, W)`, uint8 or in [0, 1].
         device: Where to compute; None for the CPU.
-        size: Images at a time.
+        size: Images at a time, no more and no less: the last ones are padded.
 
     Example:
         >>> through(lambda x: x.mean((1, 2, 3)), torch.full((3, 1, 2, 2), 255, dtype=torch.uint8))
@@ -121,8 +122,9 @@ def through(
     mine = images[rank * share : (rank + 1) * share]
     found = torch.empty(0)
     for start in range(0, len(mine), size):
-        rows = function(unit_pixels(mine[start : start + size].to(device or "cpu"))).float()
-        rows = rows.reshape(len(rows), -1)
+        some = mine[start : start + size]
+        rows = function(unit_pixels(padded(some, size).to(device or "cpu"))).float()
+        rows = rows[: len(some)].reshape(len(some), -1)
         if start == 0:
             found = torch.empty(len(mine), rows.shape[1])
         found[start : start + size] = rows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data.frame import Box
 from ..data.region import Region
+from ..runtime.batches import fixed_batches
 from ..runtime.random import seeded_generator
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
@@ -221,9 +222,8 @@ class PatchEncoder(nn.Module):
         if not len(self.local):
             return codes
         local, found = self.local.float(), [codes[:0]]
-        for some in torch.split(codes, _TOGETHER):
-            padded = torch.cat([some, some[:1].expand(_TOGETHER - len(some), -1, -1)])
-            found.append(torch.bmm(padded.transpose(0, 1), local).transpose(0, 1)[: len(some)])
+        for some, count in fixed_batches(codes, _TOGETHER):
+            found.append(torch.bmm(some.transpose(0, 1), local).transpose(0, 1)[:count])
         return torch.cat(found)
 
     def residual(self, centered: Tensor) -> Tensor:

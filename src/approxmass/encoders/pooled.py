@@ -104,14 +104,7 @@ class PooledEncoder(Encoder):
 
         With parts, what is seen at each place goes on after them, and then the places.
         """
-
-        def padded(x: Tensor) -> Tensor:
-            missing = _TOGETHER - len(x)
-            if missing:
-                x = torch.cat([x, x[:1].expand(missing, -1, -1, -1)])
-            return self._seen(x)[: _TOGETHER - missing]
-
-        rows = through(padded, images, device=self.center.device, size=_TOGETHER)
+        rows = through(self._seen, images, device=self.center.device, size=_TOGETHER)
         if not self.widths:
             return rows
         everywhere = torch.arange(math.prod(self.grid)).float()

@@ -19,8 +19,8 @@ from .base import Encoder, through
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
 _PCA_NUMBERS = 2**28
-# Images that go through a module together, by the numbers that they are.
-_FEWEST, _MOST_IMAGES, _PIXELS = 4, 1024, 1 << 22
+# Images that go through a module together, no more and no less, by the numbers that they are.
+_FEWEST, _MOST_IMAGES, _PIXELS = 4, 64, 1 << 22
 # Keeps the logarithm of the residual energy finite for an image inside the fitted subspace.
 _ENERGY_FLOOR = 1e-6
 
@@ -143,7 +143,7 @@ class WhitenedEncoder(Encoder):
         # Only those that PCA sees are held as floats.
         self._fit(_rows(views[some]), seed)
         self.to(device or "cpu")
-        return through(self, views, device=device, size=4096)
+        return through(self, views, device=device, size=256)
 
     def codes(self, views: Tensor) -> Tensor:
         """Codes `(N, dimension)` of views."""

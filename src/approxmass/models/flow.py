@@ -237,7 +237,7 @@ class FlowModel:
         found: list[Tensor] = []
         statistics = scorer.statistics_of(views, found)
         if scorer.parts is not None and isinstance(encoder, PooledEncoder):
-            maps = torch.cat([some.cpu() for some in found]).view(-1, *encoder.grid).numpy()
+            maps = torch.cat(found).view(-1, *encoder.grid).numpy()
             return statistics, Surfaces(maps, np.empty((len(maps), 0)))
         return statistics, gradients(
             encoder,

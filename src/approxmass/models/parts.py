@@ -14,6 +14,7 @@ from ..encoders import PooledEncoder
 from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
 from ..mass import log_prob_and_mass
+from ..runtime.batches import fixed_batches
 from ..training import recipes
 from ..training.checkpoint import second_of
 from ..training.flow import train
@@ -126,11 +127,9 @@ class Parts(nn.Module):
 
     def _densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         found = []
-        for some in torch.split(codes, _TOGETHER):
-            missing = _TOGETHER - len(some)
-            padded = torch.cat([some, some[:1].expand(missing, -1)]) if missing else some
-            log_p, mass = log_prob_and_mass(self.flow.log_prob, padded)
-            found.append((log_p.detach()[: len(some)], mass.detach()[: len(some)]))
+        for some, count in fixed_batches(codes, _TOGETHER):
+            log_p, mass = log_prob_and_mass(self.flow.log_prob, some)
+            found.append((log_p.detach()[:count], mass.detach()[:count]))
         log_p, mass = (torch.cat(each) for each in zip(*found, strict=True))
         return capped(-log_p.double()), capped(mass.double())
 

@@ -12,11 +12,18 @@ from ..encoders import Encoder, PooledEncoder
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
+from ..runtime.batches import fixed_batches
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .parts import PARTS, Parts
 from .statistics import OVERFLOW, STATISTICS, capped, fused
 from .summary import Neighbour, Residual
+
+# Of a statistic on in-distribution images, as a share of 1 and its mean: in float32 a score has
+# six digits, and no set of different images is known that comes near.
+_LEAST_SPREAD = 1e-3
+# Among the statistics of a batch: the maps.
+_MAP = "map"
 
 
 class FlowScorer(nn.Module):
@@ -87,10 +94,13 @@ class FlowScorer(nn.Module):
 
     @property
     def batch_size(self) -> int:
-        """Images at a time."""
+        """Images that go through together, no more and no less: see `runtime/batches.py`."""
         if self.parts is not None:
-            return 64
-        return 2048 if self.latent is None else 64
+            return 16
+        on_cpu = self.device.type == "cpu"  # where a lone image pays for the others
+        if self.latent is not None:
+            return 16 if on_cpu else 64
+        return 256 if on_cpu else 2048
 
     def fit(
         self,
@@ -121,11 +131,7 @@ class FlowScorer(nn.Module):
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
                 known[name] = plain.fit(summary, seed=self.seed).double().cpu()
-            found = [
-                self._densities(part.to(self.device))
-                for part in torch.split(codes, self.batch_size)
-            ]
-            known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
+            known |= self._in_batches(self._flow_of_codes, codes)
         ranges = self._in_batches(self._of_image, held_out)
         if whole is not None and self.parts is not None:
             ranges |= self._in_batches(self._of_parts, whole)
@@ -137,8 +143,10 @@ class FlowScorer(nn.Module):
                     "again with a smaller alpha or more images",
                     code="diverged",
                 )
-            center, spread = values.mean(), values.std(correction=0).clamp_min(1e-12)
-            self.moments[place] = torch.stack([center, spread])
+            center, spread = values.mean(), values.std(correction=0)
+            # Where all images score alike, one standard deviation is well above rounding.
+            least = _LEAST_SPREAD * (1 + center.abs())
+            self.moments[place] = torch.stack([center, spread.clamp_min(least)])
         return self
 
     def statistics_of(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Floats]:
@@ -147,7 +155,15 @@ class FlowScorer(nn.Module):
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
         With parts, their maps `(n, k)` of some images after the others go to `maps`.
         """
-        parts = self._in_batches(lambda some: self(some, maps), views)
+
+        def of(some: Tensor) -> dict[str, Tensor]:
+            seen: list[Tensor] = []
+            scores: dict[str, Tensor] = self(some, None if maps is None else seen)
+            return scores | ({_MAP: seen[0]} if seen else {})
+
+        parts = self._in_batches(of, views)
+        if maps is not None and _MAP in parts:
+            maps.append(parts[_MAP])
         return {s.name: parts[s.name].numpy() for s in self.statistics}
 
     def raw(self, views: Tensor) -> dict[str, Tensor]:
@@ -185,6 +201,9 @@ class FlowScorer(nn.Module):
             return {}
         found: dict[str, Tensor] = self.parts(self.encoder.patches(views), maps)
         return found
+
+    def _flow_of_codes(self, codes: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("nll", "mass"), self._densities(codes), strict=True))
 
     def _plain(self) -> list[tuple[str, Residual | Neighbour]]:
         return [
@@ -242,8 +261,8 @@ class FlowScorer(nn.Module):
     def _latent_features(self, views: Tensor) -> Tensor:
         """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
         parts = [
-            self._through(self.encoder.codes(batch.to(self.device)))[1][0].cpu()
-            for batch in torch.split(views, self.batch_size)
+            self._through(self.encoder.codes(batch.to(self.device)))[1][0][:count].cpu()
+            for batch, count in fixed_batches(views, self.batch_size)
         ]
         return torch.cat(parts)
 
@@ -252,8 +271,11 @@ class FlowScorer(nn.Module):
     ) -> dict[str, Tensor]:
         if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = [of(batch.to(self.device)) for batch in torch.split(views, self.batch_size)]
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+        parts = []
+        for batch, count in fixed_batches(views, self.batch_size):
+            found = of(batch.to(self.device))
+            parts.append({name: values[:count].cpu() for name, values in found.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:
         """For `print`."""
