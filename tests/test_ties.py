@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import textures
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from approxmass.calibration import (
 )
 from approxmass.data.png import png_bytes
 from approxmass.serve import create_app
+from conftest import textures
 
 SIZES = (1, 2, 3, 7, 16, 17, 30, 64, 100, 255, 256)
 

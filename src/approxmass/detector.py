@@ -226,6 +226,7 @@ class Detector:
         labels: Any = None,
         outliers: Any = None,
         *,
+        groups: Any = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -233,13 +234,19 @@ class Detector:
         """Learn from in-distribution images.
 
         Nine tenths train the flow. Of the rest, a quarter gives the in-distribution range of each
-        statistic and the others the p-values, which keep their guarantee.
+        statistic and the others the p-values, which keep their guarantee: of a group that is held
+        out one image, drawn at random, and of copies one, so that it holds for an image, drawn in
+        the same way, of a new group.
 
         Arguments:
             images: In-distribution images, at least 100.
             labels: Their classes, for methods that learn a classifier: whatever `open_labels`
                 takes; None for those that come with the images. The flow needs none.
             outliers: Images for methods that learn from some outliers (`energy`).
+            groups: What belongs together, as frames of one film do: `subfolder`, a column of a
+                Parquet file, a regular expression with one group `(...)` for the names, or one
+                label an image. A group is trained on or held out, as a whole; so are copies of an
+                image, unasked. At least 54 groups.
             checkpoint: File for the state of the training of a flow; other methods keep their own.
             resume: Go on from `checkpoint` if it is there.
             progress: Show remarks and a progress bar on standard error.
@@ -255,6 +262,7 @@ class Detector:
                 self._asked.open(images),
                 labels,
                 outliers,
+                groups,
                 self._asked,
                 self._given,
                 FitRun(

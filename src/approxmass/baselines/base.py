@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
+from ..data.copies import pixel_digests, units_of
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
@@ -73,6 +74,8 @@ class Baseline(ABC):
         self.shape: Shape | None = None  # of the images, once fitted
         self._device: torch.device | None = None  # the first asked of, a GPU where there is one
         self.trainings: list[State] = []  # of its networks, as they ended
+        # Of each image of a fit: copies of one are on one side of what a method holds out.
+        self._units: NDArray[np.int64] = np.empty(0, np.int64)
         for name, kind in {**self.option_types(), "seed": int}.items():
             value = getattr(self, name)
             if typing.get_origin(kind) is Literal:
@@ -147,7 +150,9 @@ class Baseline(ABC):
         others = None
         if self.takes_outliers and outliers is not None:
             others = open_images(outliers).read()
-        self._learn(source.read(), classes, others, progress)
+        pixels = source.read()
+        self._units = units_of(pixel_digests(pixels))
+        self._learn(pixels, classes, others, progress)
         return self
 
     def score(self, images: Any) -> Floats:
@@ -221,7 +226,9 @@ class Baseline(ABC):
         Raises:
             ApproxMassError: as `fit`.
         """
-        self._learn(data.training.numpy(), data.labels, data.outliers, run.progress)
+        pixels = data.training.numpy()
+        self._units = units_of(pixel_digests(pixels) if data.units is None else data.units)
+        self._learn(pixels, data.labels, data.outliers, run.progress)
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""

@@ -1,11 +1,13 @@
 """What every encoder is, and how a data set goes through one: each image once, on the device."""
 
-__all__ = ["Encoder", "through"]
+__all__ = ["Encoder", "Units", "through"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import Shape
@@ -13,6 +15,9 @@ from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..runtime.batches import padded
 from ..runtime.machine import all_processes, processes
+
+# What belongs together among N images, `(N,)`: copies of an image, or a group.
+Units = NDArray[np.int64]
 
 
 class Encoder(nn.Module, ABC):
@@ -69,7 +74,12 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: Units | None = None,
     ) -> Tensor:
         """Learn from views, and give the codes that a flow trains on, on the CPU.
 
@@ -77,6 +87,7 @@ class Encoder(nn.Module, ABC):
             views: Of the training images.
             seed: Fixes what is drawn.
             device: Where to compute; None for the CPU.
+            units: Of each image, `(N,)`: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: images that cannot be learnt from.

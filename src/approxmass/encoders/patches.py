@@ -5,10 +5,13 @@ __all__ = ["PatchEncoder", "Patches", "inside_of", "patch_maps", "patch_widths"]
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.copies import folds_of
 from ..data.frame import Box
 from ..data.region import Region
 from ..runtime.batches import fixed_batches
@@ -146,11 +149,13 @@ class PatchEncoder(nn.Module):
         """Numbers of a code."""
         return sum(self.widths)
 
-    def fit_transform(self, patches: Patches, *, seed: int = 0) -> Tensor:
+    def fit_transform(
+        self, patches: Patches, *, seed: int = 0, units: NDArray[np.int64] | None = None
+    ) -> Tensor:
         """Learn from patches of training images; returns the codes `(M, D)` of those inside.
 
         The covariance is that of some, drawn at random. The codes of an image are by covariances
-        of places that have not seen it (five folds).
+        of places that have not seen it, nor another of its unit (five folds).
 
         Raises:
             ApproxMassError: the patches are all the same.
@@ -168,8 +173,8 @@ class PatchEncoder(nn.Module):
             return codes
         images = torch.arange(len(known))[:, None].expand_as(known)[known]
         own = torch.empty_like(codes)
-        for fold in range(_FOLDS):
-            held = images % _FOLDS == fold
+        for some, _ in folds_of(torch.arange(len(known)), units, _FOLDS):
+            held = torch.isin(images, some)
             self._learn_places(codes[~held], places[~held])
             own[held] = self._by_place(codes[held], places[held])
         self._learn_places(codes, places)

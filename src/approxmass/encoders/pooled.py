@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..arrays import Shape
+from ..data.copies import folds_of
 from ..data.frame import Box
 from ..data.region import Region
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
-from .base import Encoder, through
+from .base import Encoder, Units, through
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
 from .patches import Patches, inside_of, patch_maps, patch_widths
@@ -173,12 +174,17 @@ class PooledEncoder(Encoder):
 
     @torch.no_grad()
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: Units | None = None,
     ) -> Tensor:
         """Learn mean and covariance; returns codes `(N, dimension)` as new images have them.
 
-        The code of each image is by a whitening that has not seen it (five folds): with few
-        images their own codes would be shorter than those of any other.
+        The code of each image is by a whitening that has not seen it, nor its unit (five folds):
+        with few images their own codes would be shorter than those of any other.
 
         Raises:
             ApproxMassError: fewer than ten images, or images that do not differ.
@@ -198,9 +204,7 @@ class PooledEncoder(Encoder):
         self._learn(parts[seen])
         codes[order[most:]] = self._whitened(parts[order[most:]])
         center, whitening = self.center, self.whitening
-        for fold in range(_FOLDS):
-            held = seen[fold::_FOLDS]
-            others = torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold])
+        for held, others in folds_of(seen, units, _FOLDS):
             self._learn(parts[others])
             codes[held] = self._whitened(parts[held])
         self.center, self.whitening = center, whitening

@@ -15,7 +15,7 @@ from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from .base import Encoder, through
+from .base import Encoder, Units, through
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
 _PCA_NUMBERS = 2**28
@@ -122,7 +122,12 @@ class WhitenedEncoder(Encoder):
 
     @torch.no_grad()
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: Units | None = None,
     ) -> Tensor:
         """Fit the components on views: features, or images `(N, C, H, W)`; returns their codes.
 

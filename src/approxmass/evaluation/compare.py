@@ -14,6 +14,7 @@ from torch import Tensor
 from ..arrays import Bools, Floats
 from ..calibration import FALSE_ALARM_RATE, p_values
 from ..data import ImageSource, open_images
+from ..data.copies import stored_digests, units_of
 from ..data.part import part_of
 from ..detector import Detector
 from ..encoders.patches import Patches
@@ -21,7 +22,7 @@ from ..errors import ApproxMassError
 from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
-from ..training.holdout import FEWEST_IMAGES, three_shares
+from ..training.holdout import FEWEST_IMAGES
 from .lines import plain_lines
 from .metrics import Interval, ood_metrics
 from .paired import paired_difference
@@ -167,8 +168,9 @@ def _two(source: ImageSource, id_images: Any, seed: int) -> tuple[ImageSource, I
             f"give at least {FEWEST_IMAGES * 5 // 4}, or in-distribution images of their own",
             code="too-few",
         )
-    held: Bools = np.zeros(len(source), dtype=bool)
-    held[np.random.default_rng(seed).permutation(len(source))[: len(source) // 5]] = True
+    units = units_of(stored_digests(source))
+    count = int(units.max()) + 1
+    held: Bools = np.isin(units, np.random.default_rng(seed).permutation(count)[: count // 5])
     return (
         part_of(source, ~held, source.name),
         part_of(source, held, f"a fifth of {source.name}"),
@@ -186,7 +188,8 @@ class _Learnt:
 def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageSource]:
     """Of the images that were trained on what plain lines need, and the images that calibrate."""
     settings, model = detector.settings, detector.model
-    shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
+    shares = detector.fitted.shares
+    assert shares is not None  # it was fitted here
     rows = np.empty(len(source), np.int64)
     rows[shares.order] = np.arange(len(source))
     parts = [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders import PooledEncoder
+from ..encoders.base import Units
 from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
 from ..mass import log_prob_and_mass
@@ -68,7 +69,14 @@ class Parts(nn.Module):
         return cls(code, VectorFlow("patches", code.dimension, seed=seed, jitter=jitter))
 
     def learn(
-        self, patches: Patches, fingerprint: str, run: FitRun, *, seed: int, alpha: Alpha
+        self,
+        patches: Patches,
+        fingerprint: str,
+        run: FitRun,
+        *,
+        seed: int,
+        alpha: Alpha,
+        units: Units | None = None,
     ) -> None:
         """Learn the codes and train the flow.
 
@@ -78,11 +86,12 @@ class Parts(nn.Module):
             run: How; the state of the training is kept beside the checkpoint.
             seed: Fixes what is drawn.
             alpha: Weight of the mass, or `auto`.
+            units: Of the images: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: as `train`.
         """
-        codes = self.code.fit_transform(patches, seed=seed)
+        codes = self.code.fit_transform(patches, seed=seed, units=units)
         training = replace(recipes.for_patches(len(codes), codes.shape[1]), seed=seed)
         if alpha != "auto":
             training = replace(training, alpha=alpha)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
 from ..encoders import Encoder, PooledEncoder
+from ..encoders.base import Units
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
@@ -109,6 +110,7 @@ class FlowScorer(nn.Module):
         *,
         codes: Tensor | None = None,
         whole: Tensor | None = None,
+        units: Units | None = None,
     ) -> "FlowScorer":
         """Learn the plain statistics and the latent fit, and the in-distribution range of each.
 
@@ -120,6 +122,7 @@ class FlowScorer(nn.Module):
             held_out: Views of images that it was not trained on, used for nothing else.
             codes: A network's, of training images that the flow has not seen.
             whole: With parts, whole views of some of these images, for the range of these.
+            units: Of each training image: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: a score of theirs overflows.
@@ -130,7 +133,7 @@ class FlowScorer(nn.Module):
         if isinstance(self.encoder, PooledEncoder) and codes is not None:
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
-                known[name] = plain.fit(summary, seed=self.seed).double().cpu()
+                known[name] = plain.fit(summary, seed=self.seed, units=units).double().cpu()
             known |= self._in_batches(self._flow_of_codes, codes)
         ranges = self._in_batches(self._of_image, held_out)
         if whole is not None and self.parts is not None:

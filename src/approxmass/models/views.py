@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..arrays import Pixels, Shape
 from ..data import ImageSource
+from ..data.copies import pixel_digests
 from ..data.frame import Box
 from ..data.options import row_of_each
 from ..runtime.machine import processes
@@ -86,12 +87,14 @@ class Gathered:
         whole: Whole views of some of them.
         boxes: Where in the frame those lie whose views were spooled; None for all over.
         sha256: Of the region of the source, if it has one, and of all pixels.
+        digests: Of the pixels of each image, `(N,)`, in the order of the source.
     """
 
     kept: Tensor
     whole: Tensor
     boxes: list[Box] | None
     sha256: str
+    digests: NDArray[np.int64]
 
 
 def gathered(
@@ -131,6 +134,7 @@ def gathered(
         sha256.update(source.region.text.encode())
     kept, some, done = torch.empty(0), torch.empty(0), 0
     where: dict[int, Box] = {}
+    digests = np.empty(len(source), np.int64)
     place_of = np.full(len(source), -1)
     place_of[whole] = np.arange(len(whole))
     bar = TrainingBar("images") if progress and model.view_digest is not None else None
@@ -139,6 +143,7 @@ def gathered(
             model, source, device=device, threads=threads, bar=bar, digest=sha256
         ):
             rows = places[done : done + len(views)]
+            digests[done : done + len(views)] = pixel_digests(images)
             fewer = model.kept(views, rows.tolist(), len(source))
             if done == 0:
                 kept = torch.empty((len(source), *fewer.shape[1:]), dtype=fewer.dtype)
@@ -154,7 +159,7 @@ def gathered(
                 where |= {row: boxes[i] for row, i in zip(those, later.tolist(), strict=True)}
             done += len(views)
     found = [where[row] for row in range(len(where))] or None
-    return Gathered(kept, some, found, sha256.hexdigest())
+    return Gathered(kept, some, found, sha256.hexdigest(), digests)
 
 
 def _seen(

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import ApproxMassError
 from .atomic import plain_os_errors, probe, replace_folder
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MANIFEST = "detector.json"
 _TENSOR_FILES = ("weights", "calibration")
 _FILES = {_MANIFEST, *(f"{name}.safetensors" for name in _TENSOR_FILES)}
