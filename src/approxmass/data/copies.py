@@ -1,6 +1,6 @@
 """Which images are copies of others, by content, and what belongs together."""
 
-__all__ = ["folds_of", "pixel_digests", "stored_digests", "units_of"]
+__all__ = ["folds_of", "pixel_digests", "stored_digests", "times_of", "units_of"]
 
 import hashlib
 import os
@@ -97,6 +97,19 @@ def units_of(*labels: NDArray[Any]) -> NDArray[np.int64]:
     edges = (np.concatenate(rows), np.concatenate(columns))
     graph = coo_array((np.ones(len(edges[0]), np.int8), edges), shape=(nodes, nodes))
     return _numbered(connected_components(graph, directed=False)[1][:count])
+
+
+def times_of(units: NDArray[np.int64] | None) -> float:
+    """How many rows there are of a row's unit, on average.
+
+    Example:
+        >>> times_of(np.array([0, 0, 0, 1])), times_of(None)
+        (2.5, 1.0)
+    """
+    if units is None:
+        return 1.0
+    sizes = np.unique(units, return_counts=True)[1]
+    return float((sizes.astype(float) ** 2).sum() / len(units))
 
 
 def folds_of(

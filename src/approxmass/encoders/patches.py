@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.copies import folds_of
+from ..data.copies import folds_of, times_of
 from ..data.frame import Box
 from ..data.region import Region
 from ..runtime.batches import fixed_batches
@@ -165,7 +165,7 @@ class PatchEncoder(nn.Module):
         self.center = self._means(values, places).float()
         values -= self.center[places]
         order = torch.randperm(len(values), generator=seeded_generator(seed, "covariance", 0))
-        variances, axes = shrunk_covariance(values[order[:_MOST]].double())
+        variances, axes = shrunk_covariance(values[order[:_MOST]].double(), times=times_of(units))
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
         codes = values @ self.whitening

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
@@ -141,12 +142,13 @@ class WhitenedEncoder(Encoder):
             )
         self.to(device or "cpu")
         some = _some(len(views), views[0].numel(), seed)
+        different = len(views[some]) if units is None else len(np.unique(units[some]))
         if self.module is not None:
-            self._fit(views[some], seed)
+            self._fit(views[some], different, seed)
             parts = [self._code(part.to(device or "cpu")) for part in torch.split(views, 4096)]
             return torch.cat(parts).cpu()
         # Only those that PCA sees are held as floats.
-        self._fit(_rows(views[some]), seed)
+        self._fit(_rows(views[some]), different, seed)
         self.to(device or "cpu")
         return through(self, views, device=device, size=256)
 
@@ -154,8 +156,8 @@ class WhitenedEncoder(Encoder):
         """Codes `(N, dimension)` of views."""
         return self._code(views) if self.module is not None else super().codes(views)
 
-    def _fit(self, features: Tensor, seed: int) -> None:
-        """Fit the components on features `(N, D)`, on the CPU."""
+    def _fit(self, features: Tensor, different: int, seed: int) -> None:
+        """Fit the components on features `(N, D)`, on the CPU, of so many different images."""
         parts = torch.split(features, 4096)  # looked at in parts: a copy of all is large
         if not all(bool(part.isfinite().all()) for part in parts):
             raise ApproxMassError(
@@ -166,7 +168,7 @@ class WhitenedEncoder(Encoder):
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
         width = features.shape[1]
-        kept = max(1, min(self.components, width, len(features) // 5))
+        kept = max(1, min(self.components, width, different // 5))
         with threadpool_limits(1):  # so that the axes do not depend on the number of threads
             pca = PCA(kept, random_state=seed).fit(features.numpy())
         variance = torch.from_numpy(pca.explained_variance_).double()

@@ -23,6 +23,7 @@ from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import limited_threads, machine_facts
 from ..training.holdout import FEWEST_IMAGES
+from .known import known_warnings
 from .lines import plain_lines
 from .metrics import Interval, ood_metrics
 from .paired import paired_difference
@@ -64,6 +65,7 @@ class Comparison:
     Attributes:
         id: Name of the in-distribution set.
         counts: Images of each set, the in-distribution one first.
+        in_fit: How many of them were in the fit, by their pixels.
         lines: The default first.
         differences: AUROC of the penalised flow less the vanilla one, by statistic and set of
             outliers, with a paired 95% interval.
@@ -75,6 +77,7 @@ class Comparison:
 
     id: str
     counts: dict[str, int]
+    in_fit: dict[str, int]
     lines: list[Line]
     differences: dict[str, dict[str, Interval]]
     scores: dict[str, dict[str, Floats]] = field(repr=False)
@@ -82,11 +85,18 @@ class Comparison:
     images_per_second: float
     seed: int
 
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each set that holds images of the fit."""
+        return known_warnings(self.in_fit, self.counts)
+
     def facts(self) -> dict[str, Any]:
         """All but the scores as plain types, ready for JSON."""
         return {
             "id": self.id,
             "counts": self.counts,
+            "in_fit": self.in_fit,
+            "warnings": self.warnings,
             "seed": self.seed,
             "fit_seconds": self.detector.facts.fit_seconds,
             "images_per_second": round(self.images_per_second, 1),
@@ -141,7 +151,8 @@ def compare(
     with limited_threads(detector.threads):
         learnt, calibrating = _fitted_on(detector, source)
         sources = {**sources, _CALIBRATION: calibrating}
-        features = _score(detector, vanilla, sources, learnt.lines, scores)
+        features, in_fit = _score(detector, vanilla, sources, learnt.lines, scores)
+        del in_fit[_CALIBRATION]
         found = plain_lines(learnt.features, features)
     scores |= {f"plain: {name}": by_set for name, by_set in found.items()}
     calibrations = {key: by_set.pop(_CALIBRATION) for key, by_set in scores.items()}
@@ -150,6 +161,7 @@ def compare(
     return Comparison(
         id=id_source.name,
         counts=counts,
+        in_fit=in_fit,
         lines=[_line(key, by_set, calibrations[key], seed) for key, by_set in scores.items()],
         differences=_differences(scores, id_source.name, list(oods), seed),
         scores=scores,
@@ -219,17 +231,22 @@ def _score(
     sources: Mapping[str, ImageSource],
     lines: PatchLines | None,
     scores: dict[str, dict[str, Floats]],
-) -> dict[str, dict[str, Any]]:
-    """Add the scores of both flows and of patches; returns the features of every set."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Add the scores of both flows and of patches.
+
+    Returns:
+        Of every set the features, and how many of its images were in the fit.
+    """
     both = (
         ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
         ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
     )
-    features = {}
+    features, in_fit = {}, dict.fromkeys(sources, 0)
     for name, of in sources.items():
         found: dict[str, list[Floats]] = {}
         seen = []
-        for _, _, views in _views(detector, of):
+        for images, _, views in _views(detector, of):
+            in_fit[name] += int(detector.fitted.in_fit(images).sum())
             for kind, each, shown in both:
                 statistics = each.model.statistics_of(views)
                 for statistic in shown:
@@ -243,7 +260,7 @@ def _score(
         for key, parts in found.items():
             scores.setdefault(key, {})[name] = np.concatenate(parts)
         features[name] = _joined(seen)
-    return features
+    return features, in_fit
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -48,9 +48,11 @@ class Residual(nn.Module):
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
         seen = summaries[order[:_MOST]]
         # With as many components as a fold's images nothing would be left of them.
-        kept = max(1, min(_COMPONENTS, len(seen) // 4, seen.shape[1] - 1))
+        some = _some(units, order)
+        different = len(seen) if some is None else len(np.unique(some))
+        kept = max(1, min(_COMPONENTS, different // 4, seen.shape[1] - 1))
         held_out = []
-        for held, others in folds_of(torch.arange(len(seen)), _some(units, order), _FOLDS):
+        for held, others in folds_of(torch.arange(len(seen)), some, _FOLDS):
             self._learn(seen[others], kept, seed)
             held_out.append(self(seen[held]))
         self._learn(seen, kept, seed)
