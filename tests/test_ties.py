@@ -70,7 +70,7 @@ def test_the_tolerance_only_makes_p_values_larger_and_that_by_little() -> None:
     exact = (1 + (calibration >= scores[:, None]).sum(1)) / 1001
     p = p_values(calibration, scores)
     assert (p >= exact).all()
-    assert (p - exact).mean() < 0.002
+    assert (p - exact).mean() < 0.005
     assert (with_tolerance(calibration) >= np.sort(calibration)).all()
 
 

@@ -36,13 +36,13 @@ Control = Literal["image", "discoveries"]
 # Behind every verdict for which nobody has asked for another.
 FALSE_ALARM_RATE = 0.05
 # Of the tolerance: shares of the spread of the calibration scores, and of each itself.
-_OF_SPREAD, _OF_SCORE = 1e-3, 1e-5
+_OF_SPREAD, _OF_SCORE = 5e-3, 1e-5
 
 
 def with_tolerance(calibration: Floats) -> Floats:
     """The largest score that each calibration score still counts as reaching, sorted, `(n,)`.
 
-    Above a calibration score c that is by a thousandth of the spread of all of them, from the 10th
+    Above a calibration score c that is by 0.5% of the spread of all of them, from the 10th
     to the 90th percentile, and `1e-5 |c|`. Where four fifths of them are one number, and so have
     no spread, one plus the size of their median stands for it. That is far above rounding, some
     1e-7 to 1e-6 of a score, and far below what tells images apart. It can make a p-value larger
@@ -52,8 +52,8 @@ def with_tolerance(calibration: Floats) -> Floats:
         calibration: Scores `(n,)`, in any order.
 
     Example:
-        >>> with_tolerance(np.arange(101.0))[:2].round(3)  # a thousandth of 80, and of 1 0.00001
-        array([0.08, 1.08])
+        >>> with_tolerance(np.arange(101.0))[:2].round(3)  # 0.5% of 80, and 0.00001 of 1
+        array([0.4, 1.4])
     """
     ordered = np.sort(calibration)
     if len(ordered) == 0:

@@ -11,6 +11,8 @@ from ..errors import ApproxMassError
 
 # Of a vector without length.
 _FLOOR = 1e-12
+# Of a variance, as a share of their mean.
+_LEAST = 1e-4
 
 
 def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -48,7 +50,8 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
             "nearly all images are the same: there is nothing to learn from them",
             code="no-variation",
         )
-    return variances, axes
+    # Few different images shrink by nothing, and rounding would be blown up.
+    return variances.clamp_min(_LEAST * float(variances.mean())), axes
 
 
 def symmetric_root(variances: Tensor, axes: Tensor) -> Tensor:

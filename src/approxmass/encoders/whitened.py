@@ -33,8 +33,8 @@ class WhitenedEncoder(Encoder):
     a strong score. The components are those of the pixels, or of `features(x)` for any module.
 
     Arguments:
-        components: Most components to keep. Fewer are kept when there are fewer than five images
-            for each, or when the data has no more variance to give.
+        components: Most components to keep. Fewer are kept when there are fewer than five
+            different images for each, or when the data has no more variance to give.
         features: Module from pixels `(N, C, H, W)` to features `(N, ...)`; None for the pixels.
 
     Example:
