@@ -753,7 +753,7 @@ def test_all_pages_are_read_in_the_fit_and_in_every_score(tmp_path: Path) -> Non
 
 def test_nothing_chosen_before_the_fit_depends_on_calibration_images(tmp_path: Path) -> None:
     upright, lying = textures(400, 120)[:, :, :60], textures(400, 120, seed=1)[:, :60]
-    shares = three_shares(130, 0.3, 0, "array")
+    shares = three_shares(np.arange(130), 0.3, 0, "array")
     calibration = set(shares.order[shares.calibration].tolist())
     found = []
     for of_calibration in (upright, lying):

@@ -14,6 +14,7 @@ Code = Literal[
     "bad-labels",  # labels missing, not one an image, or not classes
     "bad-outliers",  # outliers missing, not asked for, or of another kind
     "bad-masks",  # masks missing, unreadable, or of another size than their images
+    "bad-groups",  # groups of images that are none, or not one an image
     "too-few",  # too few images for what is asked
     "no-variation",  # all images the same
     "not-fitted",  # nothing has been learnt yet

@@ -9,11 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .arrays import Floats, Pixels, Shape
+from .arrays import Bools, Floats, Pixels, Shape
 from .calibration import FALSE_ALARM_RATE, p_values
 from .data import ImageSource, open_images
+from .data.copies import pixel_digests
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .data.region import Region
@@ -26,6 +28,7 @@ from .models.settings import check_number, check_whole
 from .scores import Scores
 from .storage import artifact
 from .storage.tensors import tensors_below
+from .training.holdout import Shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +117,8 @@ class FitFacts:
         training: Number of images that were trained on.
         reference: Number that the in-distribution range of each statistic is from.
         calibration: Number that give the p-values.
+        left_out: Number of those that are for nothing: others of a group, or copies of an image,
+            of which one was held out.
         outliers: What outliers were learnt from; None for none.
         notes: A remark for each choice that a person may want to know of.
         versions: Of the packages that it was fitted with, by name.
@@ -126,6 +131,7 @@ class FitFacts:
     training: int
     reference: int
     calibration: int
+    left_out: int
     outliers: str | None
     notes: tuple[str, ...]
     versions: Mapping[str, str]
@@ -134,7 +140,7 @@ class FitFacts:
     @property
     def images(self) -> int:
         """All of the fit."""
-        return self.training + self.reference + self.calibration
+        return self.training + self.reference + self.calibration + self.left_out
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -152,7 +158,7 @@ class FitFacts:
         channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
         numbers = {
             name: check_whole(name, facts[name], 0, 2**53)
-            for name in ("training", "reference", "calibration")
+            for name in ("training", "reference", "calibration", "left_out")
         }
         texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
         texts += dict(facts["versions"]).values()
@@ -181,6 +187,8 @@ class Fitted:
         calibration: Scores `(n,)` of the images held out for the p-values, by statistic.
         peaks: The largest values `(m,)` of the maps of some of these; empty without maps.
         probe: What `probed` gave after the fit.
+        digests: Eight bytes of each image of the fit that tell it from others, sorted.
+        shares: Who trained and who calibrates; None after loading.
     """
 
     settings: Settings
@@ -189,6 +197,13 @@ class Fitted:
     calibration: Mapping[str, Floats]
     peaks: Floats
     probe: Mapping[str, Floats]
+    digests: NDArray[np.int64]
+    shares: Shares | None = None
+
+    def in_fit(self, images: Pixels) -> Bools:
+        """Which of pixels `(N, C, H, W)`, uint8, are those of an image of the fit, `(N,)`."""
+        known: Bools = np.isin(pixel_digests(images), self.digests)
+        return known
 
     def score(self, images: Pixels, boxes: Sequence[Box] | None = None) -> Scores:
         """Scores of pixels `(N, C, H, W)`, uint8, of images in these places of the frame.
@@ -276,6 +291,7 @@ class Fitted:
         scores = {f"scores.{k}": torch.from_numpy(v) for k, v in self.calibration.items()}
         scores |= {f"probe.{k}": torch.from_numpy(v) for k, v in self.probe.items()}
         scores["peaks"] = torch.from_numpy(self.peaks)
+        scores["digests"] = torch.from_numpy(self.digests)
         artifact.save_folder(
             folder, manifest, {"weights": self.model.state(), "calibration": scores}
         )
@@ -330,6 +346,9 @@ class Fitted:
         peaks = tensors["calibration"]["peaks"].numpy()
         if model.explains == (not len(peaks)):
             raise ValueError("peaks without maps, or the reverse")
+        digests = tensors["calibration"]["digests"].numpy()
+        if digests.dtype != np.int64 or digests.ndim != 1 or len(digests) > facts.images:
+            raise ValueError("digests of other images")
         found = probed(model, facts.shape, settings.seed)
         probe = {k: v.numpy() for k, v in tensors_below(tensors["calibration"], "probe").items()}
         check_probe(found, probe, calibration, facts.versions)
@@ -340,4 +359,5 @@ class Fitted:
             calibration=calibration,
             peaks=peaks,
             probe=probe,
+            digests=digests,
         )

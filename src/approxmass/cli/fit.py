@@ -72,6 +72,14 @@ Roi = Annotated[
         "look.",
     ),
 ]
+Group = Annotated[
+    Text,
+    typer.Option(
+        metavar="HOW",
+        help="What belongs together, as frames of a film, and is kept on one side: subfolder, a "
+        "column of the Parquet file, or a regular expression with one group (...) for the names.",
+    ),
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -105,6 +113,7 @@ def fit(
     roi: Roi = None,
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
+    group: Group = None,
     labels: Labels = None,
     outliers: Outliers = None,
     device: Device = None,
@@ -135,7 +144,15 @@ def fit(
         **options,
     )
     try:
-        detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
+        detector.fit(
+            source,
+            labels,
+            outliers,
+            groups=group,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=True,
+        )
         if is_main_process():
             detector.save(output)
             _remove(checkpoint)

@@ -35,6 +35,7 @@ def describe(detector: Detector) -> dict[str, Any]:
         "fitted on": f"{facts.training:,} images of {facts.source}",
         "fingerprint": facts.sha256[:16],
         "calibrated on": f"{facts.calibration:,} held-out images",
+        **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
         "statistic": detector.statistic,
         "threshold at 5%": threshold(scores, FALSE_ALARM_RATE),
         "smallest p-value": smallest_p_value(scores),

@@ -1,6 +1,6 @@
 """Parquet files: encoded images in the column `image`, and perhaps a column of labels."""
 
-__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels"]
+__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels", "values_of"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -89,6 +89,15 @@ def has_column(name: str, path: Path, column: str) -> bool:
 
     with reading(name, _WANTED):
         return column in pq.ParquetFile(path).schema_arrow.names
+
+
+def values_of(name: str, path: Path, column: str) -> list[Any]:
+    """The values of a column, None where there is none."""
+    import pyarrow.parquet as pq
+
+    with reading(name, _WANTED):
+        found: list[Any] = pq.ParquetFile(path).read([column]).column(0).to_pylist()
+    return found
 
 
 def column_of(
