@@ -360,7 +360,7 @@ def markdown(facts: dict[str, Any]) -> str:
     columns = list(next(iter(rows[0]["code"].values())))
     shown = [c.replace("image, ", "image, highest ") for c in columns]
     lines = ["| candidate | " + " | ".join(shown) + " |", "|---|" + "---|" * len(columns)]
-    for kind in ("code", "flow", "fused"):
+    for kind in [each for each in ("code", "flow", "fused") if each in rows[0]]:
         lines.append(f"| **{kind}** |" + " |" * len(columns))
         for name, known in rows[0][kind].items():
             cells = [
