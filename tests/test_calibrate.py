@@ -59,8 +59,8 @@ def test_another_camera_is_called_until_it_is_calibrated_for(fitted: Path) -> No
     assert low <= flagged <= high
     # All by the new images alone.
     scores = detector.score(new[:50])
-    reached = (detector.calibration_scores >= scores.statistic[:, None]).sum(1)
-    np.testing.assert_allclose(scores.p_value, (1 + reached) / 200)
+    expected = p_values(detector.calibration_scores, scores.statistic)
+    np.testing.assert_array_equal(scores.p_value, expected)
     assert len(detector.calibration_scores) == 199
     found = detector.explain(new[:20])
     assert len(found.usual) == 199
@@ -220,7 +220,7 @@ def test_doors_that_need_one_calibration_say_so(fitted: Path, tmp_path: Path) ->
             mistaken()
     with mistake("too-few", "at least 19"):
         detector.calibrate(textures(18, seed=4))
-    with mistake("bad-option", "images of the fit"):
+    with mistake("too-few", "0 images besides copies of others and images of the fit"):
         detector.calibrate(textures(400))
     # What cannot be resolved in the group with the fewest images.
     with mistake("rate"):

@@ -23,7 +23,7 @@ from approxmass.models.flow import FlowModel
 from approxmass.models.scorer import FlowScorer
 from approxmass.storage import artifact
 from approxmass.storage.tensors import load_exactly
-from approxmass.training.holdout import three_shares
+from approxmass.training.holdout import Units, three_shares
 from conftest import mistake, textures, unsquashed
 
 
@@ -332,7 +332,7 @@ def test_nothing_is_learnt_from_images_that_are_all_the_same(name: str, of: str)
         images[np.arange(120), 0, 0] = np.arange(120)[:, None] % 3 + 89
         options["size"] = 8
     if of == "to train on":
-        rest = three_shares(120, 0.1, 0, "array")
+        rest = three_shares(Units.among(np.arange(120), None, "array"), 0.1, 0, "array")
         images[rest.order[: rest.training.start]] = colour(40)
     kind, given = BASELINES.get(name), {}
     if kind is not None and kind.needs_labels:
@@ -755,7 +755,7 @@ def test_all_pages_are_read_in_the_fit_and_in_every_score(tmp_path: Path) -> Non
 
 def test_nothing_chosen_before_the_fit_depends_on_calibration_images(tmp_path: Path) -> None:
     upright, lying = textures(400, 120)[:, :, :60], textures(400, 120, seed=1)[:, :60]
-    shares = three_shares(130, 0.3, 0, "array")
+    shares = three_shares(Units.among(np.arange(130), None, "array"), 0.3, 0, "array")
     calibration = set(shares.order[shares.calibration].tolist())
     found = []
     for of_calibration in (upright, lying):

@@ -99,6 +99,7 @@ class CalibrationRun:
         per: What tells the groups apart: a column, `subfolder`, or `given` where each image's was
             given; None for one calibration for all images.
         groups: By group; of `ONE` alone without.
+        left_out: Images that were copies, of others or of images of the fit.
     """
 
     made: str
@@ -106,14 +107,22 @@ class CalibrationRun:
     sha256: str
     per: str | None
     groups: Mapping[str, Calibrated]
+    left_out: int = 0
 
     @classmethod
     def now(
-        cls, source: str, sha256: str, groups: Mapping[str, Calibrated], per: str | None = None
+        cls,
+        source: str,
+        sha256: str,
+        groups: Mapping[str, Calibrated],
+        per: str | None = None,
+        left_out: int = 0,
     ) -> "CalibrationRun":
         """One that has just been made."""
         made = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(made=made, source=source, sha256=sha256, per=per, groups=groups)
+        return cls(
+            made=made, source=source, sha256=sha256, per=per, groups=groups, left_out=left_out
+        )
 
     @property
     def count(self) -> int:
@@ -210,7 +219,8 @@ class CalibrationRun:
             counts = (f"{name} {group.count:,}" for name, group in self.groups.items())
             groups = f", per {self._word}: {', '.join(counts)}"
         day, time = self.made[:10], self.made[11:16]
-        return f"{day} {time} UTC, {self.count:,} images of {self.source}{groups}"
+        left = f"; {self.left_out:,} copies left out" if self.left_out else ""
+        return f"{day} {time} UTC, {self.count:,} images of {self.source}{groups}{left}"
 
     @property
     def _word(self) -> str:
@@ -223,6 +233,7 @@ class CalibrationRun:
             "source": self.source,
             "sha256": self.sha256,
             "per": self.per,
+            "left_out": self.left_out,
             "groups": {
                 name: {"images": group.count, "folds": group.folds}
                 for name, group in self.groups.items()
@@ -269,7 +280,10 @@ class CalibrationRun:
         if not all(isinstance(text, str) for text in (*texts.values(), per or "")):
             raise ValueError("a fact of a calibration is no text")
         datetime.fromisoformat(texts["made"])
-        return cls(**texts, per=per, groups=groups)
+        left_out = facts["left_out"]
+        if not isinstance(left_out, int) or left_out < 0:
+            raise ValueError("left_out is no number of images")
+        return cls(**texts, per=per, groups=groups, left_out=left_out)
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 __all__ = ["FEWEST", "Look", "Piece", "calibrated_by", "recalibrated", "whole", "without_its_fold"]
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from .arrays import Floats
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .data import ImageSource
+from .data.copies import pixel_digests
 from .data.frame import Box
 from .errors import ApproxMassError
 from .explain.attribution import peaks_of
@@ -153,16 +155,16 @@ def recalibrated(
         threads: The most that decode at once.
 
     Raises:
-        ApproxMassError: too few images of a group, one in none, unreadable images, or the images
-            of the fit.
+        ApproxMassError: too few images of a group that are not copies, of each other or of the
+            images of the fit; one in none; or unreadable images.
     """
-    if groups is None:
-        _check_count(len(source), f"{source.name} has")
-    else:
-        _check_groups(groups, source)
+    named = [ONE] * len(source) if groups is None else _given(groups, source)
+    _check_counts(named, source.name, named or [ONE])
     digest = hashlib.sha256()
     if source.region is not None:
         digest.update(source.region.text.encode())
+    known = {(group, each) for group in set(named) for each in fitted.digests.tolist()}
+    used: list[str] = []
 
     def pieces() -> Iterator[Piece]:
         done = 0
@@ -170,37 +172,48 @@ def recalibrated(
             fitted.model, source, device=device, threads=threads, shape=fitted.facts.shape,
             digest=digest,
         ):  # fmt: skip
-            some = [ONE if groups is None else str(groups[done + i]) for i in range(len(images))]
-            yield Piece(torch.from_numpy(images), views, boxes, some)
+            of = named[done : done + len(images)]
             done += len(images)
+            fresh = []
+            for place, each in enumerate(zip(of, pixel_digests(images).tolist(), strict=True)):
+                if each not in known:
+                    known.add(each)
+                    fresh.append(place)
+            if not fresh:
+                continue
+            some = torch.tensor(fresh)
+            used.extend(of[place] for place in fresh)
+            where = None if boxes is None else [boxes[place] for place in fresh]
+            yield Piece(
+                torch.from_numpy(images)[some], views[some], where, [of[place] for place in fresh]
+            )
 
     found = calibrated_by(pieces(), whole(fitted.model), explains=fitted.model.explains)
-    if digest.hexdigest() == fitted.facts.sha256:
-        raise ApproxMassError(
-            f"{source.name} holds the images of the fit, which score too low: calibrate with "
-            "images that were not among them",
-            code="bad-option",
-        )
-    run = CalibrationRun.now(source.name, digest.hexdigest(), found, per)
+    _check_counts(used, source.name, named, " besides copies of others and images of the fit")
+    run = CalibrationRun.now(
+        source.name, digest.hexdigest(), found, per, left_out=len(source) - len(used)
+    )
     return replace(fitted, calibrations=(*fitted.calibrations, run))
 
 
-def _check_groups(groups: Sequence[str | None], source: ImageSource) -> None:
-    counts: dict[str, int] = {}
+def _given(groups: Sequence[str | None], source: ImageSource) -> list[str]:
     for place, group in enumerate(groups):
         if group is None:
             raise ApproxMassError(
                 f"{source.name}: image {place} is in no group: give each image one",
                 code="bad-group",
             )
-        counts[group] = counts.get(group, 0) + 1
-    for group, count in counts.items():
-        _check_count(count, f"group {group!r} of {source.name} has")
+    return [str(group) for group in groups]
 
 
-def _check_count(count: int, who: str) -> None:
-    if count < FEWEST:
-        raise ApproxMassError(
-            f"{who} {count} images: give at least {FEWEST}, which a false-alarm rate of 5% needs",
-            code="too-few",
-        )
+def _check_counts(named: Sequence[str], name: str, asked: Iterable[str], which: str = "") -> None:
+    """Whether there are enough images of each group that was asked for."""
+    counts = Counter(named)
+    for group in dict.fromkeys(asked):
+        if counts[group] < FEWEST:
+            who = f"{name} has" if group == ONE else f"group {group!r} of {name} has"
+            raise ApproxMassError(
+                f"{who} {counts[group]} images{which}: give at least {FEWEST}, which a false-alarm "
+                "rate of 5% needs",
+                code="too-few",
+            )

@@ -1,4 +1,10 @@
-"""From scores to p-values: split-conformal, one image or a group at a time."""
+"""From scores to p-values: split-conformal, one image or a group at a time.
+
+Two scores of one image may differ in their last digits, by the machine and its libraries. Where
+usual images repeat, many calibration scores are one number, and a comparison of exact numbers would
+move a p-value by all of them at once. So a calibration score counts as reached with a tolerance;
+see `with_tolerance`. Nothing is rounded to a grid, which would only move the jump to its edges.
+"""
 
 __all__ = [
     "FALSE_ALARM_RATE",
@@ -17,6 +23,7 @@ __all__ = [
     "realised_rate",
     "smallest_p_value",
     "threshold",
+    "with_tolerance",
 ]
 
 import math
@@ -36,14 +43,44 @@ from .errors import ApproxMassError
 Control = Literal["image", "discoveries"]
 # Behind every verdict for which nobody has asked for another.
 FALSE_ALARM_RATE = 0.05
+# Of the tolerance: shares of the spread of the calibration scores, and of each itself.
+_OF_SPREAD, _OF_SCORE = 5e-3, 1e-5
+
+
+def with_tolerance(calibration: Floats) -> Floats:
+    """The largest score that each calibration score still counts as reaching, sorted, `(n,)`.
+
+    Above a calibration score c that is by 0.5% of the spread of all of them, from the 10th
+    to the 90th percentile, and `1e-5 |c|`. Where four fifths of them are one number, and so have
+    no spread, one plus the size of their median stands for it. That is far above rounding, some
+    1e-7 to 1e-6 of a score, and far below what tells images apart. It can make a p-value larger
+    and never smaller, so that these stay valid.
+
+    Arguments:
+        calibration: Scores `(n,)`, in any order.
+
+    Example:
+        >>> with_tolerance(np.arange(101.0))[:2].round(3)  # 0.5% of 80, and 0.00001 of 1
+        array([0.4, 1.4])
+    """
+    ordered = np.sort(calibration)
+    if len(ordered) == 0:
+        return ordered
+    low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
+    spread = high - low
+    if spread <= 1e-6 * (1 + abs(middle)):
+        spread = 1 + abs(middle)
+    reached: Floats = ordered + _OF_SPREAD * spread + _OF_SCORE * np.abs(ordered)
+    return reached
 
 
 def p_values(calibration: Floats, scores: Floats) -> Floats:
     """Split-conformal p-values: how far out each score is among in-distribution ones.
 
-    `p = (1 + #{calibration >= score}) / (n + 1)`. For a new in-distribution input, exchangeable
-    with the `n` calibration inputs, `P(p <= e) <= e` for every `e`, whatever the score
-    (Vovk et al., 2005).
+    `p = (1 + #{calibration >= score}) / (n + 1)`, where a calibration score that is less than the
+    score by no more than the tolerance of `with_tolerance` counts, too. For a new in-distribution
+    input, exchangeable with the `n` calibration inputs, `P(p <= e) <= e` for every `e`, whatever
+    the score (Vovk et al., 2005).
 
     Arguments:
         calibration: Scores `(n,)` of held-out in-distribution inputs; larger = more OOD.
@@ -65,7 +102,7 @@ def p_values(calibration: Floats, scores: Floats) -> Floats:
         )
     if np.isnan(scores).any() or np.isnan(calibration).any():
         raise ApproxMassError("a score is NaN: check the pixels of the images", code="bad-scores")
-    below = np.searchsorted(np.sort(calibration), scores, side="left")
+    below = np.searchsorted(with_tolerance(calibration), scores, side="left")
     p: Floats = (1 + len(calibration) - below) / (1 + len(calibration))
     return p
 
@@ -206,12 +243,12 @@ def threshold(calibration: Floats, false_alarm_rate: float) -> float:
     """The largest score that is not called an outlier; infinite where none can be called.
 
     Example:
-        >>> threshold(np.arange(99.0), 0.05)  # that of rank 5 from above is the last to pass
-        94.0
+        >>> round(threshold(np.arange(99.0), 0.05))  # that of rank 5 from above is the last to pass
+        94
     """
     n = len(calibration)
     ranks = called_ranks(n, false_alarm_rate)
-    return float(np.sort(calibration)[n - ranks]) if ranks else float("inf")
+    return float(with_tolerance(calibration)[n - ranks]) if ranks else float("inf")
 
 
 def benjamini_hochberg(p: Floats, false_discovery_rate: float) -> Bools:
@@ -306,7 +343,8 @@ def group_p_value(calibration: Floats, scores: Floats) -> float:
 
     One-sided Mann-Whitney test of the group against the calibration scores: both are exchangeable
     when nothing has changed. The null distribution is exact for up to 8 images and normal beyond;
-    ties count against an alarm. For one input it is the conformal p-value of `p_values`.
+    ties, with the tolerance of `with_tolerance`, count against an alarm. For one input it is the
+    conformal p-value of `p_values`.
 
     Arguments:
         calibration: Scores `(n,)` of held-out in-distribution inputs.
@@ -327,7 +365,7 @@ def group_p_value(calibration: Floats, scores: Floats) -> float:
     if len(scores) == 1:
         return float(p_values(calibration, scores)[0])
     p_values(calibration, scores)  # for its checks
-    values = np.concatenate([calibration, scores])
+    values = np.concatenate([with_tolerance(calibration), scores])
     in_group = np.arange(len(values)) >= len(calibration)
     # Ranks without ties: of equal scores, those of the group come first, as the smaller ones.
     ranks = np.empty(len(values))

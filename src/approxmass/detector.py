@@ -178,6 +178,7 @@ class Detector(Scoring):
         labels: Any = None,
         outliers: Any = None,
         *,
+        groups: Any = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -185,21 +186,23 @@ class Detector(Scoring):
         """Learn from in-distribution images.
 
         Nine tenths train the flow. Of the rest, a quarter gives the in-distribution range of each
-        statistic and the others the p-values, which keep their guarantee. By folds, each of four
-        flows is trained without a fold of the images, which calibrates it: see `calibration`.
+        statistic and the others the p-values. By folds, each of four flows is trained without a
+        fold of the images, which calibrates it: see `calibration`. Copies of an image are on one
+        side and count once.
 
         Arguments:
             images: In-distribution images, at least 30, better 100 and more.
             labels: Their classes, for methods that learn a classifier: whatever `open_labels`
                 takes; None for those that come with the images. The flow needs none.
             outliers: Images for methods that learn from some outliers (`energy`).
+            groups: What belongs together, as frames of a film, and is on one side: whatever
+                `data.groups.open_groups` takes. One image of each group calibrates.
             checkpoint: File for the state of the training of a flow; other methods keep their own.
             resume: Go on from `checkpoint` if it is there.
             progress: Show remarks and a progress bar on standard error.
 
         Raises:
-            ApproxMassError: images, labels or outliers that cannot be used, or options that do
-                not go together.
+            ApproxMassError: what cannot be used, or options that do not go together.
             TrainingDivergedError: the loss became NaN or grew without bound.
         """
         run = FitRun(
@@ -211,7 +214,7 @@ class Detector(Scoring):
         )
         source = self._asked.open(images)
         # A fit that fails leaves an earlier one as it was.
-        self._fitted = fitted_on(source, labels, outliers, self._asked, self._given, run)
+        self._fitted = fitted_on(source, labels, outliers, groups, self._asked, self._given, run)
         return self
 
     @plainly
@@ -224,9 +227,9 @@ class Detector(Scoring):
         Arguments:
             images: In-distribution images, none of those of the fit: at least 19, of each group.
             per: What tells groups of images apart, such as cameras, each of which gets its own
-                p-values: the group of each image; or, which is then looked up for the images
-                scored too, a column of their Parquet file, or `subfolder` of their folder. None
-                for one calibration for all.
+                p-values: the group of each image, or what `data.groups.groups_of` takes, such as
+                a column, which is then looked up for the images scored too. None for one
+                calibration for all.
 
         Raises:
             ApproxMassError: images that cannot be used, too few of a group, or an image in none.
@@ -276,14 +279,12 @@ class Detector(Scoring):
 
         Arguments:
             folder: Where it was saved.
-            encoder: The module that was its encoder, if it was one that torch could not export:
-                then only its weights are saved.
+            encoder: The module that was its encoder, if torch could not export it.
             device: As for a new detector; it need not be that of the fit.
             threads: As for a new detector.
 
         Raises:
-            ApproxMassError: no detector there, or one that is incomplete, altered or of another
-                version; or a device that is not there.
+            ApproxMassError: no whole detector of this version there, or no such device.
         """
         detector = cls(device=device, threads=threads)
         with plain_process(detector.threads):

@@ -22,6 +22,7 @@ class FitFacts:
         reference: Number that the in-distribution range of each statistic is from.
         calibration: Number that give the p-values: all of them, by folds.
         folds: Models, each learnt without a fold of the images; 1 where some are held out.
+        images: All of the fit.
         outliers: What outliers were learnt from; None for none.
         notes: A remark for each choice that a person may want to know of.
         versions: Of the packages that it was fitted with, by name.
@@ -35,17 +36,18 @@ class FitFacts:
     reference: int
     calibration: int
     folds: int
+    images: int
     outliers: str | None
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     fit_seconds: float
 
     @property
-    def images(self) -> int:
-        """All of the fit."""
+    def left_out(self) -> int:
+        """Those that are for nothing: copies of an image, or others of a group, held out."""
         if self.folds > 1:
-            return self.calibration
-        return self.training + self.reference + self.calibration
+            return 0
+        return self.images - self.training - self.reference - self.calibration
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -63,7 +65,7 @@ class FitFacts:
         channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
         numbers = {
             name: check_whole(name, facts[name], 0, 2**53)
-            for name in ("training", "reference", "calibration", "folds")
+            for name in ("training", "reference", "calibration", "folds", "images")
         }
         texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
         texts += dict(facts["versions"]).values()

@@ -9,12 +9,14 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .arrays import Floats, Pixels
+from .arrays import Bools, Floats, Pixels
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibration import FALSE_ALARM_RATE, group_p_value
 from .data import ImageSource, open_images
+from .data.copies import pixel_digests
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .data.region import Region
@@ -29,6 +31,8 @@ from .models.settings import check_number, check_whole
 from .scores import Scores
 from .storage import artifact
 from .storage.tensors import tensors_below
+from .training.folds import Folds
+from .training.holdout import Shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,8 @@ class Fitted:
         model: What was learnt.
         calibrations: From that of the fit to the latest, which is the one in use.
         probe: What `probed` gave after the fit.
+        digests: Eight bytes of each image of the fit that tell it from others, sorted.
+        shares: Who trained and who calibrates; None after loading.
     """
 
     settings: Settings
@@ -130,6 +136,13 @@ class Fitted:
     model: Model
     calibrations: tuple[CalibrationRun, ...]
     probe: Mapping[str, Floats]
+    digests: NDArray[np.int64]
+    shares: Shares | Folds | None = None
+
+    def in_fit(self, images: Pixels) -> Bools:
+        """Which of pixels `(N, C, H, W)`, uint8, are those of an image of the fit, `(N,)`."""
+        known: Bools = np.isin(pixel_digests(images), self.digests)
+        return known
 
     @property
     def in_use(self) -> CalibrationRun:
@@ -290,6 +303,7 @@ class Fitted:
             for name, values in run.arrays().items()
         }
         scores |= {f"probe.{k}": torch.from_numpy(v) for k, v in self.probe.items()}
+        scores["digests"] = torch.from_numpy(self.digests)
         artifact.save_folder(
             folder, manifest, {"weights": self.model.state(), "calibration": scores}
         )
@@ -361,6 +375,9 @@ class Fitted:
             raise ValueError("another number of folds")
         if first.count != facts.calibration:
             raise ValueError("another number of calibration scores")
+        digests = tensors["calibration"]["digests"].numpy()
+        if digests.dtype != np.int64 or digests.ndim != 1 or len(digests) > facts.images:
+            raise ValueError("digests of other images")
         tried = probed(model, facts.shape, settings.seed)
         probe = {k: v.numpy() for k, v in tensors_below(tensors["calibration"], "probe").items()}
         check_probe(tried, probe, first.scores, facts.versions)
@@ -370,4 +387,5 @@ class Fitted:
             model=model,
             calibrations=tuple(calibrations),
             probe=probe,
+            digests=digests,
         )

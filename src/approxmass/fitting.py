@@ -2,10 +2,11 @@
 
 __all__ = ["fitted_on"]
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from .arrays import Labels, Pixels, Shape
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibrating import Piece, calibrated_by, whole, without_its_fold
 from .data import ImageSource
-from .data.frame import Box, Frame, Resample
+from .data.copies import stored_digests, units_of
+from .data.frame import Box, Frame
 from .data.framing import framed
+from .data.groups import open_groups
 from .errors import ApproxMassError
 from .fit_facts import FitFacts
 from .fitted import Fitted, Settings
@@ -25,9 +28,18 @@ from .models.folded import FOLDS, FoldedModel
 from .models.given import classes_for, outliers_for
 from .models.probe import probed, versions
 from .models.registry import make_model
-from .models.views import gathered
+from .models.views import Gathered, gathered
 from .storage.spool import Spool
-from .training.holdout import FEWEST_IMAGES, Folds, Shares, few_left, in_folds, three_shares
+from .training.folds import Folds, in_folds
+from .training.holdout import (
+    FEWEST_UNITS,
+    FEWEST_WHOLE,
+    Shares,
+    Units,
+    few_left,
+    straddle,
+    three_shares,
+)
 
 Places = NDArray[np.int64]
 Rows = slice | Places
@@ -39,6 +51,7 @@ def fitted_on(
     source: ImageSource,
     labels: Any,
     outliers: Any,
+    groups: Any,
     asked: Settings,
     options: Mapping[str, Any],
     run: FitRun,
@@ -49,6 +62,7 @@ def fitted_on(
         source: Images in the size that they have.
         labels: As of `Detector.fit`.
         outliers: As of `Detector.fit`.
+        groups: As of `Detector.fit`.
         asked: Settings.
         options: Of the model.
         run: How.
@@ -57,8 +71,99 @@ def fitted_on(
         ApproxMassError: as `Detector.fit`.
     """
     started = time.monotonic()
+    together = None if groups is None else open_groups(groups, source)
+    # Copies by what is stored of images, which decodes none, and then by what is seen of them.
+    copies = units_of(stored_digests(source))
+    while True:
+        units = Units.among(copies, together, source.name)
+        ready = _ready(source, units, labels, outliers, asked, options, run)
+        with Spool() as views, Spool() as images:
+            seen = _gathered(ready, views, images, run)
+            copies = units_of(copies, seen.digests)
+            if not units.again and straddle(ready.shares.sides(), copies):
+                continue
+            given = _given(ready, seen)
+            notes = [*ready.notes, *_of_copies(units, copies)]
+            pieces = _pieces(views, images, seen.boxes)
+            calibrated = _learnt(ready, given, replace(run, notes=notes), pieces)
+        break
+    facts = FitFacts(
+        shape=ready.source.shape,
+        source=source.name,
+        sha256=seen.sha256,
+        training=len(given[0].training),
+        reference=len(given[0].reference),
+        calibration=calibrated[ONE].count,
+        folds=calibrated[ONE].folds,
+        images=len(source),
+        outliers=ready.learnt_from,
+        notes=(*notes, *ready.source.remarks()),
+        versions=versions(),
+        fit_seconds=round(time.monotonic() - started, 2),
+    )
+    return Fitted(
+        settings=ready.settings(asked),
+        facts=facts,
+        model=ready.model,
+        calibrations=(CalibrationRun.now(source.name, facts.sha256, calibrated),),
+        probe=probed(ready.model, facts.shape, asked.seed),
+        digests=np.unique(seen.digests),
+        shares=ready.shares,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ready:
+    """A model, ready to see the images, and all that there is besides."""
+
+    model: Model
+    shares: Shares | Folds
+    source: ImageSource
+    plan: Plan
+    size: int | None
+    notes: list[str]
+    classes: Labels | None
+    outliers: Pixels | None
+    learnt_from: str | None
+
+    def settings(self, asked: Settings) -> Settings:
+        """With what `auto` has become."""
+        frame = self.source.frame
+        return replace(
+            asked,
+            size=self.size,
+            resample=self.plan.resample if frame is None else frame.resample,
+            calibration="folds" if isinstance(self.shares, Folds) else "holdout",
+            options=self.model.options(),
+        )
+
+    def fits(self) -> list[tuple[Rows, Rows]]:
+        """Of each fit the rows for reference and for training."""
+        if isinstance(self.shares, Folds):
+            return list(zip(self.shares.reference, self.shares.training, strict=True))
+        return [(self.shares.reference, self.shares.training)]
+
+    def whole_rows(self) -> list[Places]:
+        """Of each fit rows whose whole views are kept: of its reference, then of its training."""
+        rows = np.arange(len(self.shares.order))
+        found = []
+        for reference, training in self.fits():
+            wanted = np.concatenate([rows[reference], rows[training]])
+            found.append(wanted[: self.model.whole(len(rows[training]))])
+        return found
+
+
+def _ready(
+    source: ImageSource,
+    units: Units,
+    labels: Any,
+    outliers: Any,
+    asked: Settings,
+    options: Mapping[str, Any],
+    run: FitRun,
+) -> _Ready:
     model = make_model(asked.method, asked.seed, options)
-    shares, source = _parted(model, source, asked)
+    shares, source = _parted(model, source, units, asked)
     plan = model.plan(_typical(source))
     if isinstance(shares, Folds):
         model = FoldedModel.of(model, FOLDS).as_model()
@@ -66,142 +171,126 @@ def fitted_on(
     classes = classes_for(model, source, labels)
     others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
     model.prepare(source.shape, run.device, source.region)
-    with Spool() as views, Spool() as images:
-        given, boxes = _given(model, source, shares, classes, others, views, images, run)
-        groups = _learnt(model, given, replace(run, notes=notes), shares, views, images, boxes)
-    facts = FitFacts(
-        shape=source.shape,
-        source=source.name,
-        sha256=given[0].sha256,
-        training=len(given[0].training),
-        reference=len(given[0].reference),
-        calibration=groups[ONE].count,
-        folds=groups[ONE].folds,
-        outliers=learnt_from,
-        notes=(*notes, *source.remarks()),
-        versions=versions(),
-        fit_seconds=round(time.monotonic() - started, 2),
-    )
-    settings = replace(
-        asked,
-        size=size,
-        resample=_resample(source, plan),
-        calibration="folds" if isinstance(shares, Folds) else "holdout",
-        options=model.options(),
-    )
-    run_of_fit = CalibrationRun.now(source.name, facts.sha256, groups)
-    return Fitted(
-        settings=settings,
-        facts=facts,
+    return _Ready(
         model=model,
-        calibrations=(run_of_fit,),
-        probe=probed(model, source.shape, asked.seed),
+        shares=shares,
+        source=source,
+        plan=plan,
+        size=size,
+        notes=notes,
+        classes=classes,
+        outliers=others,
+        learnt_from=learnt_from,
     )
 
 
 def _parted(
-    model: Model, source: ImageSource, asked: Settings
+    model: Model, source: ImageSource, units: Units, asked: Settings
 ) -> tuple[Shares | Folds, ImageSource]:
     """Who trains and who calibrates, by folds where asked for, or where that is better.
 
     And the images, whose mode and frame are told by those that do not calibrate; by folds by all.
     """
-    count, how = len(source), asked.calibration
-    folds = how == "folds" or (how == "auto" and count < FEWEST_IMAGES)
+    how = asked.calibration
+    folds = how == "folds" or (how == "auto" and units.count < FEWEST_WHOLE)
     if not folds:
-        shares = three_shares(count, asked.holdout, asked.seed, source.name)
+        shares = three_shares(units, asked.holdout, asked.seed, source.name)
         looked_at = source.looking_at(shares.order[shares.training])
-        if how == "holdout" or not few_left(count, asked.holdout):
+        if how == "holdout" or not few_left(units.count, asked.holdout):
             return shares, looked_at
         model.plan(_typical(looked_at))
         if not model.quick:
             return shares, looked_at
-    return in_folds(count, FOLDS, asked.seed, source.name), source
+    return in_folds(units, FOLDS, asked.seed), source
 
 
-def _given(
-    model: Model,
-    source: ImageSource,
-    shares: Shares | Folds,
-    classes: Labels | None,
-    outliers: Pixels | None,
-    views: Spool,
-    images: Spool,
-    run: FitRun,
-) -> tuple[list[FitData], list[Box] | None]:
-    """What each fit learns from; those that calibrate go to the spools, where they lie is told.
+def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun) -> Gathered:
+    """What is kept of each image; those that calibrate go to the spools, where they lie is told.
 
     Raises:
         ApproxMassError: an image is unreadable, or all are the same.
     """
-    fits, calibrates = _fits(shares)
-    wholes = [_whole_rows(model, shares.order, *rows) for rows in fits]
-    kept_whole = wholes[0] if len(wholes) == 1 else np.unique(np.concatenate(wholes))
+    shares = ready.shares
+    calibrate = slice(0, len(shares.fold)) if isinstance(shares, Folds) else shares.calibration
     seen = gathered(
-        model,
-        source,
+        ready.model,
+        ready.source,
         shares.order,
-        training=calibrates if isinstance(shares, Folds) else shares.training,
-        whole=kept_whole,
-        spooled=calibrates,
+        whole=np.unique(np.concatenate(ready.whole_rows())),
+        spooled=calibrate,
         views_spool=views,
         images_spool=images,
         device=run.device,
         threads=run.threads,
         progress=run.progress,
     )
-    if not seen.varied:
-        raise ApproxMassError(
-            "all images are the same: there is nothing to learn from them", code="no-variation"
-        )
-    given = [
-        FitData(
-            shape=source.shape,
-            training=seen.kept[training],
-            reference=seen.kept[reference],
-            sha256=seen.sha256,
-            whole=seen.whole if len(fits) == 1 else seen.whole[kept_whole.searchsorted(own)],
-            labels=None if classes is None else classes[shares.order[training]],
-            outliers=outliers,
-        )
-        for (reference, training), own in zip(fits, wholes, strict=True)
-    ]
-    return given, seen.boxes
+    for _, training in ready.fits():
+        if len(np.unique(seen.digests[shares.order[training]])) == 1:
+            raise ApproxMassError(
+                "all images are the same: there is nothing to learn from them", code="no-variation"
+            )
+    return seen
 
 
-def _fits(shares: Shares | Folds) -> tuple[list[tuple[Rows, Rows]], slice]:
-    """Of each fit the rows for reference and for training; and those that calibrate."""
-    if isinstance(shares, Folds):
-        pairs = zip(shares.reference, shares.training, strict=True)
-        return list(pairs), slice(0, len(shares.order))
-    return [(shares.reference, shares.training)], shares.calibration
+def _given(ready: _Ready, seen: Gathered) -> list[FitData]:
+    """What each fit learns from."""
+    shares = ready.shares
+    wholes = ready.whole_rows()
+    kept = np.unique(np.concatenate(wholes))
+    given = []
+    for (reference, training), whole_rows in zip(ready.fits(), wholes, strict=True):
+        trained = shares.order[training]
+        # A state of the training is of these images, parted in this way.
+        parted = hashlib.sha256(seen.sha256.encode() + trained.tobytes()).hexdigest()
+        given.append(
+            FitData(
+                shape=ready.source.shape,
+                training=seen.kept[training],
+                reference=seen.kept[reference],
+                sha256=parted,
+                units=shares.units.of[trained],
+                whole=seen.whole[kept.searchsorted(whole_rows)],
+                labels=None if ready.classes is None else ready.classes[trained],
+                outliers=ready.outliers,
+            )
+        )
+    return given
+
+
+def _of_copies(units: Units, copies: Places) -> list[str]:
+    """What was done about copies and groups, in words."""
+    count, distinct = len(copies), int(copies.max()) + 1
+    notes = []
+    if units.again:
+        notes.append(
+            f"copies: these {count:,} images are {distinct:,} different ones, too few to hold some "
+            "out: they are taken for a set that comes again and again, and the p-values are for "
+            f"these; to detect among new images, give at least {FEWEST_UNITS} different ones"
+        )
+    elif distinct < count:
+        more = count - distinct
+        are = "1 image is a copy of another" if more == 1 else f"{more:,} images are copies"
+        notes.append(f"copies: {are}: kept on one side, where each counts once to calibrate")
+    if units.grouped:
+        notes.append(
+            f"groups: {count:,} images in {units.count:,} groups, each kept on one side; one image "
+            "of each calibrates, where it is not trained on"
+        )
+    return notes
 
 
 def _learnt(
-    model: Model,
-    given: list[FitData],
-    run: FitRun,
-    shares: Shares | Folds,
-    views: Spool,
-    images: Spool,
-    boxes: list[Box] | None,
+    ready: _Ready, given: list[FitData], run: FitRun, pieces: Iterator[Piece]
 ) -> dict[str, Calibrated]:
     """Fit the model, and score those that calibrate."""
-    pieces = _pieces(views, images, boxes)
+    model, shares = ready.model, ready.shares
     if isinstance(model, FoldedModel) and isinstance(shares, Folds):
-        model.learn_each(given, len(shares.order), run)
+        model.learn_each(given, shares.units.count, run)
         look = without_its_fold(model.models, shares.fold)
         found = calibrated_by(pieces, look, explains=model.explains)
         return {ONE: replace(found[ONE], fold=shares.fold)}
     model.learn(given[0], run)
     return calibrated_by(pieces, whole(model), explains=model.explains)
-
-
-def _whole_rows(model: Model, order: Places, reference: Rows, training: Rows) -> Places:
-    """Rows whose whole views are kept: of those for reference, then of those to train on."""
-    rows = np.arange(len(order))
-    wanted = np.concatenate([rows[reference], rows[training]])
-    return wanted[: model.whole(len(rows[training]))]
 
 
 def _pieces(views: Spool, images: Spool, boxes: list[Box] | None) -> Iterator[Piece]:
@@ -257,7 +346,3 @@ def _check_frame(frame: Frame, plan: Plan) -> None:
             f"{frame.width}x{frame.height}: open the images at another size, or at none",
             code="bad-option",
         )
-
-
-def _resample(source: ImageSource, plan: Plan) -> Resample:
-    return plan.resample if source.frame is None else source.frame.resample

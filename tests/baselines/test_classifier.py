@@ -43,7 +43,7 @@ def test_it_learns_to_tell_the_classes_and_normalises_by_its_images() -> None:
     model = Energy(depth=10, width=1, epochs=6).fit(IMAGES, LABELS)
     images, labels = two_classes(200, seed=50)
     assert (model.classify(images[:, None]) == labels).mean() > 0.97
-    rows, _ = hold_out_tenth(len(IMAGES), 0)
+    rows, _ = hold_out_tenth(np.arange(len(IMAGES)), 0)
     values = IMAGES[rows] / 255
     assert model.network.mean.item() == pytest.approx(values.mean(), rel=1e-5)
     assert model.network.std.item() == pytest.approx(values.std(), rel=1e-5)
@@ -65,11 +65,11 @@ def test_the_held_out_images_are_no_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for count in (10, 400, 20_000):
-        training, held = hold_out_tenth(count, seed=3)
+        training, held = hold_out_tenth(np.arange(count), seed=3)
         assert sorted([*training, *held]) == list(range(count))
         assert len(held) == min(1000, count // 10)
     # Changing what is held out changes nothing in the network.
-    _, held = hold_out_tenth(len(IMAGES), 0)
+    _, held = hold_out_tenth(np.arange(len(IMAGES)), 0)
     changed = IMAGES.copy()
     changed[held] = 0
     networks = []

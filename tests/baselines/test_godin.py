@@ -64,7 +64,7 @@ def test_the_perturbation_raises_the_largest_h(fitted: GODIN) -> None:
 
 
 def test_the_magnitude_is_the_best_of_the_grid_on_held_out_images(fitted: GODIN) -> None:
-    _, held = hold_out_tenth(len(IMAGES), 0)
+    _, held = hold_out_tenth(np.arange(len(IMAGES)), 0)
     x = torch.from_numpy(IMAGES[held, None]) / 255
     means = []
     for magnitude in GRID:

@@ -68,7 +68,7 @@ def test_training_aligns_the_gradients_and_rebuilds_the_images(fitted: GradCon) 
 
 
 def test_the_epoch_with_the_smallest_held_out_loss_is_kept(fitted: GradCon) -> None:
-    held = torch.from_numpy(IMAGES[hold_out_tenth(len(IMAGES), 0)[1], None]) / 255
+    held = torch.from_numpy(IMAGES[hold_out_tenth(np.arange(len(IMAGES)), 0)[1], None]) / 255
     error = F.mse_loss(fitted._network(held), held)
     weights = list(fitted._network.directions().values())
     gradients = torch.autograd.grad(error, weights)
@@ -107,7 +107,7 @@ def test_the_reference_takes_in_the_gradient_of_the_whole_loss(
 
     monkeypatch.setattr("approxmass.baselines.gradcon.train_once", two_steps)
     model = GradCon(alpha=5.0).fit(IMAGES)  # large, so that the term counts
-    rows, _ = hold_out_tenth(len(IMAGES), 0)
+    rows, _ = hold_out_tenth(np.arange(len(IMAGES)), 0)
     x = torch.from_numpy(IMAGES[rows[:32], None]) / 255
     gradients = []
     for network, reference in seen:

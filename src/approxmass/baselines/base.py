@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
+from ..data.copies import pixel_digests, units_of
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
@@ -24,6 +25,7 @@ from ..errors import ApproxMassError
 from ..models.base import FitData, FitRun, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
+from ..runtime.batches import fixed_batches
 from ..runtime.machine import pick_device
 from ..runtime.plain import plainly
 from ..training.flow import EpochRecord
@@ -54,6 +56,9 @@ class Baseline(ABC):
     takes_outliers: ClassVar[bool] = False
     stride: ClassVar[int] = 1  # of images that are resized, sides are multiples of it
     needs_outliers: ClassVar[bool] = False
+    # Images that are scored together, no more and no less, so that each has the same score
+    # whatever it comes with.
+    together: ClassVar[int] = 32
     # Options that may be negative, and those that may not be 0 either.
     signed: ClassVar[frozenset[str]] = frozenset()
     positive: ClassVar[frozenset[str]] = frozenset()
@@ -70,6 +75,8 @@ class Baseline(ABC):
         self.shape: Shape | None = None  # of the images, once fitted
         self._device: torch.device | None = None  # the first asked of, a GPU where there is one
         self.trainings: list[State] = []  # of its networks, as they ended
+        # Of each image of a fit: copies of one are on one side of what a method holds out.
+        self._units: NDArray[np.int64] = np.empty(0, np.int64)
         for name, kind in {**self.option_types(), "seed": int}.items():
             value = getattr(self, name)
             if typing.get_origin(kind) is Literal:
@@ -145,7 +152,9 @@ class Baseline(ABC):
         others = None
         if self.takes_outliers and outliers is not None:
             others = open_images(outliers).read()
-        self._learn(source.read(), classes, others, progress)
+        pixels = source.read()
+        self._units = units_of(pixel_digests(pixels))
+        self._learn(pixels, classes, others, progress)
         return self
 
     @plainly
@@ -167,7 +176,7 @@ class Baseline(ABC):
                 f"{describe_shape(self.shape)}: convert them",
                 code="wrong-shape",
             )
-        return self._score(source.read()).astype(np.float64)
+        return self._scores(source.read())
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
@@ -225,12 +234,13 @@ class Baseline(ABC):
         Raises:
             ApproxMassError: as `fit`.
         """
-        self._learn(data.training.numpy(), data.labels, data.outliers, run.progress)
+        pixels = data.training.numpy()
+        self._units = units_of(pixel_digests(pixels) if data.units is None else data.units)
+        self._learn(pixels, data.labels, data.outliers, run.progress)
 
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
-        scores = self._score(views.numpy()) if len(views) else np.empty(0)
-        return {self.decides: scores.astype(np.float64)}
+        return {self.decides: self._scores(views.numpy())}
 
     def own_probe(self) -> dict[str, Floats]:
         """None of its own."""
@@ -335,6 +345,14 @@ class Baseline(ABC):
         self.trainings = []
         self._state = self._fit(images, labels, outliers, progress)
         self.shape = shape
+
+    def _scores(self, images: Pixels) -> Floats:
+        """Scores `(N,)`, in batches of a fixed size."""
+        found = [
+            self._score(some.numpy())[:count].astype(np.float64)
+            for some, count in fixed_batches(torch.from_numpy(images), self.together)
+        ]
+        return np.concatenate(found) if found else np.empty(0)
 
     def _in_batches(
         self, function: Callable[[Tensor], Tensor], images: Pixels | Tensor, size: int = 256

@@ -63,7 +63,7 @@ class Energy(ClassifierBaseline):
         assert labels is not None
         # The tenth held out is used for nothing here. Left out all the same, so that the network is
         # the very one of Mahalanobis, trained once and taken from the cache by the other.
-        rows, _ = hold_out_tenth(len(images), self.seed)
+        rows, _ = hold_out_tenth(self._units, self.seed)
         classes, images, labels = int(labels.max()) + 1, images[rows], labels[rows]
         network = self._train(images, labels, classes, progress)
         if outliers is not None:

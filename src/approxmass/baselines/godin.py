@@ -95,7 +95,7 @@ class GODIN(ClassifierBaseline):
         self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         assert labels is not None
-        rows, held = hold_out_tenth(len(images), self.seed)
+        rows, held = hold_out_tenth(self._units, self.seed)
         state = self._network_state(
             self._train(images[rows], labels[rows], int(labels.max()) + 1, progress)
         )

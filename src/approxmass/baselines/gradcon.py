@@ -146,7 +146,7 @@ class GradCon(Baseline):
         network, reference = self._network, self._reference
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         x = self._in_batches(at_28, images).to(self.device)
-        rows, held = hold_out_tenth(len(x), self.seed)
+        rows, held = hold_out_tenth(self._units, self.seed)
         validation, x = x[held], x[rows]
 
         def loss_of(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:

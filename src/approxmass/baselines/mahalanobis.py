@@ -62,7 +62,7 @@ class Mahalanobis(ClassifierBaseline):
         self, images: Pixels, labels: Labels | None, outliers: Pixels | None, progress: bool
     ) -> dict[str, Tensor]:
         assert labels is not None
-        rows, held = hold_out_tenth(len(images), self.seed)
+        rows, held = hold_out_tenth(self._units, self.seed)
         network = self._train(images[rows], labels[rows], int(labels.max()) + 1, progress)
         state = self._network_state(network)
         features = self._in_batches(

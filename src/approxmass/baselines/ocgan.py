@@ -175,7 +175,7 @@ class Autoencoder(Baseline):
             for name, module in self._parts.items()
         }
         x = self._in_batches(_centered, images).to(self.device)
-        rows, held = hold_out_tenth(len(x), self.seed)
+        rows, held = hold_out_tenth(self._units, self.seed)
         validation, x = x[held], x[rows]
 
         def step(at: Step) -> dict[str, Tensor]:

@@ -151,6 +151,7 @@ class PNGSize(Baseline):
     """
 
     name: ClassVar[str] = "png-size"
+    together: ClassVar[int] = 1
     statistic: ClassVar[Statistic] = Statistic(
         "png-size", "distance from the mean PNG size", "bytes"
     )

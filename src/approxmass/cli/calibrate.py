@@ -17,9 +17,10 @@ Output = Annotated[
 Per = Annotated[
     str | None,
     typer.Option(
-        metavar="COLUMN|subfolder",
-        help="Calibrate each group of images, such as a camera, by itself: a column of the Parquet "
-        "file, or the subfolders of the folder. An image scored is compared with its group alone. "
+        metavar="HOW",
+        help="Calibrate each group of images, such as a camera, by itself: subfolder, a column of "
+        "the Parquet file, or a regular expression with one group (...) for the names. An image "
+        "scored is compared with its group alone. "
         "(Not the --group of a fit, which keeps images on one side of its split.)",
     ),
 ]

@@ -60,6 +60,8 @@ def compare(
     if json_file != Path("-"):
         for ood_name in sources:
             out.print(comparison_table(facts, ood_name))
+        for line in found.warnings:
+            out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
         out.print(
             f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
             "images/s. Larger score = more out-of-distribution; at 5%: share called outliers; "

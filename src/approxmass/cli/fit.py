@@ -80,6 +80,14 @@ Calibration = Annotated[
         "folds where few would be held out and a fit is quick.",
     ),
 ]
+Group = Annotated[
+    Text,
+    typer.Option(
+        metavar="HOW",
+        help="What belongs together, as frames of a film, and is kept on one side: subfolder, a "
+        "column of the Parquet file, or a regular expression with one group (...) for the names.",
+    ),
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -118,6 +126,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
     calibration: Calibration = "auto",
+    group: Group = None,
     labels: Labels = None,
     outliers: Outliers = None,
     device: Device = None,
@@ -148,7 +157,15 @@ def fit(
         **options,
     )
     try:
-        detector.fit(source, labels, outliers, checkpoint=checkpoint, resume=resume, progress=True)
+        detector.fit(
+            source,
+            labels,
+            outliers,
+            groups=group,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=True,
+        )
         if is_main_process():
             _keep(detector, output, checkpoint, json_file)
     except KeyboardInterrupt:

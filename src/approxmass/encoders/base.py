@@ -1,17 +1,23 @@
 """What every encoder is, and how a data set goes through one: each image once, on the device."""
 
-__all__ = ["Encoder", "through"]
+__all__ = ["Encoder", "UnitOf", "through"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
+from ..runtime.batches import padded
 from ..runtime.machine import all_processes, processes
+
+# What belongs together among N images, `(N,)`: copies of an image, or a group.
+UnitOf = NDArray[np.int64]
 
 
 class Encoder(nn.Module, ABC):
@@ -68,7 +74,12 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: UnitOf | None = None,
     ) -> Tensor:
         """Learn from views, and give the codes that a flow trains on, on the CPU.
 
@@ -76,6 +87,7 @@ class Encoder(nn.Module, ABC):
             views: Of the training images.
             seed: Fixes what is drawn.
             device: Where to compute; None for the CPU.
+            units: Of each image, `(N,)`: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: images that cannot be learnt from.
@@ -107,7 +119,7 @@ def through(
         function: From pixels `(n, C, H, W)` on the device to `(n, ...)`.
         images: `(N, C, H, W)`, uint8 or in [0, 1].
         device: Where to compute; None for the CPU.
-        size: Images at a time.
+        size: Images at a time, no more and no less: the last ones are padded.
 
     Example:
         >>> through(lambda x: x.mean((1, 2, 3)), torch.full((3, 1, 2, 2), 255, dtype=torch.uint8))
@@ -121,8 +133,9 @@ def through(
     mine = images[rank * share : (rank + 1) * share]
     found = torch.empty(0)
     for start in range(0, len(mine), size):
-        rows = function(unit_pixels(mine[start : start + size].to(device or "cpu"))).float()
-        rows = rows.reshape(len(rows), -1)
+        some = mine[start : start + size]
+        rows = function(unit_pixels(padded(some, size).to(device or "cpu"))).float()
+        rows = rows[: len(some)].reshape(len(some), -1)
         if start == 0:
             found = torch.empty(len(mine), rows.shape[1])
         found[start : start + size] = rows

@@ -11,10 +11,17 @@ from ..errors import ApproxMassError
 
 # Of a vector without length.
 _FLOOR = 1e-12
+# Of a variance, as a share of their mean.
+_LEAST = 1e-4
 
 
-def shrunk_covariance(centered: Tensor) -> tuple[Tensor, Tensor]:
+def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, Tensor]:
     """Variances `(D,)`, growing, and axes `(D, D)`, in columns, of rows of mean 0, `(N, D)`.
+
+    Arguments:
+        centered: The rows.
+        times: How often each is there. By copies a covariance is no better known, and so it is
+            shrunk that much more than Ledoit and Wolf would shrink one of so many rows.
 
     Raises:
         ApproxMassError: the rows are all the same.
@@ -24,16 +31,27 @@ def shrunk_covariance(centered: Tensor) -> tuple[Tensor, Tensor]:
         >>> variances, axes = shrunk_covariance(rows * torch.tensor([1.0, 10.0]))
         >>> variances.sqrt().round().tolist()
         [1.0, 10.0]
+        >>> few = rows[:20]
+        >>> twice = shrunk_covariance(few.repeat(2, 1), times=2)[0]
+        >>> bool(torch.allclose(twice, shrunk_covariance(few)[0]))
+        True
     """
     with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
         fitted = LedoitWolf(assume_centered=True).fit(centered.numpy())
-    variances, axes = torch.linalg.eigh(torch.from_numpy(fitted.covariance_))
+    covariance = torch.from_numpy(fitted.covariance_)
+    if times > 1:
+        share = min(1.0, times * fitted.shrinkage_)
+        plain = centered.T @ centered / len(centered)
+        equal = plain.diagonal().mean() * torch.eye(len(plain), dtype=plain.dtype)
+        covariance = (1 - share) * plain + share * equal
+    variances, axes = torch.linalg.eigh(covariance)
     if not variances[0] > 0:
         raise ApproxMassError(
             "nearly all images are the same: there is nothing to learn from them",
             code="no-variation",
         )
-    return variances, axes
+    # Few different images shrink by nothing, and rounding would be blown up.
+    return variances.clamp_min(_LEAST * float(variances.mean())), axes
 
 
 def symmetric_root(variances: Tensor, axes: Tensor) -> Tensor:

@@ -5,12 +5,16 @@ __all__ = ["PatchEncoder", "Patches", "inside_of", "patch_maps", "patch_widths"]
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.copies import folds_of, times_of
 from ..data.frame import Box
 from ..data.region import Region
+from ..runtime.batches import fixed_batches
 from ..runtime.random import seeded_generator
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
@@ -142,11 +146,13 @@ class PatchEncoder(nn.Module):
         """Numbers of a code."""
         return sum(self.widths)
 
-    def fit_transform(self, patches: Patches, *, seed: int = 0) -> Tensor:
+    def fit_transform(
+        self, patches: Patches, *, seed: int = 0, units: NDArray[np.int64] | None = None
+    ) -> Tensor:
         """Learn from patches of training images; returns the codes `(M, D)` of those inside.
 
         The covariance is that of some, drawn at random. The codes of an image are by covariances
-        of places that have not seen it (five folds).
+        of places that have not seen it, nor another of its unit (five folds).
 
         Raises:
             ApproxMassError: the patches are all the same.
@@ -156,14 +162,14 @@ class PatchEncoder(nn.Module):
         self.center = self._means(values, places).float()
         values -= self.center[places]
         order = torch.randperm(len(values), generator=seeded_generator(seed, "covariance", 0))
-        variances, axes = shrunk_covariance(values[order[:_MOST]].double())
+        variances, axes = shrunk_covariance(values[order[:_MOST]].double(), times=times_of(units))
         self.whitening = symmetric_root(variances, axes).float()
         self.axes = axes[:, -self.axes.shape[1] :].float().contiguous()
         codes = values @ self.whitening
         images = torch.arange(len(known))[:, None].expand_as(known)[known]
         own = torch.empty_like(codes)
-        for fold in range(_FOLDS):
-            held = images % _FOLDS == fold
+        for some, _ in folds_of(torch.arange(len(known)), units, _FOLDS):
+            held = torch.isin(images, some)
             self._learn_places(codes[~held], places[~held])
             own[held] = self._by_place(codes[held], places[held])
         self._learn_places(codes, places)
@@ -219,10 +225,9 @@ class PatchEncoder(nn.Module):
         """Codes `(N, k, D)` of centered patches of all places `(N, k, D)`."""
         codes = centered @ self.whitening
         found = [codes[:0]]
-        for some in torch.split(codes, _TOGETHER):
-            padded = torch.cat([some, some[:1].expand(_TOGETHER - len(some), -1, -1)])
-            at = _shortened(padded.transpose(0, 1), self.loose, self.excess[:, None])
-            found.append(at.transpose(0, 1)[: len(some)])
+        for some, count in fixed_batches(codes, _TOGETHER):
+            at = _shortened(some.transpose(0, 1), self.loose, self.excess[:, None])
+            found.append(at.transpose(0, 1)[:count])
         return torch.cat(found)
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Shape
-from .base import Encoder
+from .base import Encoder, UnitOf
 
 
 class PixelEncoder(Encoder):
@@ -37,10 +37,15 @@ class PixelEncoder(Encoder):
         return shape == self.shape
 
     def fit_transform(
-        self, images: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: UnitOf | None = None,
     ) -> Tensor:
         """The images as they are, uint8: the training scales them a batch at a time."""
-        return images
+        return views
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` unchanged, `(N, C, H, W)`."""

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..arrays import Shape
+from ..data.copies import folds_of, times_of
 from ..data.frame import Box
 from ..data.region import Region
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
-from .base import Encoder, through
+from .base import Encoder, UnitOf, through
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
 from .patches import Patches, inside_of, patch_maps, patch_widths
@@ -104,14 +105,7 @@ class PooledEncoder(Encoder):
 
         With parts, what is seen at each place goes on after them, and then the places.
         """
-
-        def padded(x: Tensor) -> Tensor:
-            missing = _TOGETHER - len(x)
-            if missing:
-                x = torch.cat([x, x[:1].expand(missing, -1, -1, -1)])
-            return self._seen(x)[: _TOGETHER - missing]
-
-        rows = through(padded, images, device=self.center.device, size=_TOGETHER)
+        rows = through(self._seen, images, device=self.center.device, size=_TOGETHER)
         if not self.widths:
             return rows
         everywhere = torch.arange(math.prod(self.grid)).float()
@@ -180,12 +174,17 @@ class PooledEncoder(Encoder):
 
     @torch.no_grad()
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: UnitOf | None = None,
     ) -> Tensor:
         """Learn mean and covariance; returns codes `(N, dimension)` as new images have them.
 
-        The code of each image is by a whitening that has not seen it (five folds): with few
-        images their own codes would be shorter than those of any other.
+        The code of each image is by a whitening that has not seen it, nor its unit (five folds):
+        with few images their own codes would be shorter than those of any other.
 
         Raises:
             ApproxMassError: fewer than ten images, or images that do not differ.
@@ -202,22 +201,20 @@ class PooledEncoder(Encoder):
         order = torch.randperm(len(parts), generator=seeded_generator(seed, "folds", 0))
         most = max(10, _NUMBERS // parts.shape[1])
         seen, codes = order[:most], torch.empty_like(parts)
-        self._learn(parts[seen])
+        self._learn(parts[seen], times_of(_among(units, seen)))
         codes[order[most:]] = self._whitened(parts[order[most:]])
         center, whitening = self.center, self.whitening
-        for fold in range(_FOLDS):
-            held = seen[fold::_FOLDS]
-            others = torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold])
-            self._learn(parts[others])
+        for held, others in folds_of(seen, units, _FOLDS):
+            self._learn(parts[others], times_of(_among(units, others)))
             codes[held] = self._whitened(parts[held])
         self.center, self.whitening = center, whitening
         self.to(device or "cpu")
         return codes
 
-    def _learn(self, parts: Tensor) -> None:
+    def _learn(self, parts: Tensor, times: float) -> None:
         values = parts.double()
         center = values.mean(0)
-        variances, axes = shrunk_covariance(values - center)
+        variances, axes = shrunk_covariance(values - center, times=times)
         self.center = center.float()
         self.whitening = symmetric_root(variances, axes).float()
 
@@ -257,3 +254,7 @@ class PooledEncoder(Encoder):
 
     def __repr__(self) -> str:
         return f"PooledEncoder({self.extra_repr()})"
+
+
+def _among(units: UnitOf | None, rows: Tensor) -> UnitOf | None:
+    return None if units is None else units[rows.numpy()]

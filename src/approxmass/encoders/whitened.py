@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
@@ -15,12 +16,12 @@ from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from .base import Encoder, through
+from .base import Encoder, UnitOf, through
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
 _PCA_NUMBERS = 2**28
-# Images that go through a module together, by the numbers that they are.
-_FEWEST, _MOST_IMAGES, _PIXELS = 4, 1024, 1 << 22
+# Images that go through a module together, no more and no less, by the numbers that they are.
+_FEWEST, _MOST_IMAGES, _PIXELS = 4, 64, 1 << 22
 # Keeps the logarithm of the residual energy finite for an image inside the fitted subspace.
 _ENERGY_FLOOR = 1e-6
 
@@ -32,8 +33,8 @@ class WhitenedEncoder(Encoder):
     a strong score. The components are those of the pixels, or of `features(x)` for any module.
 
     Arguments:
-        components: Most components to keep. Fewer are kept when there are fewer than five images
-            for each, or when the data has no more variance to give.
+        components: Most components to keep. Fewer are kept when there are fewer than five
+            different images for each, or when the data has no more variance to give.
         features: Module from pixels `(N, C, H, W)` to features `(N, ...)`; None for the pixels.
 
     Attributes:
@@ -126,7 +127,12 @@ class WhitenedEncoder(Encoder):
 
     @torch.no_grad()
     def fit_transform(
-        self, views: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        views: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        units: UnitOf | None = None,
     ) -> Tensor:
         """Fit the components on views: features, or images `(N, C, H, W)`; returns their codes.
 
@@ -140,21 +146,22 @@ class WhitenedEncoder(Encoder):
             )
         self.to(device or "cpu")
         some = _some(len(views), views[0].numel(), seed)
+        different = len(views[some]) if units is None else len(np.unique(units[some]))
         if self.module is not None:
-            self._fit(views[some], seed)
+            self._fit(views[some], different, seed)
             parts = [self._code(part.to(device or "cpu")) for part in torch.split(views, 4096)]
             return torch.cat(parts).cpu()
         # Only those that PCA sees are held as floats.
-        self._fit(_rows(views[some]), seed)
+        self._fit(_rows(views[some]), different, seed)
         self.to(device or "cpu")
-        return through(self, views, device=device, size=4096)
+        return through(self, views, device=device, size=256)
 
     def codes(self, views: Tensor) -> Tensor:
         """Codes `(N, dimension)` of views."""
         return self._code(views) if self.module is not None else super().codes(views)
 
-    def _fit(self, features: Tensor, seed: int) -> None:
-        """Fit the components on features `(N, D)`, on the CPU."""
+    def _fit(self, features: Tensor, different: int, seed: int) -> None:
+        """Fit the components on features `(N, D)`, on the CPU, of so many different images."""
         parts = torch.split(features, 4096)  # looked at in parts: a copy of all is large
         if not all(bool(part.isfinite().all()) for part in parts):
             raise ApproxMassError(
@@ -165,9 +172,9 @@ class WhitenedEncoder(Encoder):
                 "all images are the same: there is nothing to learn from them", code="no-variation"
             )
         width = features.shape[1]
-        most = len(features) // 5
+        most = different // 5
         if self.images is not None:
-            most = min(self.images // 5, len(features) // 2)
+            most = min(self.images // 5, different // 2)
         kept = max(1, min(self.components, width, most))
         with threadpool_limits(1):  # so that the axes do not depend on the number of threads
             pca = PCA(kept, random_state=seed).fit(features.numpy())

@@ -17,6 +17,7 @@ from ..detector import Detector
 from ..errors import ApproxMassError
 from ..runtime.machine import machine_facts
 from ..scores import Scores
+from .known import known_warnings
 from .localize import Localizations, Places
 from .protocol import Evaluation, evaluate
 from .weak_spots import weak_spots
@@ -36,6 +37,7 @@ class ScoredSet:
         p_value: `(N,)`.
         is_outlier: `(N,)`, at a false-alarm rate of 5%.
         sha256: Of the pixels as the detector saw them.
+        in_fit: How many of the images were in the fit, by their pixels.
         seconds: Reading and scoring.
         masks: Of the images, to read again; None where nothing is known of defects.
     """
@@ -46,6 +48,7 @@ class ScoredSet:
     p_value: Floats
     is_outlier: Bools
     sha256: str
+    in_fit: int
     seconds: float
     masks: Masks | None = None
 
@@ -82,9 +85,13 @@ class Assessment:
 
     @functools.cached_property
     def warnings(self) -> list[str]:
-        """A line for each set on which the deciding statistic is weak."""
+        """A line for each set that has images of the fit, or on which the verdict is weak."""
         first, *others = self.sets
-        return weak_spots(
+        known = known_warnings(
+            {name: scored.in_fit for name, scored in self.sets.items()},
+            {name: len(scored.names) for name, scored in self.sets.items()},
+        )
+        return known + weak_spots(
             self.detector.statistic,
             self.sets[first].statistics,
             {name: self.sets[name].statistics for name in others},
@@ -103,6 +110,7 @@ class Assessment:
             "images": {
                 name: {
                     "count": len(scored.names),
+                    "in_fit": scored.in_fit,
                     "sha256": scored.sha256,
                     "seconds": round(scored.seconds, 2),
                 }
@@ -141,6 +149,7 @@ def score_set(
     digest = hashlib.sha256()
     names: list[str] = []
     parts = []
+    in_fit = 0
     marks = None if masks is None else masks.stream()
     for chunk in detector.chunks(source):
         chunk.require_readable(source.name)
@@ -152,6 +161,7 @@ def score_set(
         if on_chunk is not None:
             on_chunk(chunk, scores)
         digest.update(chunk.images.data)
+        in_fit += int(detector.fitted.in_fit(chunk.images).sum())
         names += chunk.names
         parts.append(scores)
     joined = Scores.join(parts)
@@ -162,6 +172,7 @@ def score_set(
         p_value=joined.p_value,
         is_outlier=joined.is_outlier,
         sha256=digest.hexdigest(),
+        in_fit=in_fit,
         seconds=time.monotonic() - started,
         masks=masks,
     )

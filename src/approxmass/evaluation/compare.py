@@ -14,6 +14,7 @@ from torch import Tensor
 from ..arrays import Bools, Floats
 from ..calibration import FALSE_ALARM_RATE, p_values
 from ..data import ImageSource, open_images
+from ..data.copies import stored_digests, units_of
 from ..data.part import part_of
 from ..detector import Detector
 from ..encoders.patches import Patches
@@ -22,8 +23,9 @@ from ..models.parts import PARTS
 from ..models.views import Seen, views_of
 from ..runtime.machine import machine_facts
 from ..runtime.plain import plain_process
-from ..training.holdout import FEWEST_IMAGES, three_shares
+from ..training.holdout import FEWEST_WHOLE, Shares
 from .intervals import Interval
+from .known import known_warnings
 from .lines import plain_lines
 from .metrics import ood_metrics
 from .paired import paired_difference
@@ -65,6 +67,7 @@ class Comparison:
     Attributes:
         id: Name of the in-distribution set.
         counts: Images of each set, the in-distribution one first.
+        in_fit: How many of them were in the fit, by their pixels.
         lines: The default first.
         differences: AUROC of the penalised flow less the vanilla one, by statistic and set of
             outliers, with a paired 95% interval.
@@ -76,6 +79,7 @@ class Comparison:
 
     id: str
     counts: dict[str, int]
+    in_fit: dict[str, int]
     lines: list[Line]
     differences: dict[str, dict[str, Interval]]
     scores: dict[str, dict[str, Floats]] = field(repr=False)
@@ -83,11 +87,18 @@ class Comparison:
     images_per_second: float
     seed: int
 
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each set that holds images of the fit."""
+        return known_warnings(self.in_fit, self.counts)
+
     def facts(self) -> dict[str, Any]:
         """All but the scores as plain types, ready for JSON."""
         return {
             "id": self.id,
             "counts": self.counts,
+            "in_fit": self.in_fit,
+            "warnings": self.warnings,
             "seed": self.seed,
             "fit_seconds": self.detector.facts.fit_seconds,
             "images_per_second": round(self.images_per_second, 1),
@@ -144,7 +155,8 @@ def compare(
     with plain_process(detector.threads):
         learnt, calibrating = _fitted_on(detector, source)
         sources = {**sources, _CALIBRATION: calibrating}
-        features = _score(detector, vanilla, sources, learnt.lines, scores)
+        features, in_fit = _score(detector, vanilla, sources, learnt.lines, scores)
+        del in_fit[_CALIBRATION]
         found = plain_lines(learnt.features, features)
     scores |= {f"plain: {name}": by_set for name, by_set in found.items()}
     calibrations = {key: by_set.pop(_CALIBRATION) for key, by_set in scores.items()}
@@ -153,6 +165,7 @@ def compare(
     return Comparison(
         id=id_source.name,
         counts=counts,
+        in_fit=in_fit,
         lines=[_line(key, by_set, calibrations[key]) for key, by_set in scores.items()],
         differences=_differences(scores, id_source.name, list(oods), seed),
         scores=scores,
@@ -165,14 +178,15 @@ def compare(
 def _two(source: ImageSource, id_images: Any, seed: int) -> tuple[ImageSource, ImageSource]:
     if id_images is not None:
         return source, open_images(id_images)
-    if len(source) - len(source) // 5 < FEWEST_IMAGES:
+    if len(source) - len(source) // 5 < FEWEST_WHOLE:
         raise ApproxMassError(
             f"{source.name} has {len(source)} images, of which a fifth is held out to try it on: "
-            f"give at least {FEWEST_IMAGES * 5 // 4}, or in-distribution images of their own",
+            f"give at least {FEWEST_WHOLE * 5 // 4}, or in-distribution images of their own",
             code="too-few",
         )
-    held: Bools = np.zeros(len(source), dtype=bool)
-    held[np.random.default_rng(seed).permutation(len(source))[: len(source) // 5]] = True
+    units = units_of(stored_digests(source))
+    count = int(units.max()) + 1
+    held: Bools = np.isin(units, np.random.default_rng(seed).permutation(count)[: count // 5])
     return (
         part_of(source, ~held, source.name),
         part_of(source, held, f"a fifth of {source.name}"),
@@ -190,7 +204,8 @@ class _Learnt:
 def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageSource]:
     """Of the images that were trained on what plain lines need, and the images that calibrate."""
     settings, model = detector.settings, detector.model
-    shares = three_shares(len(source), settings.holdout, settings.seed, source.name)
+    shares = detector.fitted.shares
+    assert isinstance(shares, Shares)  # it was fitted here, and some held out
     rows = np.empty(len(source), np.int64)
     rows[shares.order] = np.arange(len(source))
     parts = [
@@ -220,17 +235,22 @@ def _score(
     sources: Mapping[str, ImageSource],
     lines: PatchLines | None,
     scores: dict[str, dict[str, Floats]],
-) -> dict[str, dict[str, Any]]:
-    """Add the scores of both flows and of patches; returns the features of every set."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Add the scores of both flows and of patches.
+
+    Returns:
+        Of every set the features, and how many of its images were in the fit.
+    """
     both = (
         ("penalised", detector, dict.fromkeys((detector.statistic, *_SHOWN))),
         ("vanilla", vanilla, dict.fromkeys((detector.statistic, *_OF_THE_FLOW))),
     )
-    features = {}
+    features, in_fit = {}, dict.fromkeys(sources, 0)
     for name, of in sources.items():
         found: dict[str, list[Floats]] = {}
         seen = []
-        for _, _, views in _views(detector, of):
+        for images, _, views in _views(detector, of):
+            in_fit[name] += int(detector.fitted.in_fit(images).sum())
             for kind, each, shown in both:
                 statistics = each.model.statistics_of(views)
                 for statistic in shown:
@@ -244,7 +264,7 @@ def _score(
         for key, parts in found.items():
             scores.setdefault(key, {})[name] = np.concatenate(parts)
         features[name] = _joined(seen)
-    return features
+    return features, in_fit
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from ..data.pixels import unit_pixels
 from ..data.region import Region
 from ..encoders import Encoder
 from ..errors import ApproxMassError
+from ..runtime.batches import fixed_batches
 from ..scores import Scores
 
 # Standard deviation of the smoothing, as a share of the side: one pixel of 28.
@@ -132,8 +133,8 @@ class Explanation:
             ...     is_outlier=none > 0, statistics={},
             ... )
             >>> found = Explanation([], "x", none, none, np.arange(39.0), none, [], scores)
-            >>> found.threshold(0.05), found.threshold(0.01)
-            (37.0, inf)
+            >>> round(found.threshold(0.05)), found.threshold(0.01)
+            (37, inf)
         """
         if place is None and self.scores.group is not None:
             raise ApproxMassError(
@@ -225,18 +226,18 @@ def gradients(
         boxes: Where in the frame each image lies; None for all over.
         region: Of the images; what is outside of it is no part of the maps.
         device: Where encoder and statistic are.
-        batch_size: Images at a time.
+        batch_size: Images at a time, no more and no less.
     """
     maps, components = [], []
-    for batch in torch.split(images, batch_size):
+    for batch, count in fixed_batches(images, batch_size):
         pixels = unit_pixels(batch.to(device)).requires_grad_()
         with torch.enable_grad():
             code = encoder(pixels)
             values = statistic(code)
         by_pixel, by_number = torch.autograd.grad(values.sum(), (pixels, code))
-        squared = by_pixel.square().sum(1).cpu().double()
+        squared = by_pixel[:count].square().sum(1).cpu().double()
         maps.append(squared.nan_to_num(posinf=torch.finfo(torch.float64).max).numpy())
-        shares = _shares(by_number.square().flatten(1).cpu().double().numpy())
+        shares = _shares(by_number[:count].square().flatten(1).cpu().double().numpy())
         components.append(shares[:, : len(encoder.names)])
     squared_maps = np.concatenate(maps)
     if region is not None:

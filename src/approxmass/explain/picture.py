@@ -112,8 +112,8 @@ def scale_of(usual: Floats) -> tuple[float, float, float]:
         usual: Peaks `(n,)` of the maps of images that calibrate.
 
     Example:
-        >>> scale_of(np.arange(39.0))
-        (19.0, 37.0, 55.0)
+        >>> tuple(round(each) for each in scale_of(np.arange(39.0)))
+        (19, 37, 55)
     """
     low, limit = float(np.median(usual)), threshold(usual, FALSE_ALARM_RATE)
     if math.isinf(limit):  # too few images to say: the largest there was

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..arrays import Floats, Labels, Pixels, Shape
@@ -86,7 +88,8 @@ class FitData:
         shape: `(C, H, W)` of the images.
         training: What `Model.kept` left of the views of them, a row each.
         reference: The same of others, for the in-distribution range of each statistic.
-        sha256: Of the pixels of these images, in their order.
+        sha256: Of the pixels of these images, in their order, and of what is trained on of them.
+        units: Of each training image, `(M,)`: those of one belong together, and are in a row.
         whole: Whole views of as many as `Model.whole` asked for: of the first of `reference` and,
             where these are not enough, of `training`.
         labels: Classes of the training images, for models that need them.
@@ -97,6 +100,7 @@ class FitData:
     training: Tensor
     reference: Tensor
     sha256: str
+    units: NDArray[np.int64] | None = None
     whole: Tensor | None = None
     labels: Labels | None = None
     outliers: Pixels | None = None

@@ -17,6 +17,7 @@ from ..arrays import Floats, Shape
 from ..data.frame import Box
 from ..data.region import Region
 from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
+from ..encoders.base import UnitOf
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces, gradients
@@ -172,8 +173,10 @@ class FlowModel:
         """
         shape = data.shape
         kind, chosen, encoder = self._kind, self.chosen, self.encoder
-        codes = encoder.fit_transform(data.training, seed=self.seed, device=run.device)
-        unseen = kind.unseen(len(codes))
+        codes = encoder.fit_transform(
+            data.training, seed=self.seed, device=run.device, units=data.units
+        )
+        unseen = _between(data.units, kind.unseen(len(codes)))
         codes, for_ranges = codes[unseen:], codes[:unseen].clone()
         flow = kind.flow(chosen.preset, shape, encoder.dimension, self.seed, chosen.alpha)
         training = kind.training(chosen.preset, len(codes), shape, encoder.dimension, run.device)
@@ -208,11 +211,18 @@ class FlowModel:
         parts = self._parts()
         if parts is not None and isinstance(encoder, PooledEncoder):
             seen = encoder.patches(data.training[unseen:])
-            parts.learn(seen, data.sha256, run, seed=self.seed, alpha=chosen.alpha)
+            units = None if data.units is None else data.units[unseen:]
+            parts.learn(seen, data.sha256, run, seed=self.seed, alpha=chosen.alpha, units=units)
         self.scorer = FlowScorer(
             encoder, flow, shape, parts=parts, draws=chosen.draws, seed=self.seed
         )
-        self.scorer.fit(data.training, data.reference, codes=for_ranges, whole=data.whole)
+        self.scorer.fit(
+            data.training,
+            data.reference,
+            codes=for_ranges,
+            whole=data.whole,
+            units=data.units,
+        )
 
     def _parts(self) -> Parts | None:
         """The patch level of the encoder, nothing learnt."""
@@ -246,7 +256,7 @@ class FlowModel:
         found: list[Tensor] = []
         statistics = scorer.statistics_of(views, found)
         if scorer.parts is not None and isinstance(encoder, PooledEncoder):
-            maps = torch.cat([some.cpu() for some in found]).view(-1, *encoder.grid).numpy()
+            maps = torch.cat(found).view(-1, *encoder.grid).numpy()
             return statistics, Surfaces(maps, np.empty((len(maps), 0)))
         return statistics, gradients(
             encoder,
@@ -355,6 +365,14 @@ def _record(facts: Mapping[str, Any]) -> EpochRecord:
     for value in (record.loss, record.nll, record.learning_rate, record.mass or 0.0):
         check_number("an epoch", value, "a number", -math.inf, math.inf)
     return record
+
+
+def _between(units: UnitOf | None, row: int) -> int:
+    """The row nearest to one at which a unit begins, so that none is on both sides."""
+    if units is None or row == 0:
+        return row
+    begins = np.flatnonzero(np.diff(units)) + 1
+    return int(begins[np.abs(begins - row).argmin()]) if len(begins) else row
 
 
 def _weights(flow: nn.Module) -> int:

@@ -2,12 +2,15 @@
 
 __all__ = ["LATENT_IMAGES", "LatentFit", "latent_features"]
 
+import numpy as np
 import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 
 # The latent fit learns from at most this many training images.
 LATENT_IMAGES = 5000
+# Of a feature, as a share of 1 and its mean.
+_LEAST_SPREAD = 1e-4
 
 
 def latent_features(maps: list[Tensor]) -> Tensor:
@@ -67,7 +70,9 @@ class LatentFit(nn.Module):
     def fit(self, features: Tensor) -> None:
         """Learn from features `(N, F)` of in-distribution images; covariance by Ledoit and Wolf."""
         values = features.double().cpu().numpy()
-        center, spread = values.mean(0), values.std(0) + 1e-12
+        center = values.mean(0)
+        # A feature that all images share is known to six digits.
+        spread = np.maximum(values.std(0), _LEAST_SPREAD * (1 + np.abs(center)))
         precision = LedoitWolf().fit((values - center) / spread).precision_
         device = self.center.device
         for name, array in (("center", center), ("spread", spread), ("precision", precision)):

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..encoders import PooledEncoder
+from ..encoders.base import UnitOf
 from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
 from ..mass import log_prob_and_mass
+from ..runtime.batches import fixed_batches
 from ..training import recipes
 from ..training.checkpoint import second_of
 from ..training.flow import train
@@ -67,7 +69,14 @@ class Parts(nn.Module):
         return cls(code, VectorFlow("patches", code.dimension, seed=seed, jitter=jitter))
 
     def learn(
-        self, patches: Patches, fingerprint: str, run: FitRun, *, seed: int, alpha: Alpha
+        self,
+        patches: Patches,
+        fingerprint: str,
+        run: FitRun,
+        *,
+        seed: int,
+        alpha: Alpha,
+        units: UnitOf | None = None,
     ) -> None:
         """Learn the codes and train the flow.
 
@@ -77,11 +86,12 @@ class Parts(nn.Module):
             run: How; the state of the training is kept beside the checkpoint.
             seed: Fixes what is drawn.
             alpha: Weight of the mass, or `auto`.
+            units: Of the images: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: as `train`.
         """
-        codes = self.code.fit_transform(patches, seed=seed)
+        codes = self.code.fit_transform(patches, seed=seed, units=units)
         training = replace(recipes.for_patches(len(codes), codes.shape[1]), seed=seed)
         if alpha != "auto":
             training = replace(training, alpha=alpha)
@@ -127,11 +137,9 @@ class Parts(nn.Module):
     def densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """NLL and mass `(N,)`, float64, of codes `(N, dimension)`."""
         found = []
-        for some in torch.split(codes, _TOGETHER):
-            missing = _TOGETHER - len(some)
-            padded = torch.cat([some, some[:1].expand(missing, -1)]) if missing else some
-            log_p, mass = log_prob_and_mass(self.flow.log_prob, padded)
-            found.append((log_p.detach()[: len(some)], mass.detach()[: len(some)]))
+        for some, count in fixed_batches(codes, _TOGETHER):
+            log_p, mass = log_prob_and_mass(self.flow.log_prob, some)
+            found.append((log_p.detach()[:count], mass.detach()[:count]))
         log_p, mass = (torch.cat(each) for each in zip(*found, strict=True))
         return capped(-log_p.double()), capped(mass.double())
 

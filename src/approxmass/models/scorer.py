@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
 from ..encoders import Encoder, PooledEncoder
+from ..encoders.base import UnitOf
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
+from ..runtime.batches import fixed_batches
 from ..runtime.random import seeded_generator
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
@@ -21,6 +23,11 @@ from .summary import Neighbour, Residual
 
 # Codes to know the flow again by.
 _DRAWN = 4
+# Of a statistic on in-distribution images, as a share of 1 and its mean: in float32 a score has
+# six digits, and no set of different images is known that comes near.
+_LEAST_SPREAD = 1e-3
+# Among the statistics of a batch: the maps.
+_MAP = "map"
 
 
 class FlowScorer(nn.Module):
@@ -95,10 +102,13 @@ class FlowScorer(nn.Module):
 
     @property
     def batch_size(self) -> int:
-        """Images at a time."""
+        """Images that go through together, no more and no less: see `runtime/batches.py`."""
         if self.parts is not None:
-            return 64
-        return 2048 if self.latent is None else 64
+            return 16
+        on_cpu = self.device.type == "cpu"  # where a lone image pays for the others
+        if self.latent is not None:
+            return 16 if on_cpu else 64
+        return 256 if on_cpu else 2048
 
     def fit(
         self,
@@ -107,6 +117,7 @@ class FlowScorer(nn.Module):
         *,
         codes: Tensor | None = None,
         whole: Tensor | None = None,
+        units: UnitOf | None = None,
     ) -> "FlowScorer":
         """Learn the plain statistics and the latent fit, and the in-distribution range of each.
 
@@ -118,6 +129,7 @@ class FlowScorer(nn.Module):
             held_out: Views of images that it was not trained on, used for nothing else.
             codes: A network's, of training images that the flow has not seen.
             whole: With parts, whole views of some of these images, for the range of these.
+            units: Of each training image: those of one belong together; None for each by itself.
 
         Raises:
             ApproxMassError: a score of theirs overflows.
@@ -128,12 +140,8 @@ class FlowScorer(nn.Module):
         if isinstance(self.encoder, PooledEncoder) and codes is not None:
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
-                known[name] = plain.fit(summary, seed=self.seed).double().cpu()
-            found = [
-                self._densities(part.to(self.device))
-                for part in torch.split(codes, self.batch_size)
-            ]
-            known["nll"], known["mass"] = (torch.cat(of).cpu() for of in zip(*found, strict=True))
+                known[name] = plain.fit(summary, seed=self.seed, units=units).double().cpu()
+            known |= self._in_batches(self._flow_of_codes, codes)
         ranges = self._in_batches(self._of_image, held_out)
         if whole is not None and self.parts is not None:
             ranges |= self._in_batches(self._of_parts, whole)
@@ -145,8 +153,10 @@ class FlowScorer(nn.Module):
                     "again with a smaller alpha or more images",
                     code="diverged",
                 )
-            center, spread = values.mean(), values.std(correction=0).clamp_min(1e-12)
-            self.moments[place] = torch.stack([center, spread])
+            center, spread = values.mean(), values.std(correction=0)
+            # Where all images score alike, one standard deviation is well above rounding.
+            least = _LEAST_SPREAD * (1 + center.abs())
+            self.moments[place] = torch.stack([center, spread.clamp_min(least)])
         self.drawn = self._draw(self.flow)
         if self.parts is not None:
             self.drawn_parts = self._draw(self.parts.flow)
@@ -177,7 +187,15 @@ class FlowScorer(nn.Module):
         A score that overflows, as for an image that is nothing like the training images, is 1e30.
         With parts, their maps `(n, k)` of some images after the others go to `maps`.
         """
-        parts = self._in_batches(lambda some: self(some, maps), views)
+
+        def of(some: Tensor) -> dict[str, Tensor]:
+            seen: list[Tensor] = []
+            scores: dict[str, Tensor] = self(some, None if maps is None else seen)
+            return scores | ({_MAP: seen[0]} if seen else {})
+
+        parts = self._in_batches(of, views)
+        if maps is not None and _MAP in parts:
+            maps.append(parts[_MAP])
         return {s.name: parts[s.name].numpy() for s in self.statistics}
 
     def raw(self, views: Tensor) -> dict[str, Tensor]:
@@ -215,6 +233,9 @@ class FlowScorer(nn.Module):
             return {}
         found: dict[str, Tensor] = self.parts(self.encoder.patches(views), maps)
         return found
+
+    def _flow_of_codes(self, codes: Tensor) -> dict[str, Tensor]:
+        return dict(zip(("nll", "mass"), self._densities(codes), strict=True))
 
     def _plain(self) -> list[tuple[str, Residual | Neighbour]]:
         return [
@@ -272,8 +293,8 @@ class FlowScorer(nn.Module):
     def _latent_features(self, views: Tensor) -> Tensor:
         """Latent features `(N, F)` of an image flow, without the gradient that the mass needs."""
         parts = [
-            self._through(self.encoder.codes(batch.to(self.device)))[1][0].cpu()
-            for batch in torch.split(views, self.batch_size)
+            self._through(self.encoder.codes(batch.to(self.device)))[1][0][:count].cpu()
+            for batch, count in fixed_batches(views, self.batch_size)
         ]
         return torch.cat(parts)
 
@@ -282,8 +303,11 @@ class FlowScorer(nn.Module):
     ) -> dict[str, Tensor]:
         if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = [of(batch.to(self.device)) for batch in torch.split(views, self.batch_size)]
-        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+        parts = []
+        for batch, count in fixed_batches(views, self.batch_size):
+            found = of(batch.to(self.device))
+            parts.append({name: values[:count].cpu() for name, values in found.items()})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:
         """For `print`."""

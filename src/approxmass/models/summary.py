@@ -2,11 +2,14 @@
 
 __all__ = ["Neighbour", "Residual"]
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from ..data.copies import folds_of
 from ..runtime.random import seeded_generator
 
 _COMPONENTS, _FOLDS = 64, 5
@@ -33,21 +36,25 @@ class Residual(nn.Module):
         for name in ("center", "axes"):
             self.register_buffer(name, torch.empty(0))
 
-    def fit(self, summaries: Tensor, *, seed: int) -> Tensor:
-        """Learn from summaries `(N, C)`.
+    def fit(
+        self, summaries: Tensor, *, seed: int, units: NDArray[np.int64] | None = None
+    ) -> Tensor:
+        """Learn from summaries `(N, C)` of images, of which those of a unit belong together.
 
         Returns:
-            The statistic `(n,)` of up to 4,000 of them, each by components that have not seen it.
+            The statistic `(n,)` of up to 4,000 of them, each by components that have not seen its
+            unit.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
         seen = summaries[order[:_MOST]]
         # With as many components as a fold's images nothing would be left of them.
-        kept = max(1, min(_COMPONENTS, len(seen) // 4, seen.shape[1] - 1))
+        some = _some(units, order)
+        different = len(seen) if some is None else len(np.unique(some))
+        kept = max(1, min(_COMPONENTS, different // 4, seen.shape[1] - 1))
         held_out = []
-        for fold in range(_FOLDS):
-            others = torch.cat([seen[k::_FOLDS] for k in range(_FOLDS) if k != fold])
-            self._learn(others, kept, seed)
-            held_out.append(self(seen[fold::_FOLDS]))
+        for held, others in folds_of(torch.arange(len(seen)), some, _FOLDS):
+            self._learn(seen[others], kept, seed)
+            held_out.append(self(seen[held]))
         self._learn(seen, kept, seed)
         return torch.cat(held_out)
 
@@ -82,11 +89,13 @@ class Neighbour(nn.Module):
         super().__init__()
         self.register_buffer("remembered", torch.empty(0, dtype=torch.float16))
 
-    def fit(self, summaries: Tensor, *, seed: int) -> Tensor:
+    def fit(
+        self, summaries: Tensor, *, seed: int, units: NDArray[np.int64] | None = None
+    ) -> Tensor:
         """Remember up to 4,000 summaries `(N, C)`, in half precision.
 
         Returns:
-            Of each of these the distance `(n,)` to the nearest other.
+            Of each of these the distance `(n,)` to the nearest other, of another unit.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
         seen = summaries[order[:_MOST]]
@@ -94,12 +103,21 @@ class Neighbour(nn.Module):
         kept = self.remembered.to(seen)
         others = seen @ kept.T
         others.fill_diagonal_(-1)
+        some = _some(units, order)
+        if some is not None:
+            of = torch.from_numpy(some).to(seen.device)
+            others[of[:, None] == of] = -1
         return _apart(seen, kept[others.argmax(1)])
 
     def forward(self, summaries: Tensor) -> Tensor:
         """The statistic `(N,)`."""
         kept = self.remembered.to(summaries)
         return _apart(summaries, kept[(summaries @ kept.T).argmax(1)])
+
+
+def _some(units: NDArray[np.int64] | None, order: Tensor) -> NDArray[np.int64] | None:
+    """The units of those images that are seen."""
+    return None if units is None else units[order[:_MOST].numpy()]
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

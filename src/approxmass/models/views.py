@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..arrays import Pixels, Shape
 from ..data import ImageSource
+from ..data.copies import pixel_digests
 from ..data.frame import Box
 from ..data.options import row_of_each
 from ..runtime.machine import processes
@@ -86,14 +87,14 @@ class Gathered:
         whole: Whole views of some of them.
         boxes: Where in the frame those lie whose views were spooled; None for all over.
         sha256: Of the region of the source, if it has one, and of all pixels.
-        varied: Not all training images are the same.
+        digests: Of the pixels of each image, `(N,)`, in the order of the source.
     """
 
     kept: Tensor
     whole: Tensor
     boxes: list[Box] | None
     sha256: str
-    varied: bool
+    digests: NDArray[np.int64]
 
 
 def gathered(
@@ -101,7 +102,6 @@ def gathered(
     source: ImageSource,
     order: NDArray[np.int64],
     *,
-    training: slice,
     whole: NDArray[np.int64],
     spooled: slice,
     views_spool: Spool,
@@ -118,7 +118,6 @@ def gathered(
         model: Sees them; prepared.
         source: The images.
         order: `(N,)`, each of 0 to N-1 once: image `order[r]` becomes row `r`.
-        training: Rows to train on.
         whole: Rows of which the whole view is kept too.
         spooled: Rows of which the whole views go to
         views_spool: this, and the images to
@@ -134,9 +133,8 @@ def gathered(
     if source.region is not None:  # the same pixels may be blank for two reasons
         sha256.update(source.region.text.encode())
     kept, some, done = torch.empty(0), torch.empty(0), 0
-    first: Pixels | None = None
-    varied = False
     where: dict[int, Box] = {}
+    digests = np.empty(len(source), np.int64)
     place_of = np.full(len(source), -1)
     place_of[whole] = np.arange(len(whole))
     bar = TrainingBar("images") if progress and model.view_digest is not None else None
@@ -145,15 +143,12 @@ def gathered(
             model, source, device=device, threads=threads, bar=bar, digest=sha256
         ):
             rows = places[done : done + len(views)]
+            digests[done : done + len(views)] = pixel_digests(images)
             fewer = model.kept(views, rows.tolist(), len(source))
             if done == 0:
                 kept = torch.empty((len(source), *fewer.shape[1:]), dtype=fewer.dtype)
                 some = torch.empty((len(whole), *views.shape[1:]), dtype=views.dtype)
             kept[torch.from_numpy(rows)] = fewer
-            mine = (rows >= training.start) & (rows < training.stop)
-            if not varied and mine.any():
-                first = images[mine][0] if first is None else first
-                varied = bool((images[mine] != first).any())
             wanted = place_of[rows] >= 0
             some[torch.from_numpy(place_of[rows][wanted])] = views[torch.from_numpy(wanted)]
             later = np.flatnonzero((rows >= spooled.start) & (rows < spooled.stop))
@@ -164,7 +159,7 @@ def gathered(
                 where |= {row: boxes[i] for row, i in zip(those, later.tolist(), strict=True)}
             done += len(views)
     found = [where[row] for row in range(len(where))] or None
-    return Gathered(kept, some, found, sha256.hexdigest(), varied)
+    return Gathered(kept, some, found, sha256.hexdigest(), digests)
 
 
 def _seen(

@@ -42,6 +42,7 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         + (f", by each of {facts.folds} models" if facts.folds > 1 else ""),
         "fingerprint": facts.sha256[:16],
         **_calibrations(detector, rate),
+        **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
         "drift": power_in_words(fewest),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",

@@ -1,16 +1,21 @@
-"""Images held out from training, at random under a seed."""
+"""Images held out from training, at random under a seed.
+
+What belongs together, copies of an image or images of a group, is a unit, and on one side.
+"""
 
 __all__ = [
-    "FEWEST_IMAGES",
-    "Folds",
+    "FEWEST_UNITS",
+    "FEWEST_WHOLE",
     "Shares",
+    "Units",
     "few_left",
     "hold_out",
     "hold_out_tenth",
-    "in_folds",
+    "straddle",
     "three_shares",
 ]
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,18 +23,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..arrays import Bools
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 
 Places = NDArray[np.int64]
 
 _MOST = 1000
-# Fewest images that leave enough for calibrating at a false-alarm rate of 5%.
-FEWEST_IMAGES, _FEWEST_HELD_OUT = 100, 40
-# Fewest images for folds; fewer calibration scores than these are few; the share for reference of
-# what is not of a fold, and its bounds: the flow needs the others more.
-_FEWEST_IN_FOLDS, _FEW = 30, 100
-_REFERENCE, _FEWEST_REFERENCE, _MOST_REFERENCE = 0.1, 5, 10
+# Fewest units of which some can be held out to calibrate at a false-alarm rate of 5%, fewest of
+# these, and fewest for folds.
+FEWEST_WHOLE, _FEWEST_HELD_OUT, FEWEST_UNITS = 100, 40, 30
+# Fewer calibration scores than these are few.
+_FEW = 100
+# Fewest units of which a baseline can hold some out.
+_FEWEST_TENTH = 10
+# A copy of an image is always trained on if it is more than this share of all, and so many times
+# more than its share among different ones.
+_OFTEN, _TIMES = 0.01, 10
 
 
 def hold_out(count: int, held: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -49,17 +59,140 @@ def hold_out(count: int, held: int, generator: torch.Generator) -> tuple[Tensor,
     return order[held:], order[:held]
 
 
-def hold_out_tenth(count: int, seed: int) -> tuple[Places, Places]:
-    """Places of the images to train on, and of a tenth (at most 1,000) held out, both sorted.
+def hold_out_tenth(units: Places, seed: int) -> tuple[Places, Places]:
+    """Places of the images to train on, and of those held out, both sorted.
+
+    Held out is a tenth of the units, at most 1,000; of fewer than ten, of the images.
+
+    Arguments:
+        units: Of each image, `(N,)`: 0, 1, ...
+        seed: Draws them.
 
     Example:
-        >>> training, held = hold_out_tenth(30, seed=0)
+        >>> training, held = hold_out_tenth(np.arange(30), seed=0)
         >>> len(training), len(held)
         (27, 3)
+        >>> training, held = hold_out_tenth(np.arange(30) // 3, seed=0)  # ten units of three
+        >>> len(held), len(set(held // 3))
+        (3, 1)
     """
+    count = int(units.max()) + 1
+    if count < _FEWEST_TENTH:
+        count, units = len(units), np.arange(len(units))
     held = max(1, min(_MOST, round(0.1 * count)))
-    training, rest = hold_out(count, held, seeded_generator(seed, "held out", 0))
-    return training.sort().values.numpy(), rest.sort().values.numpy()
+    _, rest = hold_out(count, held, seeded_generator(seed, "held out", 0))
+    out = np.isin(units, rest.numpy())
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What belongs together among the images of a fit.
+
+    Copies that are far more than others, such as blank frames, are never held out: they come again,
+    and would then be called outliers by a detector that has seen none.
+
+    Attributes:
+        of: The unit of each image, `(N,)`: 0, 1, ...
+        copies: Those of one image have one number, `(N,)`.
+        free: Which units may be held out.
+        grouped: A person has said what belongs together.
+        again: The images are too few different ones to keep copies apart: they are taken for
+            images that come again and again, each is a unit, and copies are on both sides.
+    """
+
+    of: Places
+    copies: Places
+    free: Bools
+    grouped: bool = False
+    again: bool = False
+
+    @classmethod
+    def among(cls, copies: Places, groups: Places | None, name: str) -> "Units":
+        """The groups where there are some, else copies, where enough of these differ.
+
+        Arguments:
+            copies: Those of one image have one number, `(N,)`: 0, 1, ...
+            groups: What a person has said belongs together, `(N,)`: 0, 1, ...
+            name: What errors call the images.
+
+        Raises:
+            ApproxMassError: fewer than 30 images or groups.
+        """
+        of = copies if groups is None else groups
+        if len(of) < FEWEST_UNITS:
+            raise ApproxMassError(
+                f"{name} has {len(of)} images: give at least {FEWEST_UNITS} (100 or more are "
+                "better)",
+                code="too-few",
+            )
+        count = int(of.max()) + 1
+        free = ~_often(of) if groups is None else np.ones(count, bool)
+        if free.sum() >= FEWEST_UNITS:
+            return cls(of, copies, free, grouped=groups is not None)
+        if groups is not None:
+            raise ApproxMassError(
+                f"{name} has {count} groups: give at least {FEWEST_UNITS}, smaller ones, or none",
+                code="too-few",
+            )
+        return cls(np.arange(len(of)), copies, np.ones(len(of), bool), again=True)
+
+    @property
+    def count(self) -> int:
+        """Units that may be held out."""
+        return int(self.free.sum())
+
+    @property
+    def said(self) -> str:
+        """What they are, and how many."""
+        if self.grouped:
+            return f"{self.count} groups"
+        different = " different" if len(self.free) < len(self.of) else ""
+        return f"{self.count}{different} images"
+
+    def ranked(self, seed: int) -> Places:
+        """The rank of each unit in the order of a draw, those that may be held out first."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(len(self.free), generator=generator).numpy()
+        rank = np.empty(len(drawn), np.int64)
+        rank[np.concatenate([drawn[self.free[drawn]], drawn[~self.free[drawn]]])] = np.arange(
+            len(drawn)
+        )
+        return rank
+
+    def one_of_each(self, seed: int) -> Bools:
+        """Marks one image of each unit, at random."""
+        generator = seeded_generator(seed, "one of each", 0)
+        drawn = torch.randperm(len(self.of), generator=generator).numpy()
+        _, first = np.unique(self.of[drawn], return_index=True)
+        chosen = np.zeros(len(self.of), bool)
+        chosen[drawn[first]] = True
+        return chosen
+
+    def copied(self, rows: Bools, among: Bools) -> Bools:
+        """Which of all images are copies of one of `rows`; none where copies are not apart."""
+        if self.again:
+            return np.zeros(len(rows), bool)
+        found: Bools = among & np.isin(self.copies, self.copies[rows])
+        return found
+
+
+def _often(units: Places) -> Bools:
+    """Which units are far more images than others."""
+    sizes = np.bincount(units)
+    least = max(_OFTEN * len(units), _TIMES * len(units) / len(sizes))
+    often: Bools = sizes > least
+    return often
+
+
+def straddle(parts: Iterable[tuple[Places, Places]], copies: Places) -> bool:
+    """Whether copies of an image are on both sides of a split.
+
+    Arguments:
+        parts: Places of images that are held out, and of those that are then trained on.
+        copies: Those of one image have one number, `(N,)`.
+    """
+    return any(bool(np.isin(copies[held], copies[trained]).any()) for held, trained in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,53 +200,75 @@ class Shares:
     """The images of a fit in the order in which they are kept, and where in it each share lies.
 
     Attributes:
+        units: What belongs together, and is on one side.
         order: Places of the images in their source, `(N,)`.
-        reference: For the in-distribution range of each statistic.
-        calibration: For the p-values.
-        training: To train on.
+        reference: For the in-distribution range of each statistic, one image of a unit.
+        calibration: For the p-values, one image of a unit.
+        training: To train on; images of a unit are together.
     """
 
+    units: Units
     order: Places
     reference: slice
     calibration: slice
     training: slice
 
+    def sides(self) -> list[tuple[Places, Places]]:
+        """Places held out, and of those then trained on."""
+        return [(self.order[: self.calibration.stop], self.order[self.training])]
 
-def three_shares(count: int, holdout: float, seed: int, name: str) -> Shares:
+
+def three_shares(units: Units, holdout: float, seed: int, name: str) -> Shares:
     """Who trains, who is for reference, who calibrates.
 
+    A unit is on one side, whatever it is. One image of each that is held out is used, drawn at
+    random: so the calibration images are exchangeable with an image, drawn in the same way, of a
+    new unit, and the p-value of that is valid, exactly; all of them would count as many times as
+    they are, and are not independent (Dunn, Wasserman & Ramdas, 2022, "subsampling once"). The
+    others of such a unit, and copies of those used, are left out.
+
     Arguments:
-        count: Images.
-        holdout: Share held out, of which a quarter is for reference; at least 40 images.
+        units: What belongs together.
+        holdout: Share of the units held out, of which a quarter is for reference; at least 40.
         seed: Draws them.
         name: What errors call the images.
 
     Raises:
-        ApproxMassError: too few images.
+        ApproxMassError: too few units.
 
     Example:
-        >>> shares = three_shares(1000, 0.1, 0, "array")
-        >>> shares.reference, shares.calibration, shares.training
+        >>> def shares(copies):
+        ...     return three_shares(Units.among(copies, None, "array"), 0.1, 0, "array")
+        >>> found = shares(np.arange(1000))
+        >>> found.reference, found.calibration, found.training
         (slice(0, 25, None), slice(25, 100, None), slice(100, 1000, None))
+        >>> found = shares(np.arange(1000) // 2)  # 500 units, 50 held out
+        >>> found.calibration, found.training
+        (slice(12, 50, None), slice(50, 950, None))
     """
-    if count < FEWEST_IMAGES:
+    if units.count < FEWEST_WHOLE:
         raise ApproxMassError(
-            f"{name} has {count} images: give at least {FEWEST_IMAGES}, so that some can be "
+            f"{name} has {units.said}: give at least {FEWEST_WHOLE}, so that some can be "
             "held out to calibrate, or calibrate by folds",
             code="too-few",
         )
-    held = _held_out(count, holdout)
-    if held > 0.75 * count:
+    held = _held_out(units.count, holdout)
+    if held > 0.75 * units.count:
         raise ApproxMassError(
             f"holdout {holdout} leaves too few images: use about 0.1", code="too-few"
         )
-    training, rest = hold_out(count, held, torch.Generator().manual_seed(seed))
-    order = torch.cat([rest, training]).numpy()
-    return Shares(order, slice(0, held // 4), slice(held // 4, held), slice(held, count))
+    rank = units.ranked(seed)[units.of]
+    out = rank < held
+    used = out & units.one_of_each(seed)
+    trains = ~out & ~units.copied(used, ~out)
+    by_unit = np.lexsort((np.arange(len(rank)), rank))
+    order = np.concatenate([by_unit[mark[by_unit]] for mark in (used, trains, ~used & ~trains)])
+    training = slice(held, held + int(trains.sum()))
+    return Shares(units, order, slice(0, held // 4), slice(held // 4, held), training)
 
 
 def few_left(count: int, holdout: float) -> bool:
-    """Whether so few images would be held out to calibrate that folds serve better.
+    """Whether so few units would be held out to calibrate that folds serve better.
 
     Example:
         >>> few_left(1000, 0.1), few_left(2000, 0.1)
@@ -125,53 +280,3 @@ def few_left(count: int, holdout: float) -> bool:
 
 def _held_out(count: int, holdout: float) -> int:
     return max(_FEWEST_HELD_OUT, round(holdout * count))
-
-
-@dataclass(frozen=True, eq=False)
-class Folds:
-    """The images of a fit in the order in which they are kept, each in a fold.
-
-    Attributes:
-        order: Places of the images in their source, `(N,)`.
-        fold: That of each in this order, `(N,)` of 0 to K-1: it calibrates the model of its fold.
-        reference: By fold, the rows of other folds for the in-distribution range of its model.
-        training: By fold, the rows of other folds that its model is trained on.
-    """
-
-    order: Places
-    fold: Places
-    reference: list[Places]
-    training: list[Places]
-
-
-def in_folds(count: int, folds: int, seed: int, name: str) -> Folds:
-    """Who calibrates which of several models, and who trains each.
-
-    Arguments:
-        count: Images, at least 30.
-        folds: How many.
-        seed: Draws them.
-        name: What errors call the images.
-
-    Raises:
-        ApproxMassError: too few images.
-
-    Example:
-        >>> folds = in_folds(100, 4, 0, "array")
-        >>> [len(rows) for rows in (folds.training[0], folds.reference[0])], folds.fold[:6]
-        ([67, 8], array([0, 1, 2, 3, 0, 1]))
-    """
-    if count < _FEWEST_IN_FOLDS:
-        raise ApproxMassError(
-            f"{name} has {count} images: give at least {_FEWEST_IN_FOLDS} (100 or more are better)",
-            code="too-few",
-        )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-    fold = np.arange(count) % folds
-    reference, training = [], []
-    for k in range(folds):
-        rest = np.flatnonzero(fold != k)
-        some = min(_MOST_REFERENCE, max(_FEWEST_REFERENCE, round(_REFERENCE * len(rest))))
-        reference.append(rest[:some])
-        training.append(rest[some:])
-    return Folds(order, fold, reference, training)
