@@ -45,16 +45,20 @@ Control = Literal["image", "discoveries"]
 FALSE_ALARM_RATE = 0.05
 # Of the tolerance: shares of the spread of the calibration scores, and of each itself.
 _OF_SPREAD, _OF_SCORE = 5e-3, 1e-5
+# Scores so near, as a share of one plus their size, are of one image; if most are, the spread is at
+# least so many times as much.
+_SAME, _UNIT = 1e-6, 4.0
 
 
 def with_tolerance(calibration: Floats) -> Floats:
     """The largest score that each calibration score still counts as reaching, sorted, `(n,)`.
 
     Above a calibration score c that is by 0.5% of the spread of all of them, from the 10th
-    to the 90th percentile, and `1e-5 |c|`. Where four fifths of them are one number, and so have
-    no spread, one plus the size of their median stands for it. That is far above rounding, some
-    1e-7 to 1e-6 of a score, and far below what tells images apart. It can make a p-value larger
-    and never smaller, so that these stay valid.
+    to the 90th percentile, and `1e-5 |c|`. That is far above rounding, some 1e-6 to 1e-4 of the
+    spread, and far below what tells images apart. Where more than half of the scores are equal to
+    another, images come again and again and may all be much alike: then the spread is at least four
+    times one plus the size of their median. The tolerance can make a p-value larger and never
+    smaller, so that these stay valid.
 
     Arguments:
         calibration: Scores `(n,)`, in any order.
@@ -62,14 +66,17 @@ def with_tolerance(calibration: Floats) -> Floats:
     Example:
         >>> with_tolerance(np.arange(101.0))[:2].round(3)  # 0.5% of 80, and 0.00001 of 1
         array([0.4, 1.4])
+        >>> with_tolerance(np.array([7.0, 7.0, 7.0, 8.0]))[0].round(2)
+        np.float64(7.16)
     """
     ordered = np.sort(calibration)
     if len(ordered) == 0:
         return ordered
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
     spread = high - low
-    if spread <= 1e-6 * (1 + abs(middle)):
-        spread = 1 + abs(middle)
+    same = np.diff(ordered) <= _SAME * (1 + np.abs(ordered[1:]))
+    if 2 * np.count_nonzero(same) >= len(ordered):
+        spread = max(spread, _UNIT * (1 + abs(middle)))
     reached: Floats = ordered + _OF_SPREAD * spread + _OF_SCORE * np.abs(ordered)
     return reached
 

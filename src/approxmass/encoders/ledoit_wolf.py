@@ -11,8 +11,6 @@ from ..errors import ApproxMassError
 
 # Of a vector without length.
 _FLOOR = 1e-12
-# Of a variance, as a share of their mean.
-_LEAST = 1e-4
 
 
 def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -21,7 +19,8 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
     Arguments:
         centered: The rows.
         times: How often each is there. By copies a covariance is no better known, and so it is
-            shrunk that much more than Ledoit and Wolf would shrink one of so many rows.
+            shrunk that much more than Ledoit and Wolf would shrink one of so many rows; by one
+            part in the number of different rows, at least.
 
     Raises:
         ApproxMassError: the rows are all the same.
@@ -39,8 +38,9 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
     with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
         fitted = LedoitWolf(assume_centered=True).fit(centered.numpy())
     covariance = torch.from_numpy(fitted.covariance_)
-    if times > 1:
-        share = min(1.0, times * fitted.shrinkage_)
+    # Two different images give no reason to doubt; but what is not seen is not known to be 0.
+    share = min(1.0, times * max(fitted.shrinkage_, 1 / len(centered)))
+    if share > fitted.shrinkage_:
         plain = centered.T @ centered / len(centered)
         equal = plain.diagonal().mean() * torch.eye(len(plain), dtype=plain.dtype)
         covariance = (1 - share) * plain + share * equal
@@ -50,8 +50,7 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
             "nearly all images are the same: there is nothing to learn from them",
             code="no-variation",
         )
-    # Few different images shrink by nothing, and rounding would be blown up.
-    return variances.clamp_min(_LEAST * float(variances.mean())), axes
+    return variances, axes
 
 
 def symmetric_root(variances: Tensor, axes: Tensor) -> Tensor:

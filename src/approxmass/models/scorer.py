@@ -2,6 +2,7 @@
 
 __all__ = ["FlowScorer"]
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,6 +27,9 @@ _DRAWN = 4
 # Of a statistic on in-distribution images, as a share of 1 and its mean: in float32 a score has
 # six digits, and no set of different images is known that comes near.
 _LEAST_SPREAD = 1e-3
+# Of a mass, as a share of that of a normal density. Rounding of a code can flip a unit of the flow
+# between its two slopes, and so move a gradient by far more than a score.
+_LEAST_OF_MASS = 1e-2
 # Among the statistics of a batch: the maps.
 _MAP = "map"
 
@@ -155,7 +159,11 @@ class FlowScorer(nn.Module):
                 )
             center, spread = values.mean(), values.std(correction=0)
             # Where all images score alike, one standard deviation is well above rounding.
-            least = _LEAST_SPREAD * (1 + center.abs())
+            least = _LEAST_SPREAD * (1 + float(center.abs()))
+            if name == "mass":
+                least = max(least, _LEAST_OF_MASS * math.sqrt(self.encoder.dimension))
+            elif name == "patch_mass" and self.parts is not None:
+                least = max(least, _LEAST_OF_MASS * math.sqrt(self.parts.code.dimension))
             self.moments[place] = torch.stack([center, spread.clamp_min(least)])
         self.drawn = self._draw(self.flow)
         if self.parts is not None:
