@@ -23,6 +23,7 @@ __all__ = [
     "realised_rate",
     "smallest_p_value",
     "threshold",
+    "tied",
     "with_tolerance",
 ]
 
@@ -74,11 +75,32 @@ def with_tolerance(calibration: Floats) -> Floats:
         return ordered
     low, middle, high = np.quantile(ordered, (0.1, 0.5, 0.9))
     spread = high - low
-    same = np.diff(ordered) <= _SAME * (1 + np.abs(ordered[1:]))
-    if 2 * np.count_nonzero(same) >= len(ordered):
+    if 2 * np.count_nonzero(_same(ordered)) >= len(ordered):
         spread = max(spread, _UNIT * (1 + abs(middle)))
     reached: Floats = ordered + _OF_SPREAD * spread + _OF_SCORE * np.abs(ordered)
     return reached
+
+
+def tied(calibration: Floats) -> tuple[Floats, Floats]:
+    """Scores that several calibration images have, `(k,)`, growing, and the tolerance of each.
+
+    Another score within that of one of them is of an image that has come again.
+
+    Example:
+        >>> scores, tolerance = tied(np.array([1.0, 3.0, 3.0, 5.0, 9.0]))
+        >>> scores, tolerance.round(3)
+        (array([3.]), array([0.028]))
+    """
+    ordered = np.sort(calibration)
+    same = _same(ordered)
+    first = np.flatnonzero(same & ~np.concatenate([[False], same[:-1]]))
+    return ordered[first], (with_tolerance(ordered) - ordered)[first]
+
+
+def _same(ordered: Floats) -> Bools:
+    """Which of growing scores are equal to the next, up to rounding, `(n - 1,)`."""
+    same: Bools = np.diff(ordered) <= _SAME * (1 + np.abs(ordered[1:]))
+    return same
 
 
 def p_values(calibration: Floats, scores: Floats) -> Floats:

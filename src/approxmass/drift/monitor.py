@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import Bools, Floats
+from ..calibration import tied
 from ..errors import ApproxMassError
 from .evidence import Evidence
 
@@ -87,6 +88,9 @@ class DriftMonitor:
     is there from the start, which few calibration scores could not tell otherwise. What can be
     found, and how soon: `drift_power`.
 
+    A score within the tolerance of one that several calibration images have is taken for that: in a
+    long stream of images that come again, rounding to one side would be found, and called a drift.
+
     This rests on independent, uniform p-values. Those from the calibration scores alone are not
     independent: they all share its sampling error, which a test without an end would find sooner or
     later and call a drift. The online ones count the earlier scores of the stream beside the
@@ -128,7 +132,8 @@ class DriftMonitor:
                 code="bad-option",
             )
         self.false_alarm_every = false_alarm_every
-        self._calibration = np.sort(_checked(calibration))
+        self._tied, self._near = tied(_checked(calibration))
+        self._calibration = np.sort(self._met_again(calibration))
         self._draws = np.random.default_rng(seed)
         self._bag: Floats
         self._evidence: Evidence
@@ -138,6 +143,17 @@ class DriftMonitor:
     def since_alarm(self) -> int:
         """How many scores there were since the last alarm, or the start."""
         return self._evidence.since
+
+    def _met_again(self, scores: Floats) -> Floats:
+        """Scores `(m,)`, those of calibration images that come again as they were."""
+        if not len(self._tied) or not len(scores):
+            return scores
+        place = np.searchsorted(self._tied, scores).clip(1, max(1, len(self._tied) - 1))
+        below, above = self._tied[place - 1], self._tied[place.clip(max=len(self._tied) - 1)]
+        nearest = np.where(scores - below <= above - scores, place - 1, place)
+        nearest = nearest.clip(max=len(self._tied) - 1)
+        met: Bools = np.abs(scores - self._tied[nearest]) <= self._near[nearest]
+        return np.where(met, self._tied[nearest], scores)
 
     def update(self, scores: Floats) -> DriftSteps:
         """Take in the next scores `(m,)`; in how many portions they come makes no difference.
@@ -150,7 +166,7 @@ class DriftMonitor:
             >>> DriftMonitor(np.arange(99.0), 100).update(scores).alarm
             array([False, False, False,  True])
         """
-        scores = _checked(scores)
+        scores = self._met_again(_checked(scores))
         theta = 1 - self._draws.random(len(scores))  # in (0, 1], as p-values are
         p, shares = np.empty(len(scores)), np.empty((len(scores), 2))
         i = 0
