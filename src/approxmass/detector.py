@@ -17,6 +17,7 @@ from .data.region import Region
 from .fitted import Fitted, Settings
 from .fitting import fitted_on
 from .models.base import FitRun
+from .models.kinds import MODULE
 from .models.registry import make_model
 from .models.settings import check_whole
 from .runtime.machine import is_main_process, pick_device
@@ -27,13 +28,15 @@ from .scoring import Scoring
 class Detector(Scoring):
     """Learns from in-distribution images alone, and then tells which images do not belong.
 
-    Images are anything that `open_images` takes: arrays, folders, files, named sources.
+    Images are anything that `open_images` takes: arrays, folders, files, named sources. In their
+    place rows of numbers, embeddings or a table, are anything that `open_vectors` takes.
 
     Arguments:
         encoder: What the flow models: `pca` (whitened principal components), `pixels`, `lite0`
             (what a network that comes along sees, whitened), `lite2`, `hf:NAME` or `timm:NAME`
             (other networks), `auto` (pca for grey images of at most 32 pixels a side, else
-            lite0), or a module from pixels in [0, 1] to features, whitened like `pca`.
+            lite0), or a module from pixels in [0, 1] to features, whitened like `pca`. `vectors`
+            are embeddings and tables, rows of numbers, which `auto` knows.
         method: `flow`, or a baseline to compare with, one of `approxmass.baselines.BASELINES`,
             which is calibrated in the same way.
         seed: Fixes the split, the initial weights, the training and the scores.
@@ -51,6 +54,7 @@ class Detector(Scoring):
             folds where fewer than 100 images would be held out to calibrate and a fit is quick
             (codes of small images, or of a network without parts), or where there are fewer than
             100 images.
+        columns: Of a table those that count, in this order; None for all.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
@@ -93,6 +97,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         calibration: str = ...,
+        columns: Sequence[str] | None = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         alpha: float | Literal["auto"] = ...,
@@ -118,6 +123,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         calibration: str = ...,
+        columns: Sequence[str] | None = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         **options: Any,
@@ -136,6 +142,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = None,
         holdout: float = 0.1,
         calibration: str = "auto",
+        columns: Sequence[str] | None = None,
         device: str | torch.device | None = None,
         threads: int | None = None,
         **options: Any,
@@ -153,6 +160,8 @@ class Detector(Scoring):
             roi=None if roi is None else Region.read(roi).text,
             holdout=holdout,
             calibration=calibration,
+            columns=columns,
+            options=_named(encoder) if method == "flow" else {},
         )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
@@ -294,3 +303,7 @@ class Detector(Scoring):
         if (module := encoder or fitted.model.module) is not None:
             detector._given["encoder"] = module
         return detector
+
+
+def _named(encoder: str | nn.Module) -> dict[str, Any]:
+    return {"encoder": encoder if isinstance(encoder, str) else MODULE}

@@ -20,11 +20,13 @@ from .data.copies import pixel_digests
 from .data.frame import Box, Resample
 from .data.options import check_seen
 from .data.region import Region
+from .data.vectors import holds_vectors, open_vectors
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .fit_facts import FitFacts
 from .models.base import Model, Saved
 from .models.folded import FoldedModel, mean_statistics, mean_surfaces, models_of
+from .models.kinds import VECTORS
 from .models.probe import check_probe, probed
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
@@ -50,7 +52,8 @@ class Settings:
         resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
         calibration: `holdout` or `folds`; `auto` before a fit.
-        options: Of the model, as it chose them; empty before a fit.
+        columns: Of rows of numbers; None for all, and for images.
+        options: Of the model, as it chose them; before a fit its encoder, where it has one.
 
     Raises:
         ApproxMassError: a value out of range.
@@ -66,6 +69,7 @@ class Settings:
     resample: Resample = "bilinear"
     holdout: float = 0.1
     calibration: str = "auto"
+    columns: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,6 +91,12 @@ class Settings:
                 f"calibration is auto, holdout or folds, not {self.calibration!r}",
                 code="bad-option",
             )
+        if self.columns is not None:
+            if isinstance(self.columns, str) or not all(isinstance(c, str) for c in self.columns):
+                raise ApproxMassError(
+                    f"columns are a list of names, not {self.columns!r}", code="bad-option"
+                )
+            object.__setattr__(self, "columns", list(self.columns))
         object.__setattr__(self, "options", dict(self.options))
 
     @property
@@ -105,14 +115,20 @@ class Settings:
     def said(self) -> dict[str, Any]:
         """Those, as shown, that a person gave and that are not the default's."""
         plain, shown = Settings().shown(), self.shown()
-        left_to_us = ("resample", "options")
+        left_to_us = ("resample", "columns", "options")
         return {n: shown[n] for n in plain if n not in left_to_us and shown[n] != plain[n]}
 
     def open(self, images: Any) -> ImageSource:
         """Images of the mode and on the background asked for, of the size that they have.
 
-        What is outside of the region of interest is blank.
+        What is outside of the region of interest is blank. Or rows of numbers, where these are
+        asked for, or where nothing is and they are some.
         """
+        encoder = self.options.get("encoder", "auto")
+        left_open = encoder == "auto" and self.method == "flow"
+        if self.columns is not None or encoder == VECTORS or (left_open and holds_vectors(images)):
+            rows: ImageSource = open_vectors(images, self.columns)
+            return rows.seen(mode=self.mode, background=self.background, region=self.region)
         found = open_images(images, mode=self.mode, background=self.background, pages=self.pages)
         return found if self.roi is None else found.seen(region=self.region)
 
@@ -143,6 +159,11 @@ class Fitted:
         """Which of pixels `(N, C, H, W)`, uint8, are those of an image of the fit, `(N,)`."""
         known: Bools = np.isin(pixel_digests(images), self.digests)
         return known
+
+    @property
+    def vectors(self) -> bool:
+        """Whether it is of rows of numbers, not of images."""
+        return self.settings.options.get("encoder") == VECTORS
 
     @property
     def in_use(self) -> CalibrationRun:
@@ -262,7 +283,7 @@ class Fitted:
             peaks=peaks_of(found),
             usual=self.calibrated.peaks if groups is None else np.empty(0),
             components=found.components,
-            names=model.component_names,
+            names=list(self.settings.columns or ()) if self.vectors else model.component_names,
             scores=self._scores([statistics for statistics, _ in each], groups),
             by_group={}
             if groups is None
@@ -280,8 +301,15 @@ class Fitted:
             )
 
     def check(self, images: Pixels) -> None:
-        """Refuse pixels that the model cannot see, `(N, C, H, W)`, uint8."""
-        if images.shape[1:] != self.facts.shape or images.dtype != np.uint8:
+        """Refuse pixels that the model cannot see, `(N, C, H, W)`, uint8; or such rows."""
+        if self.vectors:
+            if images.shape[1:] != self.facts.shape or images.dtype != np.float64:
+                raise ApproxMassError(
+                    f"there are numbers {images.shape} of {images.dtype}, and rows (N, 1, 1, "
+                    f"{self.facts.shape[2]}) of float64 are needed: let open_vectors read them",
+                    code="wrong-shape",
+                )
+        elif images.shape[1:] != self.facts.shape or images.dtype != np.uint8:
             raise ApproxMassError(
                 f"there are pixels {images.shape} of {images.dtype}, and uint8 pixels "
                 f"(N, {', '.join(map(str, self.facts.shape))}) are needed: let open_images read "

@@ -20,18 +20,22 @@ from .data.copies import stored_digests, units_of
 from .data.frame import Box, Frame
 from .data.framing import framed
 from .data.groups import open_groups
+from .data.vectors import VectorSource
 from .errors import ApproxMassError
 from .fit_facts import FitFacts
 from .fitted import Fitted, Settings
 from .models.base import FitData, FitRun, Model, Plan
+from .models.flow import FlowModel
 from .models.folded import FOLDS, FoldedModel
 from .models.given import classes_for, outliers_for
+from .models.kinds import VECTORS
 from .models.probe import probed, versions
 from .models.registry import make_model
 from .models.views import Gathered, gathered
 from .storage.spool import Spool
 from .training.folds import Folds, in_folds
 from .training.holdout import (
+    FEWEST_ROWS,
     FEWEST_UNITS,
     FEWEST_WHOLE,
     Shares,
@@ -71,11 +75,14 @@ def fitted_on(
         ApproxMassError: as `Detector.fit`.
     """
     started = time.monotonic()
+    if isinstance(source, VectorSource):
+        options = _of_rows(asked.method, options)
     together = None if groups is None else open_groups(groups, source)
     # Copies by what is stored of images, which decodes none, and then by what is seen of them.
     copies = units_of(stored_digests(source))
+    fewest = FEWEST_ROWS if isinstance(source, VectorSource) else FEWEST_UNITS
     while True:
-        units = Units.among(copies, together, source.name)
+        units = Units.among(copies, together, source.name, fewest)
         ready = _ready(source, units, labels, outliers, asked, options, run)
         with Spool() as views, Spool() as images:
             seen = _gathered(ready, views, images, run)
@@ -112,6 +119,16 @@ def fitted_on(
     )
 
 
+def _of_rows(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options for rows of numbers, which have an encoder of their own."""
+    if method != FlowModel.name or options.get("encoder", VECTORS) not in ("auto", VECTORS):
+        what = method if method != FlowModel.name else f"the encoder {options['encoder']}"
+        raise ApproxMassError(
+            f"{what} is for images, not for rows of numbers: leave it out", code="bad-option"
+        )
+    return {**options, "encoder": VECTORS}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Ready:
     """A model, ready to see the images, and all that there is besides."""
@@ -134,6 +151,7 @@ class _Ready:
             size=self.size,
             resample=self.plan.resample if frame is None else frame.resample,
             calibration="folds" if isinstance(self.shares, Folds) else "holdout",
+            columns=self.source.columns if isinstance(self.source, VectorSource) else None,
             options=self.model.options(),
         )
 
@@ -164,7 +182,7 @@ def _ready(
 ) -> _Ready:
     model = make_model(asked.method, asked.seed, options)
     shares, source = _parted(model, source, units, asked)
-    plan = model.plan(_typical(source))
+    plan = model.plan(_typical(source), units.count)
     if isinstance(shares, Folds):
         model = FoldedModel.of(model, FOLDS).as_model()
     source, size, notes = _in_frame(source, plan, asked.size)
@@ -198,7 +216,7 @@ def _parted(
         looked_at = source.looking_at(shares.order[shares.training])
         if how == "holdout" or not few_left(units.count, asked.holdout):
             return shares, looked_at
-        model.plan(_typical(looked_at))
+        model.plan(_typical(looked_at), units.count)
         if not model.quick:
             return shares, looked_at
     return in_folds(units, FOLDS, asked.seed), source

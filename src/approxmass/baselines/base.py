@@ -188,7 +188,7 @@ class Baseline(ABC):
         """Name of its statistic."""
         return self.statistic.name
 
-    def plan(self, shape: Shape) -> Plan:
+    def plan(self, shape: Shape, count: int) -> Plan:
         """There is no choice left to it; larger images get as many pixels as 64x64."""
         return Plan(
             side=LARGEST_SIDE if max(shape[1:]) > LARGEST_SIDE else None, stride=self.stride

@@ -88,6 +88,13 @@ Group = Annotated[
         "column of the Parquet file, or a regular expression with one group (...) for the names.",
     ),
 ]
+Columns = Annotated[
+    Text,
+    typer.Option(
+        metavar="A,B,...",
+        help="Of a table (CSV or Parquet) those that count, in this order; all, if not given.",
+    ),
+]
 Labels = Annotated[
     Text,
     typer.Option(
@@ -127,6 +134,7 @@ def fit(
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
     calibration: Calibration = "auto",
     group: Group = None,
+    columns: Columns = None,
     labels: Labels = None,
     outliers: Outliers = None,
     device: Device = None,
@@ -152,6 +160,7 @@ def fit(
         roi=roi,
         holdout=holdout,
         calibration=calibration,
+        columns=None if columns is None else columns.split(","),
         device=device,
         threads=threads,
         **options,

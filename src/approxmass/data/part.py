@@ -13,6 +13,7 @@ from ..errors import ApproxMassError
 from .decode import Encoded
 from .look import Batches
 from .source import ImageSource
+from .vectors import VectorSource
 
 
 def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
@@ -36,6 +37,10 @@ def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
         raise ApproxMassError(
             f"{name}: there are {keep.size} marks for {len(source)} images", code="bad-option"
         )
+    if not keep.any():
+        raise ApproxMassError(f"{name}: no image is left", code="bad-source")
+    if isinstance(source, VectorSource):
+        return source.part(keep, name)
     batches, some, labels, remarks = source.parts()
     places = np.flatnonzero(keep)
 

@@ -6,6 +6,7 @@ __all__ = [
     "Network",
     "PixelEncoder",
     "PooledEncoder",
+    "VectorEncoder",
     "WhitenedEncoder",
     "is_network",
     "network",
@@ -16,4 +17,5 @@ from .network import Network
 from .networks import NETWORKS, is_network, network
 from .pixels import PixelEncoder
 from .pooled import PooledEncoder
+from .vectors import VectorEncoder
 from .whitened import WhitenedEncoder

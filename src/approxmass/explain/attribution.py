@@ -1,6 +1,6 @@
 """Where in an image it does not belong: a value at every place, and what is usual."""
 
-__all__ = ["Explanation", "Surfaces", "as_given", "cell_side", "gradients", "peaks_of"]
+__all__ = ["Explanation", "Surfaces", "as_given", "by_column", "cell_side", "gradients", "peaks_of"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from ..calibration import FALSE_ALARM_RATE, fold_p_values, p_values, threshold
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
-from ..encoders import Encoder
+from ..encoders import Encoder, VectorEncoder
 from ..errors import ApproxMassError
 from ..runtime.batches import fixed_batches
 from ..scores import Scores
@@ -252,6 +252,34 @@ def gradients(
         outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
         surface[outside] = -np.inf
     return Surfaces(smoothed, np.concatenate(components))
+
+
+def by_column(
+    encoder: VectorEncoder,
+    statistic: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    device: torch.device,
+    batch_size: int,
+) -> Surfaces:
+    """Squared gradients of a statistic of codes by column, all at one scale: maps `(N, 1, D)`.
+
+    Arguments:
+        encoder: From rows to codes.
+        statistic: From codes to values `(N,)`.
+        rows: `(N, 1, 1, D)`, float64.
+        device: Where encoder and statistic are.
+        batch_size: Rows at a time, no more and no less.
+    """
+    parts = []
+    for batch, count in fixed_batches(rows, batch_size):
+        scaled = encoder.scaled(batch.to(device)).requires_grad_()
+        with torch.enable_grad():
+            values = statistic(encoder.whitened(scaled))
+        (by_number,) = torch.autograd.grad(values.sum(), scaled)
+        squared = by_number[:count].square().cpu().double()
+        parts.append(squared.nan_to_num(posinf=torch.finfo(torch.float64).max).numpy())
+    found = np.concatenate([np.empty((0, rows.shape[-1])), *parts])
+    return Surfaces(found[:, None, :], _shares(found))
 
 
 def _smoothed(maps: Floats) -> Floats:

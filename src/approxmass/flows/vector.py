@@ -3,6 +3,7 @@
 __all__ = ["VECTOR_FLOWS", "VectorFlow"]
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable
@@ -42,6 +43,13 @@ VECTOR_FLOWS: dict[str, Callable[[int], Any]] = {
     "maf": lambda d: zuko.flows.MAF(d, transforms=3, hidden_features=(256, 256)),
     "nsf": lambda d: zuko.flows.NSF(d, transforms=3, hidden_features=(256, 256)),
     "gf": lambda d: zuko.flows.GF(d, transforms=6, components=8),
+    # The standard normal density, of which nothing is left to learn.
+    "gaussian": lambda d: zuko.lazy.Flow(
+        zuko.lazy.UnconditionalTransform(zuko.transforms.IdentityTransform),
+        zuko.lazy.UnconditionalDistribution(
+            zuko.distributions.DiagNormal, torch.zeros(d), torch.ones(d), buffer=True
+        ),
+    ),
 }
 # Those made of affine couplings.
 _AFFINE = ("realnvp", "identity", "patches", "nice")
@@ -55,8 +63,9 @@ class VectorFlow(nn.Module):
     Arguments:
         name: One of `VECTOR_FLOWS`; `realnvp` (affine couplings under random masks) is what the
             detector uses; `identity` is a smaller one that starts as the identity, so that its
-            density starts as the standard normal one, and so does `patches`, a larger one.
-        dimension: D, at least 2.
+            density starts as the standard normal one, and so does `patches`, a larger one;
+            `gaussian` is that density, and learns nothing.
+        dimension: D, at least 2; of `gaussian` 1.
         seed: Fixes the initial weights and the random masks.
         jitter: Standard deviation of the Gaussian noise added to training inputs.
 
@@ -85,7 +94,7 @@ class VectorFlow(nn.Module):
                 f"unknown flow {name!r} of vectors: use one of {known}",
                 code="bad-option",
             )
-        if dimension < 2:
+        if dimension < (1 if name == "gaussian" else 2):
             raise ApproxMassError(
                 f"a flow on vectors needs at least 2 dimensions, not {dimension}",
                 code="bad-option",
@@ -112,12 +121,17 @@ class VectorFlow(nn.Module):
         if name in _FROM_IDENTITY:
             start_at_identity(self.flow)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map `(N, D)` to latents `(N, D)` and logdet `(N,)` in nats."""
         if self.fast:
             return couple(self.flow, x, self.orders, self.inverses)
         z, logdet = self.flow().transform.call_and_ladj(x)
-        return z, logdet
+        return z, logdet.sum(1) if logdet.dim() > 1 else logdet  # of the identity one a number
 
     def inverse(self, z: Tensor) -> Tensor:
         """The inputs `(N, D)` of latents `(N, D)`."""
@@ -133,8 +147,8 @@ class VectorFlow(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` vectors `(n, D)`."""
-        device = next(self.parameters()).device
-        return self.inverse(torch.randn(n, self.dimension, generator=generator, device=device))
+        x: Tensor = torch.randn(n, self.dimension, generator=generator, device=self.device)
+        return self.inverse(x)
 
     def perturb(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Training noise: Gaussian jitter."""

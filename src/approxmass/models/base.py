@@ -203,8 +203,8 @@ class Model(Protocol):
     def options(self) -> dict[str, Any]:
         """Its options, ready for JSON: what `from_saved` makes it of."""
 
-    def plan(self, shape: Shape) -> Plan:
-        """Make the choices left to it for images `(C, H, W)` as they come, before any resizing."""
+    def plan(self, shape: Shape, count: int) -> Plan:
+        """Make the choices left to it for so many images `(C, H, W)`, before any resizing."""
 
     @property
     def quick(self) -> bool:

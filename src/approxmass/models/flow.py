@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ..arrays import Floats, Shape
 from ..data.frame import Box
 from ..data.region import Region
-from ..encoders import Encoder, PooledEncoder, WhitenedEncoder
+from ..encoders import Encoder, PooledEncoder, VectorEncoder, WhitenedEncoder
 from ..encoders.base import UnitOf
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
-from ..explain.attribution import Surfaces, gradients
+from ..explain.attribution import Surfaces, by_column, gradients
 from ..flows import RealNVP
 from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
@@ -115,9 +115,9 @@ class FlowModel:
         """As chosen, ready for JSON."""
         return asdict(self.chosen)
 
-    def plan(self, shape: Shape) -> Plan:
-        """Replace what is `auto` for images of `shape`."""
-        self.chosen, notes = self.asked.resolve(shape)
+    def plan(self, shape: Shape, count: int) -> Plan:
+        """Replace what is `auto` for so many images of `shape`."""
+        self.chosen, notes = self.asked.resolve(shape, count)
         self._kind = kind_of(self.chosen.encoder)
         return replace(self._kind.plan(shape), notes=notes)
 
@@ -197,16 +197,18 @@ class FlowModel:
                     f"flow: {_weights(flow):,} weights on {flow.dimension} dimensions; "
                     f"alpha {self.training.alpha:.3g}, {self.training.epochs} epochs"
                 )
-            self.history = train(
-                flow,
-                codes,
-                self.training,
-                checkpoint=run.checkpoint,
-                resume=run.resume,
-                fingerprint=data.sha256,
-                on_step=bar,
-                device=run.device,
-            )
+            self.history = ()
+            if _weights(flow):
+                self.history = train(
+                    flow,
+                    codes,
+                    self.training,
+                    checkpoint=run.checkpoint,
+                    resume=run.resume,
+                    fingerprint=data.sha256,
+                    on_step=bar,
+                    device=run.device,
+                )
         del codes
         parts = self._parts()
         if parts is not None and isinstance(encoder, PooledEncoder):
@@ -255,6 +257,9 @@ class FlowModel:
         scorer, encoder = self.scorer, self.encoder
         found: list[Tensor] = []
         statistics = scorer.statistics_of(views, found)
+        if isinstance(encoder, VectorEncoder):
+            value = scorer.decides_at(self.decides)
+            return statistics, by_column(encoder, value, views, scorer.device, scorer.batch_size)
         if scorer.parts is not None and isinstance(encoder, PooledEncoder):
             maps = torch.cat(found).view(-1, *encoder.grid).numpy()
             return statistics, Surfaces(maps, np.empty((len(maps), 0)))
@@ -295,12 +300,16 @@ class FlowModel:
 
     def describe(self) -> dict[str, Any]:
         """What a person wants to know of it."""
-        last = self.history[-1]
-        mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
-        return {
+        found = {
             "encoder": self.chosen.encoder,
             "flow": f"{self.chosen.preset}, {_weights(self.scorer.flow):,} weights",
             "dimension": self.scorer.encoder.dimension,
+        }
+        if not self.history:
+            return found
+        last = self.history[-1]
+        mass = "" if last.mass is None else f", mass {last.mass:,.2f}"
+        return found | {
             "alpha": self.training.alpha,
             "epochs": self.training.epochs,
             "last epoch": f"NLL {last.nll:,.2f} nats{mass}",
@@ -354,7 +363,7 @@ class FlowModel:
         load_exactly(made.scorer, state)
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
-        if made.history[-1].epoch != made.training.epochs:
+        if made.history and made.history[-1].epoch != made.training.epochs:
             raise ValueError("the training has another number of epochs")
         return made
 

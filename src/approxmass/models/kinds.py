@@ -1,6 +1,6 @@
 """What goes with each encoder: the flow on its codes, how that is trained, what decides."""
 
-__all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "Kind", "kind_of"]
+__all__ = ["KINDS", "LARGEST_SIDE", "MODULE", "VECTORS", "Kind", "kind_of"]
 
 import functools
 from abc import ABC, abstractmethod
@@ -11,7 +11,15 @@ from torch import nn
 
 from ..arrays import Shape
 from ..data.region import Region
-from ..encoders import Encoder, Network, PixelEncoder, PooledEncoder, WhitenedEncoder, network
+from ..encoders import (
+    Encoder,
+    Network,
+    PixelEncoder,
+    PooledEncoder,
+    VectorEncoder,
+    WhitenedEncoder,
+    network,
+)
 from ..flows import VECTOR_FLOWS, Flow, RealNVP, VectorFlow
 from ..runtime.random import seeded_init
 from ..training import recipes
@@ -21,6 +29,10 @@ from .base import Plan
 Alpha = float | Literal["auto"]
 # Stands in a saved detector for the module that was its encoder.
 MODULE = "module"
+# The encoder of embeddings and tables.
+VECTORS = "vectors"
+# Fewer rows than these teach a flow nothing that the normal density of their codes has not.
+_FEW_ROWS = 30
 # Images larger than this a side are resized to it, where nothing else is asked for.
 LARGEST_SIDE = 64
 # For the ranges of a network's statistics: a fifth of the training images, at most so many.
@@ -43,6 +55,10 @@ class Kind(ABC):
     def plan(self, shape: Shape) -> Plan:
         """What it wants of images of `shape`, without remarks."""
         return Plan(side=self.side(shape))
+
+    def preset(self, shape: Shape, count: int) -> str:
+        """The flow for so many images, where that is left to us."""
+        return self.presets[0]
 
     def statistic(self, shape: Shape) -> str:
         """The one that decides, where that is left to us."""
@@ -125,6 +141,37 @@ class _Whitened(Kind):
         return WhitenedEncoder(components, module)
 
 
+class _Vectors(Kind):
+    presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
+
+    def side(self, shape: Shape) -> int | None:
+        return None
+
+    def preset(self, shape: Shape, count: int) -> str:
+        return "gaussian" if count < _FEW_ROWS or shape[2] < 2 else "identity"
+
+    def unseen(self, count: int) -> int:
+        return min(_MOST_UNSEEN, count // 5)
+
+    def encoder(
+        self,
+        shape: Shape,
+        components: int,
+        parts: bool,
+        module: nn.Module | None,
+        region: Region | None,
+    ) -> Encoder:
+        return VectorEncoder(shape[2])
+
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
+        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))
+
+    def training(
+        self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
+    ) -> TrainingSettings:
+        return recipes.for_vectors(count, dimension)
+
+
 class _Network(Kind):
     has_parts = True
     presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
@@ -168,7 +215,12 @@ class _Network(Kind):
 
 
 # By the value of the option `encoder`; all others are names of networks.
-KINDS: dict[str, Kind] = {"pca": _Whitened(), "pixels": _Pixels(), MODULE: _Whitened()}
+KINDS: dict[str, Kind] = {
+    "pca": _Whitened(),
+    "pixels": _Pixels(),
+    VECTORS: _Vectors(),
+    MODULE: _Whitened(),
+}
 
 
 def kind_of(encoder: str) -> Kind:

@@ -1,6 +1,6 @@
 """What a saved detector is tried on when it is loaded: does it score as where it was fitted?"""
 
-__all__ = ["check_probe", "probe_images", "probed", "versions"]
+__all__ = ["check_probe", "probe_images", "probe_rows", "probed", "versions"]
 
 import hashlib
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Floats, Shape
+from ..encoders import VectorEncoder
 from ..errors import ApproxMassError
 from .base import Model
 
@@ -21,6 +22,17 @@ _NOISE = (0, 1, 3, 8)
 # standard deviation of the scores of usual images.
 _RELATIVE, _OF_SPREAD = 1e-3, 0.05
 _PACKAGES = ("approxmass", "torch", "zuko", "numpy", "scikit-learn", "timm", "transformers")
+
+
+def probe_rows(columns: int, seed: int) -> Tensor:
+    """Four rows `(4, 1, 1, D)` of nobody, from small numbers to large ones.
+
+    Example:
+        >>> probe_rows(2, 0).shape
+        torch.Size([4, 1, 1, 2])
+    """
+    unit = probe_images((1, 1, columns), seed).double() / 255 - 0.5
+    return unit * torch.tensor([0.1, 1.0, 10.0, 100.0], dtype=torch.float64)[:, None, None, None]
 
 
 def probe_images(shape: Shape, seed: int) -> Tensor:
@@ -49,7 +61,9 @@ def probed(model: Model, shape: Shape, seed: int) -> dict[str, Floats]:
         shape: `(C, H, W)` of its images.
         seed: Of the fit.
     """
-    found = model.statistics_of(model.view(probe_images(shape, seed)))
+    vectors = isinstance(getattr(model, "encoder", None), VectorEncoder)
+    seen = probe_rows(shape[2], seed) if vectors else probe_images(shape, seed)
+    found = model.statistics_of(model.view(seen))
     return {**{f"{name} of a test image": found[name] for name in found}, **model.own_probe()}
 
 

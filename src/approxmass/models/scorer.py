@@ -2,6 +2,7 @@
 
 __all__ = ["FlowScorer"]
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arrays import Floats, Shape
-from ..encoders import Encoder, PooledEncoder
+from ..encoders import Encoder, PooledEncoder, VectorEncoder
 from ..encoders.base import UnitOf
 from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
@@ -75,6 +76,8 @@ class FlowScorer(nn.Module):
         self.plain = nn.ModuleDict()
         if isinstance(encoder, PooledEncoder):
             self.plain = nn.ModuleDict({"residual": Residual(), "neighbour": Neighbour()})
+        elif isinstance(encoder, VectorEncoder):
+            self.plain = nn.ModuleDict({"neighbour": Neighbour()})
         noise = torch.empty(0)
         if isinstance(flow, RealNVP):
             self.latent = LatentFit()
@@ -86,7 +89,7 @@ class FlowScorer(nn.Module):
         # Mean and standard deviation of each of `names` on in-distribution images.
         moments = torch.full((len(self.names), 2), torch.nan, dtype=torch.float64)
         self.register_buffer("moments", moments)
-        self.to(next(flow.parameters()).device)
+        self.to(next(itertools.chain(flow.parameters(), flow.buffers())).device)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,11 +144,12 @@ class FlowScorer(nn.Module):
         if self.latent is not None:
             self.latent.fit(self._latent_features(training[:LATENT_IMAGES]))
         known: dict[str, Tensor] = {}
-        if isinstance(self.encoder, PooledEncoder) and codes is not None:
+        if isinstance(self.encoder, PooledEncoder | VectorEncoder) and codes is not None:
             summary = self.encoder.summary(training.to(self.device))
             for name, plain in self._plain():
                 known[name] = plain.fit(summary, seed=self.seed, units=units).double().cpu()
-            known |= self._in_batches(self._flow_of_codes, codes)
+            if len(codes):
+                known |= self._in_batches(self._flow_of_codes, codes)
         ranges = self._in_batches(self._of_image, held_out)
         if whole is not None and self.parts is not None:
             ranges |= self._in_batches(self._of_parts, whole)
@@ -230,7 +234,7 @@ class FlowScorer(nn.Module):
         scores = dict(zip(("nll", "mass"), self._densities(code, seen), strict=True))
         if self.latent is not None and len(self.latent.center):
             scores["latent_fit"] = capped(self.latent(seen[0].double()))
-        if isinstance(self.encoder, PooledEncoder):
+        if isinstance(self.encoder, PooledEncoder | VectorEncoder):
             summary = self.encoder.summary(views)
             scores |= {name: plain(summary).double() for name, plain in self._plain()}
         return scores

@@ -77,7 +77,7 @@ class FlowOptions:
         ApproxMassError: a value out of range.
 
     Example:
-        >>> FlowOptions().resolve((1, 28, 28))[0].encoder
+        >>> FlowOptions().resolve((1, 28, 28), 1000)[0].encoder
         'pca'
     """
 
@@ -117,8 +117,12 @@ class FlowOptions:
                     code="bad-option",
                 )
 
-    def resolve(self, shape: Shape) -> tuple["FlowOptions", list[str]]:
-        """Replace the `auto` of encoder, preset and statistic for images of `shape` (C, H, W).
+    def resolve(self, shape: Shape, count: int) -> tuple["FlowOptions", list[str]]:
+        """Replace the `auto` of encoder, preset and statistic.
+
+        Arguments:
+            shape: `(C, H, W)` of the images.
+            count: How many there are.
 
         Returns:
             The options, and a remark for each choice that a person may want to know of.
@@ -162,7 +166,7 @@ class FlowOptions:
             )
         chosen = {
             "encoder": encoder,
-            "preset": kind.presets[0],
+            "preset": kind.preset(shape, count),
             "statistic": kind.statistic(shape),
             # Of a small image the parts tell less than the whole: docs/photos.md.
             "parts": kind.has_parts and max(shape[1:]) > LARGEST_SIDE,

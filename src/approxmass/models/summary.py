@@ -15,6 +15,8 @@ from ..runtime.random import seeded_generator
 _COMPONENTS, _FOLDS = 64, 5
 # Images that the components are learnt from, and that are remembered: drawn at random.
 _MOST = 4000
+# Numbers remembered by the nearest neighbour.
+_NUMBERS = 2**23
 
 
 class Residual(nn.Module):
@@ -73,7 +75,7 @@ class Residual(nn.Module):
 
 
 class Neighbour(nn.Module):
-    """Distance of a summary from the nearest of those remembered; both have length 1.
+    """Distance of a summary from the nearest of those remembered.
 
     Example:
         >>> neighbour = Neighbour()
@@ -92,32 +94,37 @@ class Neighbour(nn.Module):
     def fit(
         self, summaries: Tensor, *, seed: int, units: NDArray[np.int64] | None = None
     ) -> Tensor:
-        """Remember up to 4,000 summaries `(N, C)`, in half precision.
+        """Remember up to 4,000 summaries `(N, C)`, up to a million numbers, in half precision.
 
         Returns:
             Of each of these the distance `(n,)` to the nearest other, of another unit.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
-        seen = summaries[order[:_MOST]]
+        order = order[: max(1, min(_MOST, _NUMBERS // summaries.shape[1]))]
+        seen = summaries[order]
         self.remembered = seen.half()
         kept = self.remembered.to(seen)
-        others = seen @ kept.T
-        others.fill_diagonal_(-1)
-        some = _some(units, order)
-        if some is not None:
-            of = torch.from_numpy(some).to(seen.device)
-            others[of[:, None] == of] = -1
-        return _apart(seen, kept[others.argmax(1)])
+        near = _nearness(seen, kept)
+        near.fill_diagonal_(-torch.inf)
+        if units is not None:
+            of = torch.from_numpy(units[order.numpy()]).to(seen.device)
+            near[of[:, None] == of] = -torch.inf
+        return _apart(seen, kept[near.argmax(1)])
 
     def forward(self, summaries: Tensor) -> Tensor:
         """The statistic `(N,)`."""
         kept = self.remembered.to(summaries)
-        return _apart(summaries, kept[(summaries @ kept.T).argmax(1)])
+        return _apart(summaries, kept[_nearness(summaries, kept).argmax(1)])
 
 
 def _some(units: NDArray[np.int64] | None, order: Tensor) -> NDArray[np.int64] | None:
     """The units of those images that are seen."""
     return None if units is None else units[order[:_MOST].numpy()]
+
+
+def _nearness(a: Tensor, b: Tensor) -> Tensor:
+    """Largest where a row of one is nearest to a row of the other."""
+    return a @ b.T - 0.5 * b.square().sum(1)
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .holdout import Places, Units
+from .holdout import FEWEST_UNITS, Places, Units
 
 # The share for reference of what is not of a fold, and its bounds: the flow needs the others more.
 _REFERENCE, _FEWEST_REFERENCE, _MOST_REFERENCE = 0.1, 5, 10
@@ -66,7 +66,9 @@ def in_folds(units: Units, folds: int, seed: int) -> Folds:
     reference, training = [], []
     for k in range(folds):
         rest = np.flatnonzero(calibrates & (fold != k))
-        some = min(_MOST_REFERENCE, max(_FEWEST_REFERENCE, round(_REFERENCE * len(rest))))
+        some = round(_REFERENCE * len(rest))
+        if units.count >= FEWEST_UNITS:
+            some = min(_MOST_REFERENCE, max(_FEWEST_REFERENCE, some))
         own = calibrates & (fold == k)
         own[rest[:some]] = True
         others = (fold != k) & ~np.isin(ranks, ranks[rest[:some]])

@@ -4,6 +4,7 @@ What belongs together, copies of an image or images of a group, is a unit, and o
 """
 
 __all__ = [
+    "FEWEST_ROWS",
     "FEWEST_UNITS",
     "FEWEST_WHOLE",
     "Shares",
@@ -33,6 +34,8 @@ _MOST = 1000
 # Fewest units of which some can be held out to calibrate at a false-alarm rate of 5%, fewest of
 # these, and fewest for folds.
 FEWEST_WHOLE, _FEWEST_HELD_OUT, FEWEST_UNITS = 100, 40, 30
+# The same of rows of numbers.
+FEWEST_ROWS = 10
 # Fewer calibration scores than these are few.
 _FEW = 100
 # Fewest units of which a baseline can hold some out.
@@ -108,31 +111,33 @@ class Units:
     again: bool = False
 
     @classmethod
-    def among(cls, copies: Places, groups: Places | None, name: str) -> "Units":
+    def among(
+        cls, copies: Places, groups: Places | None, name: str, fewest: int = FEWEST_UNITS
+    ) -> "Units":
         """The groups where there are some, else copies, where enough of these differ.
 
         Arguments:
             copies: Those of one image have one number, `(N,)`: 0, 1, ...
             groups: What a person has said belongs together, `(N,)`: 0, 1, ...
             name: What errors call the images.
+            fewest: Images or groups that there must be.
 
         Raises:
-            ApproxMassError: fewer than 30 images or groups.
+            ApproxMassError: there are fewer.
         """
         of = copies if groups is None else groups
-        if len(of) < FEWEST_UNITS:
+        if len(of) < fewest:
             raise ApproxMassError(
-                f"{name} has {len(of)} images: give at least {FEWEST_UNITS} (100 or more are "
-                "better)",
+                f"{name} has {len(of)} images: give at least {fewest} (100 or more are better)",
                 code="too-few",
             )
         count = int(of.max()) + 1
         free = ~_often(of) if groups is None else np.ones(count, bool)
-        if free.sum() >= FEWEST_UNITS:
+        if free.sum() >= fewest:
             return cls(of, copies, free, grouped=groups is not None)
         if groups is not None:
             raise ApproxMassError(
-                f"{name} has {count} groups: give at least {FEWEST_UNITS}, smaller ones, or none",
+                f"{name} has {count} groups: give at least {fewest}, smaller ones, or none",
                 code="too-few",
             )
         return cls(np.arange(len(of)), copies, np.ones(len(of), bool), again=True)

@@ -1,0 +1,219 @@
+"""Tables of numbers: Parquet and CSV files, and frames in memory, all as Arrow knows them."""
+
+__all__ = ["Table", "column_names", "frame_table", "is_frame", "is_table", "open_table"]
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...arrays import Floats
+from ...errors import ApproxMassError
+from .common import reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_WANTED = "a table: copy it again"
+# Of a number in a column of lists.
+_ELEMENT = re.compile(r"\[\d+\]$")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Some columns of a table, as rows of float64.
+
+    Attributes:
+        name: What an error calls it.
+        count: Rows.
+        columns: Names of the D numbers; of a column of lists one for each, `NAME[0]` and so on.
+    """
+
+    name: str
+    count: int
+    columns: list[str]
+    _opened: Any
+    _fields: list[tuple[str, int | None]]  # of each column the length of its lists
+
+    def blocks(self, n: int) -> Iterator[Floats]:
+        """Rows `(k, D)` in order, up to `n` at a time; NaN where there is no value."""
+        names = [name for name, _ in self._fields]
+        with reading(self.name, _WANTED):
+            if hasattr(self._opened, "iter_batches"):
+                batches = self._opened.iter_batches(n, columns=names)
+            else:
+                batches = self._opened.select(names).to_batches(n)
+            for batch in batches:
+                parts = [
+                    self._numbers(batch.column(name), name, length) for name, length in self._fields
+                ]
+                yield np.concatenate(parts, axis=1)
+
+    def _numbers(self, values: Any, name: str, length: int | None) -> NDArray[np.float64]:
+        import pyarrow as pa
+
+        rows = len(values)
+        if length is None:
+            known = values.cast(pa.float64(), safe=False)
+            return np.asarray(known.to_numpy(zero_copy_only=False)).reshape(rows, 1)
+        lengths = np.array([length if each is None else len(each) for each in values.to_pylist()])
+        if (lengths != length).any():
+            raise ApproxMassError(
+                f"{self.name}: the lists of column {name} are not all of {length} numbers",
+                code="bad-source",
+            )
+        found = np.full((rows, length), np.nan)
+        known = np.asarray(values.is_valid())
+        flat = values.flatten().cast(pa.float64(), safe=False)
+        found[known] = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, length)
+        return found
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is one, by its name.
+
+    Example:
+        >>> is_table(Path("x.png"))
+        False
+    """
+    return path.suffix.lower() in (".csv", ".parquet") and path.is_file()
+
+
+def is_frame(source: Any) -> bool:
+    """Whether something is a frame of pandas or polars, or a table of Arrow."""
+    return hasattr(source, "columns") and (
+        hasattr(source, "to_arrow") or hasattr(source, "column_names") or hasattr(source, "dtypes")
+    )
+
+
+def column_names(name: str, path: Path) -> list[str]:
+    """Of a table in a file."""
+    with reading(name, _WANTED):
+        return list(_opened(path).schema.names)
+
+
+def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
+    """Some columns of a file; None for all.
+
+    Raises:
+        ApproxMassError: it cannot be read, has no such column, or one that is not of numbers.
+    """
+    with reading(name, _WANTED):
+        opened = _opened(path)
+    return _table(name, opened, columns)
+
+
+def frame_table(frame: Any, columns: Sequence[str] | None) -> Table:
+    """Some columns of a frame; None for all.
+
+    Raises:
+        ApproxMassError: it has no such column, or one that is not of numbers.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = frame_table(pd.DataFrame({"a": [1, 2], "b": [0.5, None]}), None)
+        >>> table.columns, next(table.blocks(2)).tolist()
+        (['a', 'b'], [[1.0, 0.5], [2.0, nan]])
+    """
+    import pyarrow as pa
+
+    with reading("table", _WANTED):
+        if hasattr(frame, "column_names"):
+            opened = frame
+        elif hasattr(frame, "to_arrow"):
+            opened = frame.to_arrow()
+        else:
+            named = frame.rename(columns=str)
+            opened = pa.Table.from_pandas(named, preserve_index=False)
+    return _table("table", opened, columns)
+
+
+def _opened(path: Path) -> Any:
+    if path.suffix.lower() == ".csv":
+        import pyarrow.csv
+
+        return pyarrow.csv.read_csv(path)
+    import pyarrow.parquet as pq
+
+    return _Parquet(pq.ParquetFile(path))
+
+
+class _Parquet:
+    """A Parquet file behind the face of a table, of which few rows are in memory."""
+
+    def __init__(self, file: Any) -> None:
+        self.schema = file.schema_arrow
+        self.num_rows = file.metadata.num_rows
+        self.iter_batches = file.iter_batches
+
+
+def _table(name: str, opened: Any, columns: Sequence[str] | None) -> Table:
+    known = list(opened.schema.names)
+    wanted = known if columns is None else _fields_of(columns, known)
+    for column in wanted:
+        if column not in known:
+            raise ApproxMassError(
+                f"{name}: has no column {column}, only {', '.join(known[:20])}", code="bad-source"
+            )
+    fields: list[tuple[str, int | None]] = []
+    names: list[str] = []
+    for column in wanted:
+        length = _length(name, opened, opened.schema.field(column))
+        fields.append((column, length))
+        names += [column] if length is None else [f"{column}[{i}]" for i in range(length)]
+    if not names:
+        raise ApproxMassError(f"{name}: has no columns", code="bad-source")
+    return Table(name, opened.num_rows, names, opened, fields)
+
+
+def _fields_of(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The columns of a table behind names of numbers: those of a list are `NAME[0]` and so on."""
+    if list(columns) == [str(i) for i in range(len(known))] != list(known):
+        return list(known)  # of an array, which has no names
+    found = (name if name in known else _ELEMENT.sub("", name) for name in columns)
+    return list(dict.fromkeys(found))
+
+
+def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
+    """Of the lists of a column; None where it holds numbers.
+
+    Raises:
+        ApproxMassError: it holds something else.
+    """
+    import pyarrow as pa
+
+    kind = field.type
+    if pa.types.is_fixed_size_list(kind) and _numeric(kind.value_type):
+        return int(kind.list_size)
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _numeric(kind.value_type):
+        batches = (
+            opened.iter_batches(1, columns=[field.name])
+            if hasattr(opened, "iter_batches")
+            else opened.select([field.name]).slice(0, 1).to_batches()
+        )
+        first = next(iter(batches), None)
+        return len(first.column(0)[0].as_py() or []) if first is not None and len(first) else 0
+    if _numeric(kind):
+        return None
+    raise ApproxMassError(
+        f"{name}: the column {field.name} is {kind}, not numbers: name the columns that count "
+        "(--columns, columns=)",
+        code="bad-source",
+    )
+
+
+def _numeric(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return bool(
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_decimal(kind)
+        or types.is_null(kind)
+    )

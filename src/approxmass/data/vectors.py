@@ -1,0 +1,250 @@
+"""Embeddings and tables: a vector of numbers a row, in the place of an image."""
+
+__all__ = ["VectorSource", "holds_vectors", "open_vectors"]
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Bools, Shape
+from ..errors import ApproxMassError, Code
+from .chunk import Chunk
+from .options import at_least_one, row_of_each
+from .readers.common import numbered, reading
+from .readers.tables import Table, column_names, frame_table, is_frame, is_table, open_table
+from .source import ImageSource
+
+if TYPE_CHECKING:
+    import hashlib
+
+# Opens the rows anew, `(k, D)` each, in order.
+_Blocks = Callable[[int], Iterator[NDArray[Any]]]
+
+
+class VectorSource(ImageSource):
+    """A finite, ordered stream of vectors, as images `(1, 1, D)` of float64.
+
+    Arguments:
+        name: What an error calls it.
+        count: Rows.
+        blocks: Opens it anew: the rows in order, up to so many at a time.
+        columns: Names of the D numbers.
+
+    Attributes:
+        columns: See above.
+    """
+
+    def __init__(self, name: str, count: int, blocks: _Blocks, columns: Sequence[str]) -> None:
+        def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
+            start = 0
+            for block in blocks(n):
+                rows = np.asarray(block, dtype=np.float64)
+                yield numbered(start, len(rows)), rows[:, None, None, :]
+                start += len(rows)
+
+        super().__init__(name, count, batches, shape=(1, 1, len(columns)))
+        self.columns = list(columns)
+
+    def __repr__(self) -> str:
+        return f"VectorSource({self.name!r}, {len(self)} rows of {len(self.columns)} numbers)"
+
+    def looking_at(self, places: NDArray[np.int64]) -> Self:
+        """Itself: nothing is told by what is in it."""
+        return self
+
+    def seen(self, **options: Any) -> Self:
+        """Itself; what is for images alone is refused."""
+        for word, value in options.items():
+            if value not in (None, "auto", 255):
+                raise ApproxMassError(
+                    f"{self.name}: {word} is for images, not for rows of numbers: leave it out",
+                    code="bad-option",
+                )
+        return self
+
+    def resized(self, frame: Any) -> Self:
+        """Refused: rows of numbers have no size."""
+        raise ApproxMassError(
+            f"{self.name}: a size is for images, not for rows of numbers: leave it out",
+            code="bad-option",
+        )
+
+    def chunks(
+        self, n: int = 1024, *, shape: Shape | None = None, threads: int | None = None
+    ) -> Iterator[Chunk]:
+        """Stream the rows in order; those with a number missing or not finite become errors."""
+        at_least_one(self.name, n, "stream {} rows at a time")
+        if shape is not None and shape != self.shape:
+            raise ApproxMassError(
+                f"{self.name}: its rows have {self.shape[2]} numbers, and {shape[2]} are needed: "
+                "give the columns of the fit",
+                code="wrong-shape",
+            )
+        for names, rows in self.parts()[0](n):
+            rows = np.asarray(rows)
+            known = np.isfinite(rows[:, 0, 0])
+            good = known.all(1)
+            kept = np.ascontiguousarray(rows[good])
+            errors: list[str | None] = [None] * len(names)
+            codes: list[Code | None] = [None] * len(names)
+            for place in np.flatnonzero(~good).tolist():
+                column = self.columns[int(np.flatnonzero(~known[place])[0])]
+                value = rows[place, 0, 0, self.columns.index(column)]
+                what = "no value" if np.isnan(value) else "an infinite value"
+                errors[place] = f"has {what} for column {column}: fill it in, or leave the row out"
+                codes[place] = "bad-image"
+            yield Chunk(kept, [(1, len(self.columns))] * len(kept), None, names, errors, codes)
+
+    def read(
+        self,
+        *,
+        shape: Shape | None = None,
+        order: NDArray[np.int64] | None = None,
+        digest: "hashlib._Hash | None" = None,
+        threads: int | None = None,
+    ) -> Any:
+        """All rows, float64 `(N, 1, 1, D)`; see `ImageSource.read`."""
+        places = None if order is None else row_of_each(self.name, order, len(self))
+        found = np.empty((len(self), *self.shape))
+        done = 0
+        for chunk in self.chunks(shape=shape):
+            chunk.require_readable(self.name)
+            rows = slice(done, done + len(chunk.images))
+            found[rows if places is None else places[rows]] = chunk.images
+            if digest is not None:
+                digest.update(chunk.images.data)
+            done = rows.stop
+        return found
+
+    def part(self, keep: Bools, name: str) -> "VectorSource":
+        """Those rows that are marked, in their order."""
+        batches = self.parts()[0]
+
+        def blocks(n: int) -> Iterator[NDArray[Any]]:
+            start = 0
+            for names, rows in batches(n):
+                marks = keep[start : start + len(names)]
+                start += len(names)
+                if marks.any():
+                    yield np.asarray(rows)[marks, 0, 0]
+
+        return VectorSource(name, int(keep.sum()), blocks, self.columns)
+
+
+def holds_vectors(source: Any) -> bool:
+    """Whether something is rows of numbers, where nobody has said so.
+
+    It is if it is an array of two axes or the file of one, a CSV file, or a frame or Parquet file
+    without a column `image`.
+
+    Example:
+        >>> holds_vectors(np.zeros((50, 8))), holds_vectors(np.zeros((50, 8, 8)))
+        (True, False)
+    """
+    if isinstance(source, ImageSource):
+        return isinstance(source, VectorSource)
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.suffix.lower() == ".npy" and path.is_file():
+            return _saved(str(source), path).ndim == 2
+        return is_table(path) and "image" not in column_names(str(source), path)
+    if is_frame(source):
+        return "image" not in [str(name) for name in source.columns]
+    if isinstance(source, list | tuple):
+        return (
+            bool(len(source))
+            and isinstance(source[0], list | tuple | np.ndarray)
+            and (np.ndim(source[0]) == 1)
+        )
+    return getattr(source, "ndim", 0) == 2
+
+
+def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSource:
+    """Open anything that holds rows of numbers.
+
+    Arguments:
+        source: One of
+
+            - an array `(N, D)` or anything that turns into one, such as a tensor or a list;
+            - the path of a `.npy` file of one, of a `.csv` or a `.parquet` file;
+            - a frame of pandas or polars, or a table of Arrow.
+        columns: Those of a table that count, in this order; None for all. A column that holds
+            lists of one length is as many numbers.
+
+    Raises:
+        ApproxMassError: There is no such thing, it has no rows, no such column, or a column that
+            is not of numbers. Missing values show when the stream comes to them.
+
+    Example:
+        >>> rows = open_vectors([[1.0, 2.0], [3.0, float("nan")]])
+        >>> rows.columns, [chunk.errors[1] for chunk in rows.chunks()]
+        (['0', '1'], ['has no value for column 1: fill it in, or leave the row out'])
+    """
+    if isinstance(source, VectorSource):
+        return source
+    if isinstance(source, str | Path):
+        return _open_path(str(source), Path(source), columns)
+    if is_frame(source):
+        return _of_table(frame_table(source, columns))
+    return _of_array("array", _as_matrix("array", source), columns)
+
+
+def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSource:
+    if path.suffix.lower() == ".npy" and path.is_file():
+        return _of_array(name, _as_matrix(name, _saved(name, path)), columns)
+    if not is_table(path):
+        raise ApproxMassError(
+            f"{name}: there are no rows of numbers: give a .npy, .csv or .parquet file",
+            code="bad-source",
+        )
+    return _of_table(open_table(name, path, columns))
+
+
+def _of_table(table: Table) -> VectorSource:
+    return VectorSource(table.name, table.count, table.blocks, table.columns)
+
+
+def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> VectorSource:
+    names = [str(i) for i in range(rows.shape[1])]
+    if columns is not None and len(columns) == len(names) and not set(columns) <= set(names):
+        names, columns = list(columns), None  # an array has no names of its own
+    if columns is not None and (missing := [each for each in columns if each not in names]):
+        raise ApproxMassError(
+            f"{name}: has no column {missing[0]}: those of an array are 0 to {len(names) - 1}",
+            code="bad-source",
+        )
+    chosen = slice(None) if columns is None else [int(each) for each in columns]
+
+    def blocks(n: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, len(rows), n):
+            yield rows[start : start + n, chosen]
+
+    return VectorSource(name, len(rows), blocks, names if columns is None else columns)
+
+
+def _saved(name: str, path: Path) -> NDArray[Any]:
+    with reading(name, "a .npy file of numbers: save it again with numpy.save"):
+        found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    return found
+
+
+def _as_matrix(name: str, source: Any) -> NDArray[Any]:
+    if hasattr(source, "detach"):  # a tensor, that may want a gradient or be of bfloat16
+        source = source.detach().cpu()
+        source = source.double() if source.is_floating_point() else source
+    try:
+        rows = np.asarray(source)
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ApproxMassError(
+            f"{name}: cannot be turned into rows of numbers: {reason}", code="bad-source"
+        ) from error
+    if rows.ndim != 2 or not rows.shape[1] or rows.dtype.kind not in "biuf":
+        raise ApproxMassError(
+            f"{name}: rows of numbers are an array (N, D), not {rows.dtype} of shape {rows.shape}",
+            code="bad-source",
+        )
+    return rows
