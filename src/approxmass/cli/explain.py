@@ -16,7 +16,9 @@ from .console import check_outputs, emit, out
 from .options import SOURCE, Device, Folder, For, Json, Skipped, Threads, loaded, say_remarks
 
 if TYPE_CHECKING:
+    from ..data import Chunk
     from ..detector import Detector
+    from ..explain.attribution import Explanation
 
 # Components named for an image.
 _NAMED = 3
@@ -25,15 +27,19 @@ _NAMED = 3
 def explain(
     folder: Folder,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help=SOURCE)],
-    output: Annotated[Path, typer.Option("-o", metavar="DIR", help="Folder for the pictures.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="DIR", help="Folder for the pictures; none of rows of numbers."),
+    ] = None,
     group: For = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,
 ) -> None:
     """Show where in an image it does not belong, with a limit that usual images keep below."""
-    _check_folder(output, images)
-    check_outputs(output / "001.png" if output.is_dir() else output)
+    if output is not None:
+        _check_folder(output, images)
+        check_outputs(output / "001.png" if output.is_dir() else output)
     check_outputs(json_file, inputs=images)
     if json_file is not None and json_file.suffix == ".png":
         raise ApproxMassError(
@@ -47,16 +53,21 @@ def explain(
         from .tables import explanations_table
 
         out.print(explanations_table(facts))
-        out.print(f"Pictures are in {output}/", soft_wrap=True, markup=False)
+        if not detector.fitted.vectors:
+            out.print(f"Pictures are in {output}/", soft_wrap=True, markup=False)
 
 
-def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) -> dict[str, Any]:
+def explain_files(
+    detector: "Detector", sources: Sequence[str], folder: Path | None
+) -> dict[str, Any]:
     """Explain every image of some sources and write a picture of each, numbered, to a folder.
+
+    Of rows of numbers there is no picture, but which columns.
 
     Arguments:
         detector: A fitted detector of the method `flow`.
         sources: Whatever `open_images` takes.
-        folder: Made if absent; pictures of the same names are replaced.
+        folder: Made if absent; pictures of the same names are replaced. None of rows of numbers.
 
     Returns:
         JSON-ready: for each image its name, picture, p-value, verdict, of its map the highest
@@ -69,11 +80,16 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
         ApproxMassError: the method is not a flow, not one image can be read, or the folder cannot
             be written or is one of the sources.
     """
-    _check_folder(folder, sources)
-    from ..explain.picture import picture, shown_size
-    from ..storage.atomic import check_file, write_atomic
+    from ..explain.picture import shown_size
+    from ..storage.atomic import check_file
 
-    check_file(folder / "001.png")
+    if detector.fitted.vectors:
+        folder = None
+    elif folder is None:
+        raise ApproxMassError("give a folder for the pictures: -o DIR", code="bad-option")
+    else:
+        _check_folder(folder, sources)
+        check_file(folder / "001.png")
     rows: list[dict[str, Any]] = []
     reasons: list[str] = []
     skipped = Skipped()
@@ -90,22 +106,13 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
             scores, map_p = explanation.scores, explanation.p_value
             for i, label in enumerate(chunk.readable):
                 shares = explanation.components[i]
-                stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
-                stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
-                target = folder / f"{len(rows) + 1:03}-{stem}.png"
-                with write_atomic(target) as path:
-                    picture(
-                        chunk.images[i],
-                        None if chunk.boxes is None else chunk.boxes[i],
-                        explanation,
-                        i,
-                        name=label,
-                        p_value=float(scores.p_value[i]),
-                    ).save(path, "PNG")
+                target = None
+                if folder is not None:
+                    target = _draw(folder, len(rows) + 1, label, chunk, explanation, i)
                 rows.append(
                     {
                         "name": label,
-                        "picture": target.name,
+                        "picture": target,
                         "p_value": float(scores.p_value[i]),
                         **({} if scores.group is None else {"group": scores.group[i]}),
                         "is_outlier": bool(scores.is_outlier[i]),
@@ -127,6 +134,28 @@ def explain_files(detector: "Detector", sources: Sequence[str], folder: Path) ->
         )
     skipped.close("--json has them all")
     return {"images": rows, "skipped": reasons}
+
+
+def _draw(
+    folder: Path, number: int, label: str, chunk: "Chunk", explanation: "Explanation", place: int
+) -> str:
+    """Write the picture of an image of a chunk; returns its name."""
+    from ..explain.picture import picture
+    from ..storage.atomic import write_atomic
+
+    stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
+    stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
+    target = folder / f"{number:03}-{stem}.png"
+    with write_atomic(target) as path:
+        picture(
+            chunk.images[place],
+            None if chunk.boxes is None else chunk.boxes[place],
+            explanation,
+            place,
+            name=label,
+            p_value=float(explanation.scores.p_value[place]),
+        ).save(path, "PNG")
+    return target.name
 
 
 def _finite(value: float) -> float | None:

@@ -146,7 +146,8 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
         verdict = "outlier" if row["is_outlier"] else "in-distribution"
         p = f"{row['p_value']:.3g}"
         by_map = f"{row['map']['p_value']:.3g}"
-        cells = (escape(row["name"]), escape(row["picture"]), p, verdict, by_map, parts or "-")
+        name, shown = escape(row["name"]), escape(row["picture"] or "-")
+        cells = (name, shown, p, verdict, by_map, parts or "-")
         table.add_row(*cells)
     return table
 

@@ -22,6 +22,8 @@ from ..evaluation.assess import Assessment, ScoredSet
 from ..explain.picture import outlined, overlay, plain
 
 _CARDS = 10
+# Columns named of a row of numbers.
+_COLUMNS = 3
 # Images of no longer sides are shown pixel by pixel, and about so large on the screen.
 _SMALL, _SIDE = 64, 112
 # Others as large as that square, but no longer.
@@ -41,32 +43,42 @@ class Picture:
     height: int
 
 
+# Of an image its picture and that of its map; of a row of numbers words.
+_Shown = tuple[Picture | None, Picture | None, str]
+
+
 @dataclass(frozen=True)
 class Card:
     """An image.
 
     Attributes:
         name: Of the image.
-        picture: Of it.
+        picture: Of it; None of a row of numbers.
         map: The same in grey under its map; None where the detector has none.
+        columns: Of a row of numbers those that say most, with their shares; else empty.
         p_value: Small = out-of-distribution.
         is_outlier: Called one.
     """
 
     name: str
-    picture: Picture
+    picture: Picture | None
     map: Picture | None
+    columns: str
     p_value: float
     is_outlier: bool
 
     @property
     def stacked(self) -> bool:
         """A long image lies above its map, not beside it."""
-        return self.map is not None and self.picture.width > 1.3 * self.picture.height
+        if self.map is None or self.picture is None:
+            return False
+        return self.picture.width > 1.3 * self.picture.height
 
     @property
     def width(self) -> int:
         """On the screen."""
+        if self.picture is None:
+            return _LONGEST // 2
         return self.picture.width * (2 if self.map is not None and not self.stacked else 1)
 
 
@@ -120,14 +132,17 @@ def _cards(detector: Detector, scored: ScoredSet, places: NDArray[np.int64]) -> 
 
 def _pictures(
     detector: Detector, scored: ScoredSet, places: set[int]
-) -> Iterator[tuple[int, tuple[Picture, Picture | None]]]:
+) -> Iterator[tuple[int, _Shown]]:
     """Images by their places, read again from their source: all of them would not fit in memory."""
     start, last = 0, max(places, default=-1)
     marks = None if scored.masks is None else scored.masks.stream()
     for chunk in detector.chunks(scored.source):
         rows = [i for i in range(len(chunk.images)) if start + i in places]
         kept = None if marks is None else [next(marks) for _ in chunk.names]
-        if rows:
+        if rows and detector.fitted.vectors:
+            said = _said(detector, chunk, rows)
+            yield from zip((start + i for i in rows), said, strict=True)
+        elif rows:
             drawn = _drawn(detector, chunk, rows, _masks(scored, chunk, rows, kept))
             yield from zip((start + i for i in rows), drawn, strict=True)
         start += len(chunk.images)
@@ -143,9 +158,17 @@ def _masks(
     return [scored.masks.read(kept[i], chunk.names[i], chunk.sizes[i]) for i in rows]
 
 
+def _said(detector: Detector, chunk: Chunk, rows: list[int]) -> Iterator[_Shown]:
+    """Of some rows of numbers the columns that say most."""
+    found = detector.explain_pixels(chunk.images[rows])
+    for shares in found.components:
+        most = shares.argsort()[::-1][:_COLUMNS].tolist()
+        yield None, None, ", ".join(f"{found.names[k]} {shares[k]:.0%}" for k in most)
+
+
 def _drawn(
     detector: Detector, chunk: Chunk, rows: list[int], masks: list[Bools | None]
-) -> Iterator[tuple[Picture, Picture | None]]:
+) -> Iterator[_Shown]:
     """Some images of a chunk, each with its map."""
     images = chunk.images[rows]
     boxes = [None if chunk.boxes is None else chunk.boxes[i] for i in rows]
@@ -158,11 +181,11 @@ def _drawn(
     for k, (cut, (size, fine), mask) in enumerate(zip(cuts, screen, masks, strict=True)):
         shown = None if found is None else _picture(overlay(cut, None, found, k), size)
         if mask is not None and mask.any():
-            yield _picture(outlined(plain(cut, None, fine), mask), size), shown
+            yield _picture(outlined(plain(cut, None, fine), mask), size), shown, ""
         elif max(cut.shape[1:]) <= _SMALL:  # as it is, pixel by pixel
-            yield Picture(_address("png", png_bytes(cut)), size[1], size[0]), shown
+            yield Picture(_address("png", png_bytes(cut)), size[1], size[0]), shown, ""
         else:
-            yield _picture(plain(cut, None, fine), size), shown
+            yield _picture(plain(cut, None, fine), size), shown, ""
 
 
 def _cut(image: Pixels, box: Box | None) -> Pixels:

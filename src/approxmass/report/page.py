@@ -244,7 +244,7 @@ def _training(assessment: Assessment) -> list[dict[str, Any]]:
 
 def _scale(detector: Detector) -> dict[str, str] | None:
     """What the colours of maps mean; None without maps."""
-    if not detector.model.explains:
+    if not detector.model.explains or detector.fitted.vectors:
         return None
     usual = detector.fitted.calibrated.peaks
     low, limit, high = scale_of(usual)

@@ -1,0 +1,240 @@
+"""Embeddings and tables: what they are read from, what is learnt, and every door."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+from typer.testing import CliRunner
+
+from approxmass import Detector
+from approxmass.cli.main import app
+from approxmass.data.vectors import holds_vectors, open_vectors
+from approxmass.encoders import VectorEncoder
+from approxmass.flows import VectorFlow
+from conftest import mistake
+
+Rows = NDArray[np.float64]
+MIX = np.random.default_rng(0).normal(size=(6, 6))
+
+
+def rows(count: int, seed: int = 1) -> Rows:
+    """Correlated columns far from 0, as time stamps are."""
+    return np.random.default_rng(seed).normal(size=(count, 6)) @ MIX + 1e9
+
+
+def odd(count: int, column: int = 2) -> Rows:
+    found = rows(count, seed=5)
+    found[:, column] += 25
+    return found
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(seed=1).fit(pd.DataFrame(rows(300), columns=list("abcdef")))
+
+
+# --- what they are read from
+
+
+def test_the_same_rows_from_every_kind_of_source(tmp_path: Path) -> None:
+    values = rows(20)
+    frame = pd.DataFrame(values, columns=list("abcdef"))
+    table = pa.Table.from_pandas(frame)
+    np.save(tmp_path / "x.npy", values)
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=7)
+    pyarrow.csv.write_csv(table, tmp_path / "x.csv")
+    lists = pa.table({"e": pa.array(values.tolist()), "name": ["x"] * 20})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    tensor = torch.from_numpy(values).requires_grad_()
+    sources = [values, values.tolist(), tensor, frame, table, tmp_path / "x.npy"]
+    sources += [str(tmp_path / "x.parquet"), tmp_path / "x.csv"]
+    for source in sources:
+        assert holds_vectors(source)
+        np.testing.assert_array_equal(open_vectors(source).read()[:, 0, 0], values)
+    found = open_vectors(tmp_path / "lists.parquet", ["e"])
+    assert found.columns == [f"e[{i}]" for i in range(6)]
+    np.testing.assert_array_equal(found.read()[:, 0, 0], values)
+    # By the names of the numbers, as a saved detector has them.
+    np.testing.assert_array_equal(
+        open_vectors(tmp_path / "lists.parquet", found.columns).read(), found.read()
+    )
+    some = open_vectors(tmp_path / "x.parquet", ["f", "a"])
+    np.testing.assert_array_equal(some.read()[:, 0, 0], values[:, [5, 0]])
+    parts = [chunk.images for chunk in open_vectors(tmp_path / "x.parquet").chunks(3)]
+    assert [len(part) for part in parts][:2] == [3, 3]
+    np.testing.assert_array_equal(np.concatenate(parts)[:, 0, 0], values)
+
+
+def test_bfloat16_and_whole_numbers_are_numbers() -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(open_vectors(x.bfloat16()).read()[:, 0, 0], x.numpy())
+    np.testing.assert_array_equal(open_vectors(x.numpy().astype(int)).read()[:, 0, 0], x.numpy())
+
+
+@pytest.mark.parametrize(
+    ("source", "columns", "words"),
+    [
+        (pd.DataFrame({"a": [1.0], "b": ["x"]}), None, "the column b is"),
+        (pd.DataFrame({"a": [1.0]}), ["c"], "has no column c"),
+        (np.zeros((3, 2)), ["7"], "has no column 7"),
+        (np.zeros((3, 2, 2)), None, "rows of numbers are an array (N, D)"),
+        ([[1.0], [1.0, 2.0]], None, "cannot be turned into rows of numbers"),
+        (np.zeros((0, 2)), None, "holds no images"),
+        ("nowhere.csv", None, "no rows of numbers"),
+        (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
+    ],
+)
+def test_what_is_no_table(source: object, columns: list[str] | None, words: str) -> None:
+    with mistake("bad-source", words):
+        open_vectors(source, columns).read()
+
+
+def test_missing_values_are_named_and_cost_only_their_row(detector: Detector) -> None:
+    frame = pd.DataFrame(rows(5), columns=list("abcdef"))
+    frame.loc[1, "c"] = np.nan
+    frame.loc[3, "e"] = np.inf
+    with mistake("bad-image", "image 1 has no value for column c"):
+        Detector().fit(pd.concat([frame] * 20))
+    ((chunk, scores),) = detector.score_chunks(frame)
+    assert chunk.errors[3] == "has an infinite value for column e: fill it in, or leave the row out"
+    assert len(scores.p_value) == 3
+    with mistake("bad-image", "column c"):
+        detector.score(frame)
+
+
+# --- what is learnt
+
+
+def test_codes_are_white_whatever_the_units_of_the_columns() -> None:
+    views = torch.from_numpy(rows(4000))[:, None, None]
+    encoder = VectorEncoder(6)
+    codes = encoder.fit_transform(views)
+    torch.testing.assert_close(torch.cov(codes.T), torch.eye(6), rtol=0, atol=0.12)
+    scaled = views * torch.tensor([1e-6, 1.0, 1e4, 3.0, 1.0, 1.0], dtype=torch.float64)
+    again = VectorEncoder(6).fit_transform(scaled)
+    torch.testing.assert_close(codes, again, rtol=1e-3, atol=1e-3)
+
+
+def test_no_code_of_a_training_row_is_by_a_whitening_that_has_seen_it() -> None:
+    views = torch.from_numpy(rows(50))[:, None, None]
+    moved = views.clone()
+    moved[7] += 1e3
+    codes, other = VectorEncoder(6).fit_transform(views), VectorEncoder(6).fit_transform(moved)
+    # Whoever is in the fold of row 7 has the code that it had; row 7 alone is elsewhere.
+    same = (codes == other).all(1)
+    assert 9 <= int(same.sum()) < 50
+    assert not same[7]
+
+
+def test_a_column_that_never_varied_is_missed_when_it_does() -> None:
+    values = np.concatenate([rows(200), np.full((200, 1), 3.0)], 1)
+    detector = Detector().fit(values[:150])
+    assert detector.predict(values[150:]).mean() < 0.2
+    values[150:, 6] = 9.0
+    assert detector.predict(values[150:]).all()
+
+
+@pytest.mark.parametrize("columns", [1, 6])
+def test_the_gaussian_start_is_the_mahalanobis_distance(columns: int) -> None:
+    detector = Detector().fit(rows(25)[:, :columns])
+    assert detector.settings.options["preset"] == "gaussian"
+    model = detector.model.models[0]
+    codes = model.encoder.codes(model.view(torch.from_numpy(rows(9, 3)[:, None, None, :columns])))
+    found = model.statistics_of(torch.from_numpy(rows(9, 3)[:, None, None, :columns]))
+    squared = codes.double().square().sum(1).numpy()
+    np.testing.assert_allclose(
+        found["nll"], squared / 2 + columns / 2 * np.log(2 * np.pi), rtol=1e-5
+    )
+    np.testing.assert_allclose(found["mass"], np.sqrt(squared), rtol=1e-4, atol=1e-5)
+
+
+def test_a_flow_that_learns_nothing_is_the_normal_density_and_back() -> None:
+    flow, x = VectorFlow("gaussian", 1), torch.randn(7, 1)
+    expected = torch.distributions.Normal(0, 1).log_prob(x).sum(1)
+    torch.testing.assert_close(flow.log_prob(x), expected)
+    torch.testing.assert_close(flow.inverse(flow(x)[0]), x)
+    assert flow.sample(3).shape == (3, 1)
+
+
+@pytest.mark.parametrize("count", [10, 60, 300])
+def test_false_alarms_of_few_and_many_rows(count: int) -> None:
+    rate, calls, fits = 0.1, 0, 12 if count < 30 else 3
+    for seed in range(fits):
+        detector = Detector(seed=seed, calibration="folds").fit(rows(count, seed))
+        calls += int(detector.predict(rows(500, 100 + seed), rate).sum())
+    # By folds at most 2 e + 6 / (n + 4), and near e; the spread of one fit is that of n scores.
+    high = betabinom(500, rate * (count + 1), (1 - rate) * (count + 1)).ppf(0.999) / 500
+    assert calls / (500 * fits) <= max(rate + (high - rate) / np.sqrt(fits), 0.13)
+
+
+# --- doors
+
+
+def test_odd_rows_are_called_and_their_column_named(detector: Detector, tmp_path: Path) -> None:
+    assert detector.predict(odd(50)).all()
+    found = detector.explain(odd(50, column=2))
+    assert found.names == list("abcdef")
+    assert found.maps[0].shape == (1, 6)
+    np.testing.assert_allclose(found.components.sum(1), 1)
+    detector.save(tmp_path / "d")
+    loaded = Detector.load(tmp_path / "d")
+    np.testing.assert_array_equal(loaded.score(odd(9)).p_value, detector.score(odd(9)).p_value)
+    shuffled = pd.DataFrame(odd(9), columns=list("abcdef"))[list("fedcba")].assign(z="text")
+    np.testing.assert_array_equal(loaded.score(shuffled).p_value, detector.score(odd(9)).p_value)
+
+
+def test_one_column_alone_says_which() -> None:
+    """Independent columns: the one that moved has the largest share."""
+    generator = np.random.default_rng(0)
+    detector = Detector().fit(generator.normal(size=(400, 5)))
+    strange = generator.normal(size=(60, 5))
+    strange[:, 3] += 9
+    assert (detector.explain(strange).components.argmax(1) == 3).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"encoder": "pca"}, "pca is for images"),
+        ({"method": "gradcon"}, "gradcon is for images"),
+        ({"mode": "rgb"}, "mode is for images"),
+        ({"size": 32}, "a size is for images"),
+    ],
+)
+def test_what_is_for_images_is_refused(options: dict[str, object], words: str) -> None:
+    with mistake("bad-option", words):
+        Detector(columns=["a"], **options).fit(pd.DataFrame(rows(40), columns=list("abcdef")))
+
+
+def test_the_commands_take_tables(tmp_path: Path) -> None:
+    def run(*words: object) -> str:
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for name, values in {"id": rows(200), "new": rows(60, 9), "odd": odd(40)}.items():
+        frame = pd.DataFrame(values, columns=list("abcdef")).assign(name="x")
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+    place = tmp_path / "d"
+    run("fit", tmp_path / "id.csv", "-o", place, "--columns", "a,b,c,d,e,f")
+    run("score", place, tmp_path / "odd.csv", "-o", tmp_path / "s.csv")
+    assert pd.read_csv(tmp_path / "s.csv").p_value.max() < 0.05
+    tried = (place, "--id", tmp_path / "new.csv", "--ood", tmp_path / "odd.csv")
+    facts = json.loads(run("evaluate", *tried, "--json", "-"))
+    assert facts["images"]
+    run("report", *tried, "-o", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<p>c " in page or ", c " in page
+    assert "data:image/jpeg" not in page
+    found = json.loads(run("explain", place, tmp_path / "odd.csv", "--json", "-"))
+    assert len(found["images"]) == 40
+    assert {part["component"] for part in found["images"][0]["components"]} <= set("abcdef")
+    run("calibrate", place, tmp_path / "new.csv")
