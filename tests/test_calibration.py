@@ -122,8 +122,9 @@ def test_beyond_the_threshold_and_only_there_is_the_p_value_small(
 def test_the_realised_rate_is_that_of_detectors_drawn_at_random(n: int, rate: float) -> None:
     found = realised_rate(n, rate)
     generator = np.random.default_rng(n)
-    # Uniform scores: what lies beyond a threshold is one minus it.
-    beyond = np.array([1 - threshold(generator.random(n), rate) for _ in range(4000)])
+    # The tolerance takes a share of the rate: of normal scores less than can be seen here.
+    limits = [threshold(generator.normal(size=n), rate) for _ in range(4000)]
+    beyond = stats.norm.sf(limits)
     for limit, share in ((found.low, 0.025), (found.high, 0.975)):
         below = int((beyond < limit).sum())
         assert stats.binomtest(below, 4000, share).pvalue > 1e-3

@@ -72,8 +72,12 @@ def test_copies_are_found_in_every_kind_of_source(kind: str, tmp_path: Path) -> 
     elif kind == "npy":
         np.save(tmp_path / "x.npy", images)
         source = tmp_path / "x.npy"
-    units = units_of(stored_digests(open_images(source)))
-    np.testing.assert_array_equal(units, np.r_[0:100, 0:20])
+    detector = Detector(method="gaussian").fit(source)
+    assert any(note.startswith("copies: 20 images are copies") for note in detector.facts.notes)
+    assert detector.facts.images == 120
+    shares = detector.fitted.shares
+    assert shares is not None
+    assert not straddle(shares.sides(), np.r_[0:100, 0:20])
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=30))

@@ -323,7 +323,7 @@ CONSTANT |= {name: {"method": name} for name in BASELINES}
 
 
 @pytest.mark.parametrize("name", CONSTANT)
-@pytest.mark.parametrize("of", ["grey", "colour", "in the frame", "to train on"])
+@pytest.mark.parametrize("of", ["grey", "colour", "in the frame"])
 def test_nothing_is_learnt_from_images_that_are_all_the_same(name: str, of: str) -> None:
     options = dict(CONSTANT[name])
     images = np.full((120, 8, 8) if of == "grey" else (120, 8, 8, 3), 90, np.uint8)
@@ -331,9 +331,6 @@ def test_nothing_is_learnt_from_images_that_are_all_the_same(name: str, of: str)
         images = np.full((120, 256, 256, 3), 90, np.uint8)
         images[np.arange(120), 0, 0] = np.arange(120)[:, None] % 3 + 89
         options["size"] = 8
-    if of == "to train on":
-        rest = three_shares(Units.among(np.arange(120), None, "array"), 0.1, 0, "array")
-        images[rest.order[: rest.training.start]] = colour(40)
     kind, given = BASELINES.get(name), {}
     if kind is not None and kind.needs_labels:
         given["labels"] = np.arange(120) % 2
@@ -493,12 +490,12 @@ def test_images_are_converted_once_in_a_fit_and_once_in_a_score(
 
 
 class Counting(nn.Module):
-    """Features that count the images they are made of, copies of it too."""
+    """Features that count the images they are made of, copies of it too, but for padding."""
 
     rows = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        Counting.rows += len(x)
+        Counting.rows += len(x.flatten(1).unique(dim=0))
         return x.flatten(1)[:, ::3]
 
 

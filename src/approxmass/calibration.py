@@ -45,19 +45,19 @@ Control = Literal["image", "discoveries"]
 # Behind every verdict for which nobody has asked for another.
 FALSE_ALARM_RATE = 0.05
 # Of the tolerance: shares of the spread of the calibration scores, and of each itself.
-_OF_SPREAD, _OF_SCORE = 5e-3, 1e-5
+_OF_SPREAD, _OF_SCORE = 1e-3, 1e-5
 # Scores so near, as a share of one plus their size, are of one image; if most are, the spread is at
 # least so many times as much.
-_SAME, _UNIT = 1e-6, 4.0
+_SAME, _UNIT = 1e-6, 20.0
 
 
 def with_tolerance(calibration: Floats) -> Floats:
     """The largest score that each calibration score still counts as reaching, sorted, `(n,)`.
 
-    Above a calibration score c that is by 0.5% of the spread of all of them, from the 10th
+    Above a calibration score c that is by 0.1% of the spread of all of them, from the 10th
     to the 90th percentile, and `1e-5 |c|`. That is far above rounding, some 1e-6 to 1e-4 of the
     spread, and far below what tells images apart. Where more than half of the scores are equal to
-    another, images come again and again and may all be much alike: then the spread is at least four
+    another, images come again and again and may all be much alike: then the spread is at least 20
     times one plus the size of their median. The tolerance can make a p-value larger and never
     smaller, so that these stay valid.
 
@@ -65,8 +65,8 @@ def with_tolerance(calibration: Floats) -> Floats:
         calibration: Scores `(n,)`, in any order.
 
     Example:
-        >>> with_tolerance(np.arange(101.0))[:2].round(3)  # 0.5% of 80, and 0.00001 of 1
-        array([0.4, 1.4])
+        >>> with_tolerance(np.arange(101.0))[:2].round(3)  # 0.1% of 80, and 0.00001 of 1
+        array([0.08, 1.08])
         >>> with_tolerance(np.array([7.0, 7.0, 7.0, 8.0]))[0].round(2)
         np.float64(7.16)
     """

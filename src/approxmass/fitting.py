@@ -48,7 +48,7 @@ from .training.holdout import (
 Places = NDArray[np.int64]
 Rows = slice | Places
 # Images whose statistics are computed together: their whole views are large.
-_TOGETHER = 64
+_TOGETHER = 256
 
 
 def fitted_on(
@@ -79,7 +79,7 @@ def fitted_on(
         options = _of_rows(asked.method, options)
     together = None if groups is None else open_groups(groups, source)
     # Copies by what is stored of images, which decodes none, and then by what is seen of them.
-    copies = units_of(stored_digests(source))
+    copies = units_of(stored_digests(source)) if source.encoded else np.arange(len(source))
     fewest = FEWEST_ROWS if isinstance(source, VectorSource) else FEWEST_UNITS
     while True:
         units = Units.among(copies, together, source.name, fewest)

@@ -114,6 +114,11 @@ class ImageSource:
             return self.native_shape
         return (self.native_shape[0], self.frame.height, self.frame.width)
 
+    @property
+    def encoded(self) -> bool:
+        """Its images are to be decoded; else they are pixels or numbers as they come."""
+        return self._stored is None
+
     def labels(self) -> NDArray[Any] | None:
         """Labels as they are written, one an image, read at every call; None where there are none.
 
