@@ -1,0 +1,3 @@
+"""Doors into the words of other libraries."""
+
+__all__: list[str] = []
