@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from approxmass import Detector
+from approxmass.calibration import p_values
 from approxmass.data import open_images
 from conftest import mistake, textures
 from test_cli import refused, run
