@@ -27,7 +27,7 @@ from approxmass.paper.runs import Runs
 EVERY = 100_000
 RUNS = 1000
 # Of those where nothing changes, and false alarms are so seldom that a run takes long.
-LONG, LONG_RUNS = 10_000, 300
+LONG, LONG_RUNS = 10_000, 100
 # Images after which a run ends in which nothing changes.
 LONGEST = 1_000_000
 # Calibration scores in the table of the package, and in that of the documents.
