@@ -278,7 +278,7 @@ def images_markdown(facts: dict[str, Any]) -> str:
                     shown.append(f"{share:.2%} (at most {most:.1%})")
                     continue
                 low, high = bounds(lots, rate)
-                shown.append(f"{share:.2%} ({low:.2%} to {high:.2%})")
+                shown.append(f"{share:.2%} ({100 * low:.2f} to {100 * high:.2f})")
                 cells, outside = cells + 1, outside + (not low <= share <= high)
             tested = f"{first['tested'] // first.get('splits', 1)}"
             splits = f", {first['splits']} times" if "splits" in first else ""
@@ -296,6 +296,7 @@ def images_markdown(facts: dict[str, Any]) -> str:
 def groups_markdown(facts: dict[str, Any]) -> str:
     """Calls of groups of images: a row for each case and size."""
     lines = _heads("detector", "images a group", "fits", "groups", *map(_asked, RATES))
+    above = below = cells = 0
     for name, rows in by_case(facts):
         for size in GROUPS:
             lots = [row["groups"][str(size)] for row in rows]
@@ -303,13 +304,14 @@ def groups_markdown(facts: dict[str, Any]) -> str:
                 continue
             law = _groups_called(lots[0]["calibration"], size, lots[0]["tested"], len(rows))
             tested = sum(lot["tested"] for lot in lots)
-            shown = [
-                f"{sum(lot['called'][place] for lot in lots) / tested:.2%} "
-                f"({law[0][place]:.2%} to {law[1][place]:.2%})"
-                for place in range(len(RATES))
-            ]
+            shown = []
+            for place, (low, high) in enumerate(zip(*law, strict=True)):
+                share = sum(lot["called"][place] for lot in lots) / tested
+                shown.append(f"{share:.2%} ({100 * low:.2f} to {100 * high:.2f})")
+                cells, above, below = cells + 1, above + (share > high), below + (share < low)
             first = [name, str(size), str(len(rows)), f"{tested:,}"]
             lines.append(f"| {' | '.join(first + shown)} |")
+    lines += ["", f"Of these {cells} shares {above} are above the bounds, and {below} below."]
     return "\n".join(lines)
 
 
