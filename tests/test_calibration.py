@@ -11,12 +11,12 @@ from approxmass.calibration import (
     benjamini_hochberg,
     called,
     discoveries_need,
-    group_p_value,
     p_values,
     realised_rate,
     smallest_p_value,
     threshold,
 )
+from approxmass.rank_sum import group_p_value
 from conftest import mistake
 
 
@@ -70,6 +70,25 @@ def test_a_group_of_one_has_the_conformal_p_value_and_small_groups_the_exact_one
     values = np.arange(9.0)
     ranks = [sum(pair) for pair in itertools.combinations(range(9), 2)]
     assert group_p_value(values[:7], values[7:]) == pytest.approx(1 / len(ranks))
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 8), (9, 9), (30, 9), (113, 9), (28, 20), (113, 20)])
+def test_no_group_p_value_is_below_the_exact_one(n: int, m: int) -> None:
+    # The number of pairs in which the group is ahead: partitions, by the product of Mann & Whitney.
+    law = np.eye(1, n * m + 1)[0]
+    for i in range(1, m + 1):
+        law[n + i :] -= law[: -(n + i)].copy()
+        for start in range(i):
+            law[start::i] = np.cumsum(law[start::i])
+        law *= i / (n + i)
+    assert law.sum() == pytest.approx(1)
+    exact, calibration = np.cumsum(law[::-1])[::-1], np.arange(float(n))
+    for ahead in np.linspace(0.4 * n * m, 0.99 * n * m, 60).astype(int):
+        full, rest = divmod(int(ahead), n)
+        scores = np.repeat([n - 0.5, rest - 0.5, -0.5], [full, 1, m])[:m]
+        p = group_p_value(calibration, scores)
+        assert p >= exact[ahead] - 1e-9
+        assert p <= 1.06 * exact[ahead] or exact[ahead] < 0.05  # and it is not merely large
 
 
 @pytest.mark.parametrize("size", [2, 10, 50])

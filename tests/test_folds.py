@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from approxmass import Detector, fitting
-from approxmass.calibration import fold_bound, fold_p_values, group_p_value, p_values
+from approxmass.calibration import fold_bound, fold_p_values, p_values
 from approxmass.models.flow import FlowModel
 from approxmass.models.folded import FOLDS, models_of
+from approxmass.rank_sum import group_p_value
 from approxmass.training.folds import Folds, in_folds
 from approxmass.training.holdout import Units, few_left
 from approxmass.watch.watch import Watch

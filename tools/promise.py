@@ -6,8 +6,8 @@ Of the good training images of a set a fifth is held out at random and the defau
 fitted on the rest, for seeds 0 to 4. The images that calibrate it and those held out have the same
 part in the fit, none: so they are parted anew, 20 times a fit, into as many that calibrate and the
 rest, of which those are counted that are flagged at 5%, and those whose map exceeds its 5% limit
-somewhere. What such counts may be where the promise holds is simulated, with random numbers for
-scores that are parted in the same way. Stopped, it goes on with the next fit.
+somewhere. What such counts may be where the promise holds: `calls_law.py`. Stopped, it goes on with
+the next fit.
 """
 
 import sys
@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from approxmass import Detector, open_images
-from approxmass.calibration import FALSE_ALARM_RATE, called_ranks, p_values
+from approxmass.calibration import FALSE_ALARM_RATE
 from approxmass.data.part import part_of
 from approxmass.paper.runs import Runs
+from calls_law import parted_anew, share_called
 
 SETS = ("magnetic_tile", "elpv_mono", "plantvillage_apple", "clothing_pants", "gtsrb_speed")
-FITS, SPLITS, DRAWS = 5, 20, 2000
+FITS, SPLITS = 5, 20
 
 
 def fit(data: Path, name: str, seed: int) -> dict[str, Any]:
@@ -43,48 +43,22 @@ def fit(data: Path, name: str, seed: int) -> dict[str, Any]:
     }
 
 
-def shares(pool: NDArray[Any], calibrating: int, rng: np.random.Generator) -> float:
-    """Of scores `(..., n)` parted 20 times, the share of those that do not calibrate and fall."""
-    found = []
-    for _ in range(SPLITS):
-        order = rng.permutation(pool)
-        p = p_values(order[:calibrating], order[calibrating:])
-        found.append(float((p <= FALSE_ALARM_RATE).mean()))
-    return float(np.mean(found))
-
-
 def flagged(rows: list[dict[str, Any]], what: str) -> float:
-    """Mean share over fits and splits."""
-    return float(
-        np.mean(
-            [
-                shares(
-                    np.array(row[f"calibration{what}"] + row[f"held_out{what}"]),
-                    len(row[f"calibration{what}"]),
-                    np.random.default_rng(row["seed"]),
-                )
-                for row in rows
-            ]
-        )
-    )
+    """The share over fits and splits of scores that do not calibrate and fall."""
+    called = tested = 0
+    for row in rows:
+        calibrating = len(row[f"calibration{what}"])
+        pool = np.array(row[f"calibration{what}"] + row[f"held_out{what}"])
+        p = parted_anew(pool, calibrating, SPLITS, np.random.default_rng(row["seed"]))
+        called += int((p <= FALSE_ALARM_RATE).sum())
+        tested += p.size
+    return called / tested
 
 
 def bounds(rows: list[dict[str, Any]]) -> tuple[float, float, float]:
     """Expected share, and what 99% of all such lots give."""
-    rng = np.random.default_rng(0)
-    total = np.zeros(DRAWS)
-    for row in rows:
-        count, rest = len(row["calibration"]), len(row["held_out"])
-        ranks = called_ranks(count, FALSE_ALARM_RATE)
-        for draw in range(DRAWS):
-            # Of a split only the ranks count: a score is called if it is above the limit.
-            values = rng.random(count + rest)
-            parted = rng.permuted(np.tile(values, (SPLITS, 1)), axis=1)
-            limit = np.sort(parted[:, :count], axis=1)[:, count - ranks]
-            total[draw] += (parted[:, count:] > limit[:, None]).mean()
-    means = total / len(rows)
-    low, high = np.quantile(means, [0.005, 0.995])
-    return float(means.mean()), float(low), float(high)
+    lots = [(len(row["calibration"]), len(row["held_out"])) for row in rows]
+    return share_called(lots * SPLITS, FALSE_ALARM_RATE)
 
 
 def main(data: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import drift_power
+import false_alarms
 import photos
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
@@ -35,6 +36,7 @@ DOCUMENTS = (
     "docs/performance.md",
     "docs/photos.md",
     "docs/drift.md",
+    "docs/promises.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -97,6 +99,9 @@ def fragments() -> dict[str, str]:
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
         "coverage": coverage(_read("results/interval_coverage.json")),
         "promise": promise(_read("results/promise.json")),
+        "alarms_images": false_alarms.images_markdown(_read("results/false_alarms.json")),
+        "alarms_groups": false_alarms.groups_markdown(_read("results/false_alarms.json")),
+        "alarms_streams": false_alarms.streams_markdown(_read("results/false_alarms.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),
         "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),

@@ -1,4 +1,4 @@
-"""From scores to p-values: split-conformal, one image or a group at a time.
+"""From scores to p-values: split-conformal, one image at a time; `rank_sum.py` has groups.
 
 Two scores of one image may differ in their last digits, by the machine and its libraries. Where
 usual images repeat, many calibration scores are one number, and a comparison of exact numbers would
@@ -18,7 +18,6 @@ __all__ = [
     "discoveries_need",
     "fold_bound",
     "fold_p_values",
-    "group_p_value",
     "p_values",
     "realised_rate",
     "smallest_p_value",
@@ -365,39 +364,3 @@ def called(p: Floats, rate: float, control: Control, count: int) -> Bools:
             stacklevel=3,  # where Detector.predict was called
         )
     return found
-
-
-def group_p_value(calibration: Floats, scores: Floats) -> float:
-    """One p-value for a group of inputs: do they, taken together, score like the calibration set?
-
-    One-sided Mann-Whitney test of the group against the calibration scores: both are exchangeable
-    when nothing has changed. The null distribution is exact for up to 8 images and normal beyond;
-    ties, with the tolerance of `with_tolerance`, count against an alarm. For one input it is the
-    conformal p-value of `p_values`.
-
-    Arguments:
-        calibration: Scores `(n,)` of held-out in-distribution inputs.
-        scores: Scores `(m,)` of the group.
-
-    Returns:
-        A p-value; small = the group has shifted towards out-of-distribution.
-
-    Raises:
-        ApproxMassError: an empty group, or as `p_values`.
-
-    Example:
-        >>> group_p_value(np.arange(100.0), np.array([90.0, 80.0, 95.0])) < 0.02
-        True
-    """
-    if len(scores) == 0:
-        raise ApproxMassError("a group needs at least one image", code="too-few")
-    if len(scores) == 1:
-        return float(p_values(calibration, scores)[0])
-    p_values(calibration, scores)  # for its checks
-    values = np.concatenate([with_tolerance(calibration), scores])
-    in_group = np.arange(len(values)) >= len(calibration)
-    # Ranks without ties: of equal scores, those of the group come first, as the smaller ones.
-    ranks = np.empty(len(values))
-    ranks[np.lexsort((~in_group, values))] = np.arange(len(values))
-    test = stats.mannwhitneyu(ranks[in_group], ranks[~in_group], alternative="greater")
-    return float(test.pvalue)

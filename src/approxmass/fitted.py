@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .arrays import Bools, Floats, Pixels
 from .calibrated import ONE, Calibrated, CalibrationRun
-from .calibration import FALSE_ALARM_RATE, group_p_value
+from .calibration import FALSE_ALARM_RATE
 from .data import ImageSource, open_images
 from .data.copies import pixel_digests
 from .data.frame import Box, Resample
@@ -30,6 +30,7 @@ from .models.kinds import VECTORS
 from .models.probe import check_probe, probed
 from .models.registry import model_class
 from .models.settings import check_number, check_whole
+from .rank_sum import group_p_value
 from .scores import Scores
 from .storage import artifact
 from .storage.tensors import tensors_below

@@ -16,11 +16,12 @@ from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ..calibrated import Calibrated
-from ..calibration import FALSE_ALARM_RATE, group_p_value, threshold
+from ..calibration import FALSE_ALARM_RATE, threshold
 from ..data import Chunk
 from ..data.png import png_bytes
 from ..detector import Detector
 from ..explain.picture import picture, shown_size
+from ..rank_sum import group_p_value
 from ..report import charts
 from ..runtime.machine import cores
 from .answers import Description, Drift, Health, Result, Results
