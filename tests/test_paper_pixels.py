@@ -500,7 +500,7 @@ def test_the_settings_are_those_of_the_paper() -> None:
 
 def test_a_colour_flow_of_the_tables_is_that_of_a_detector() -> None:
     how = pixel_flow.recipe("laptop", 3, detector=True)
-    options = FlowOptions(encoder="pixels").resolve((3, 32, 32))[0]
+    options = FlowOptions(encoder="pixels").resolve((3, 32, 32), 1000)[0]
     assert options.preset == "compact"
     assert how.training(2 / 32) == recipes.for_pixels(how.images, pick_device())
     built = RealNVP.preset(options.preset, (3, 32, 32)).state_dict()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from approxmass import Detector
-from approxmass.fitted import Settings
+from approxmass.settings import Settings
 from approxmass.models.flow import FlowModel
 from approxmass.models.registry import METHODS, parse_options
 from approxmass.models.settings import FlowOptions
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 def test_auto_follows_colours_and_size_and_says_why(
     shape: tuple[int, int, int], encoder: str, preset: str
 ) -> None:
-    options, notes = FlowOptions().resolve(shape)
+    options, notes = FlowOptions().resolve(shape, 1000)
     assert (options.encoder, options.preset) == (encoder, preset)
     assert len(notes) == 1
     assert notes[0].startswith(f"encoder: {encoder}, because")
@@ -43,7 +43,7 @@ def test_auto_follows_colours_and_size_and_says_why(
 
 def test_what_a_person_chose_is_kept_without_a_word() -> None:
     chosen = FlowOptions(encoder="pca", preset="nsf", statistic="mass", parts=False)
-    assert chosen.resolve((3, 200, 300)) == (chosen, [])
+    assert chosen.resolve((3, 200, 300), 1000) == (chosen, [])
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_large_images_are_made_smaller(
 def test_the_plan_says_how_large_images_are_seen(
     encoder: str, shape: tuple[int, int, int], side: int | None, stride: int
 ) -> None:
-    plan = FlowModel(encoder=encoder).plan(shape)
+    plan = FlowModel(encoder=encoder).plan(shape, 1000)
     assert (plan.side, plan.stride) == (side, stride)
     assert (plan.square, plan.resample) == (False, "bilinear")
     assert len(plan.notes) == (encoder == "auto")
@@ -157,16 +157,16 @@ def test_values_out_of_range_name_the_option(given: dict[str, Any]) -> None:
 def test_the_latent_fit_needs_pixels() -> None:
     for shape in ((1, 28, 28), (3, 32, 32)):
         with mistake("bad-option", "belongs to the encoder pixels"):
-            FlowOptions(statistic="latent_fit").resolve(shape)
+            FlowOptions(statistic="latent_fit").resolve(shape, 1000)
         with mistake("bad-option", "belongs to the encoder pixels"):
-            FlowOptions(statistic="latent_fit", encoder="lite0").resolve(shape)
-        chosen = FlowOptions(statistic="latent_fit", encoder="pixels").resolve(shape)[0]
+            FlowOptions(statistic="latent_fit", encoder="lite0").resolve(shape, 1000)
+        chosen = FlowOptions(statistic="latent_fit", encoder="pixels").resolve(shape, 1000)[0]
         assert chosen.statistic == "latent_fit"
 
 
 def test_the_statistic_is_the_one_that_works_with_the_encoder() -> None:
     def statistic(shape: tuple[int, int, int], **options: str) -> str:
-        return FlowOptions(**options).resolve(shape)[0].statistic  # type: ignore[arg-type]
+        return FlowOptions(**options).resolve(shape, 1000)[0].statistic  # type: ignore[arg-type]
 
     assert statistic((3, 32, 32)) == "fused"
     assert statistic((3, 32, 32), encoder="pixels") == "latent_fit"

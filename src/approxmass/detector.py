@@ -14,7 +14,7 @@ from .calibrated import GIVEN
 from .calibrating import recalibrated
 from .data.groups import check_groups, groups_of
 from .data.region import Region
-from .fitted import Fitted, Settings
+from .fitted import Fitted
 from .fitting import fitted_on
 from .models.base import FitRun
 from .models.kinds import MODULE
@@ -23,6 +23,7 @@ from .models.settings import check_whole
 from .runtime.machine import is_main_process, pick_device
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
+from .settings import Settings
 
 
 class Detector(Scoring):

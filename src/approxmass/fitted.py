@@ -1,11 +1,11 @@
 """What a detector is once it is fitted: model, calibration and facts, and how they are kept."""
 
-__all__ = ["Fitted", "Settings"]
+__all__ = ["Fitted"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from .arrays import Bools, Floats, Pixels
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibration import FALSE_ALARM_RATE
-from .data import ImageSource, open_images
 from .data.copies import pixel_digests
-from .data.frame import Box, Resample
-from .data.options import check_seen
-from .data.region import Region
-from .data.vectors import holds_vectors, open_vectors
+from .data.frame import Box
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .fit_facts import FitFacts
@@ -29,109 +25,13 @@ from .models.folded import FoldedModel, mean_statistics, mean_surfaces, models_o
 from .models.kinds import VECTORS
 from .models.probe import check_probe, probed
 from .models.registry import model_class
-from .models.settings import check_number, check_whole
 from .rank_sum import group_p_value
 from .scores import Scores
+from .settings import Settings
 from .storage import artifact
 from .storage.tensors import tensors_below
 from .training.folds import Folds
 from .training.holdout import Shares
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Options of a `Detector`, described there.
-
-    Attributes:
-        method: One of `METHODS`.
-        seed: Fixes split, training and scores.
-        size: Of the square with as many pixels as every image gets; None for as they are.
-        mode: Of the images; this and the next two as in `open_images`.
-        background: Under those that are transparent.
-        pages: All are read.
-        roi: The region of interest, as the text of a `Region`; None for all of each image.
-        resample: How images are scaled; as the model wants it.
-        holdout: Share held out to calibrate.
-        calibration: `holdout` or `folds`; `auto` before a fit.
-        columns: Of rows of numbers; None for all, and for images.
-        options: Of the model, as it chose them; before a fit its encoder, where it has one.
-
-    Raises:
-        ApproxMassError: a value out of range.
-    """
-
-    method: str = "flow"
-    seed: int = 0
-    size: int | None = None
-    mode: str = "auto"
-    background: int = 255
-    pages: bool = False
-    roi: str | None = None
-    resample: Resample = "bilinear"
-    holdout: float = 0.1
-    calibration: str = "auto"
-    columns: Sequence[str] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Plain numbers, also where NumPy's were given.
-        object.__setattr__(self, "seed", check_whole("seed", self.seed, 0, 2**32 - 1))
-        if self.size is not None:
-            object.__setattr__(self, "size", check_whole("size", self.size, 1, 4096))
-        check_seen("images", self.mode, self.background)
-        if not isinstance(self.pages, bool):
-            raise ApproxMassError(f"pages is true or false, not {self.pages!r}", code="bad-option")
-        _ = self.region  # for its checks
-        if self.resample not in get_args(Resample):
-            raise ApproxMassError(f"there is no resampling {self.resample!r}", code="bad-option")
-        smallest = 2.0**-53
-        holdout = check_number("holdout", self.holdout, "between 0 and 1", smallest, 1)
-        object.__setattr__(self, "holdout", holdout)
-        if self.calibration not in ("auto", "holdout", "folds"):
-            raise ApproxMassError(
-                f"calibration is auto, holdout or folds, not {self.calibration!r}",
-                code="bad-option",
-            )
-        if self.columns is not None:
-            if isinstance(self.columns, str) or not all(isinstance(c, str) for c in self.columns):
-                raise ApproxMassError(
-                    f"columns are a list of names, not {self.columns!r}", code="bad-option"
-                )
-            object.__setattr__(self, "columns", list(self.columns))
-        object.__setattr__(self, "options", dict(self.options))
-
-    @property
-    def region(self) -> Region | None:
-        """What of every image is looked at; None for all."""
-        return None if self.roi is None else Region(self.roi)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
-    def shown(self) -> dict[str, Any]:
-        """For people, who do not read the text of a region."""
-        return self.as_dict() | {"roi": self.region}
-
-    def said(self) -> dict[str, Any]:
-        """Those, as shown, that a person gave and that are not the default's."""
-        plain, shown = Settings().shown(), self.shown()
-        left_to_us = ("resample", "columns", "options")
-        return {n: shown[n] for n in plain if n not in left_to_us and shown[n] != plain[n]}
-
-    def open(self, images: Any) -> ImageSource:
-        """Images of the mode and on the background asked for, of the size that they have.
-
-        What is outside of the region of interest is blank. Or rows of numbers, where these are
-        asked for, or where nothing is and they are some.
-        """
-        encoder = self.options.get("encoder", "auto")
-        left_open = encoder == "auto" and self.method == "flow"
-        if self.columns is not None or encoder == VECTORS or (left_open and holds_vectors(images)):
-            rows: ImageSource = open_vectors(images, self.columns)
-            return rows.seen(mode=self.mode, background=self.background, region=self.region)
-        found = open_images(images, mode=self.mode, background=self.background, pages=self.pages)
-        return found if self.roi is None else found.seen(region=self.region)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

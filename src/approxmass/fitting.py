@@ -23,7 +23,7 @@ from .data.groups import open_groups
 from .data.vectors import VectorSource
 from .errors import ApproxMassError
 from .fit_facts import FitFacts
-from .fitted import Fitted, Settings
+from .fitted import Fitted
 from .models.base import FitData, FitRun, Model, Plan
 from .models.flow import FlowModel
 from .models.folded import FOLDS, FoldedModel
@@ -32,6 +32,7 @@ from .models.kinds import VECTORS
 from .models.probe import probed, versions
 from .models.registry import make_model
 from .models.views import Gathered, gathered
+from .settings import Settings
 from .storage.spool import Spool
 from .training.folds import Folds, in_folds
 from .training.holdout import (

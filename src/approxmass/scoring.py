@@ -26,10 +26,11 @@ from .data.groups import check_groups, groups_of
 from .errors import ApproxMassError
 from .explain.attribution import Explanation
 from .fit_facts import FitFacts
-from .fitted import Fitted, Settings
+from .fitted import Fitted
 from .models.base import Model, Statistic
 from .runtime.plain import plainly
 from .scores import Scores
+from .settings import Settings
 
 # Images scored at a time: as many as make so many bytes, within bounds.
 _MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
