@@ -32,6 +32,8 @@ _RATES = {1: 5e-5, 3: 1e-4}
 _FEATURE_NOISE, _VANILLA_NOISE = 0.5, 1.0
 # The same of patches.
 _PATCH_NOISE, _VANILLA_PATCH_NOISE = 0.1, 1.0
+# Of rows of numbers, where there are few steps.
+_FEW_STEPS_RATE = 3e-3
 # Where there are codes enough, larger batches are quicker; this rate brings the loss on held-out
 # images to where the smaller ones bring it.
 _MANY, _LARGER_BATCH, _HIGHER_RATE = 11_000, 1024, 2e-3
@@ -88,8 +90,12 @@ def for_vectors(count: int, dimension: int) -> TrainingSettings:
         (17, 2)
     """
     batch, steps = 64, min(300, max(50, count // 10))
-    epochs = max(1, round(steps / max(1, count // batch)))
-    return TrainingSettings(alpha=math.sqrt(dimension), epochs=epochs, batch_size=batch)
+    return TrainingSettings(
+        alpha=math.sqrt(dimension),
+        epochs=max(1, round(steps / max(1, count // batch))),
+        batch_size=batch,
+        learning_rate=_FEW_STEPS_RATE if steps <= 100 else 1e-3,
+    )
 
 
 def feature_noise(alpha: float | Literal["auto"]) -> float:
