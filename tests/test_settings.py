@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from approxmass import Detector
-from approxmass.settings import Settings
 from approxmass.models.flow import FlowModel
 from approxmass.models.registry import METHODS, parse_options
 from approxmass.models.settings import FlowOptions
+from approxmass.settings import Settings
 from approxmass.training import recipes
 from conftest import mistake, textures
 

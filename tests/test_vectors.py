@@ -1,6 +1,7 @@
 """Embeddings and tables: what they are read from, what is learnt, and every door."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from approxmass import Detector
 from approxmass.cli.main import app
 from approxmass.data.vectors import holds_vectors, open_vectors
 from approxmass.encoders import VectorEncoder
+from approxmass.explain.attribution import Explanation
 from approxmass.flows import VectorFlow
 from conftest import mistake
 
@@ -194,7 +196,7 @@ def test_odd_rows_are_called_and_their_column_named(detector: Detector, tmp_path
 def test_one_column_alone_says_which() -> None:
     """Independent columns: the one that moved has the largest share."""
     generator = np.random.default_rng(0)
-    detector = Detector().fit(generator.normal(size=(400, 5)))
+    detector = Detector(preset="gaussian").fit(generator.normal(size=(400, 5)))
     strange = generator.normal(size=(60, 5))
     strange[:, 3] += 9
     assert (detector.explain(strange).components.argmax(1) == 3).mean() > 0.9
@@ -238,3 +240,13 @@ def test_the_commands_take_tables(tmp_path: Path) -> None:
     assert len(found["images"]) == 40
     assert {part["component"] for part in found["images"][0]["components"]} <= set("abcdef")
     run("calibrate", place, tmp_path / "new.csv")
+
+
+def test_the_document_runs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "vectors.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(first + second, "docs/vectors.md", "exec"), names)
+    found = names["found"]
+    assert isinstance(found, Explanation)
+    assert (found.scores.p_value <= 0.05).mean() > 0.5
