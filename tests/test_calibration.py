@@ -16,6 +16,7 @@ from approxmass.calibration import (
     realised_rate,
     smallest_p_value,
     threshold,
+    with_tolerance,
 )
 from conftest import mistake
 
@@ -122,8 +123,14 @@ def test_beyond_the_threshold_and_only_there_is_the_p_value_small(
 def test_the_realised_rate_is_that_of_detectors_drawn_at_random(n: int, rate: float) -> None:
     found = realised_rate(n, rate)
     generator = np.random.default_rng(n)
-    # Uniform scores: what lies beyond a threshold is one minus it.
-    beyond = np.array([1 - threshold(generator.random(n), rate) for _ in range(4000)])
+
+    def beyond_threshold() -> float:
+        # Of uniform scores one minus the score behind the threshold, less its tolerance.
+        scores = np.sort(generator.random(n))
+        behind = np.searchsorted(with_tolerance(scores), threshold(scores, rate))
+        return float(1 - scores[behind])
+
+    beyond = np.array([beyond_threshold() for _ in range(4000)])
     for limit, share in ((found.low, 0.025), (found.high, 0.975)):
         below = int((beyond < limit).sum())
         assert stats.binomtest(below, 4000, share).pvalue > 1e-3
