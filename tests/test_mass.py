@@ -223,6 +223,8 @@ def test_a_flat_density_has_no_mass_near_its_edge_either() -> None:
             Uniform(torch.zeros(2), torch.ones(2), validate_args=check), 1, validate_args=check
         )
         assert approximate_mass(flat.log_prob, x).tolist() == [0, 0]
+    outside = torch.tensor([[1.0001, 0.5]])  # where it is infinite, and is not just inside
+    assert approximate_mass(flat.log_prob, outside).tolist() == [0]
 
 
 def cut_off() -> dict[str, Callable[[Tensor], Tensor]]:

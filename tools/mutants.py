@@ -35,7 +35,7 @@ FOUND = ("killed", "timeout")
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """A command in a folder, with one thread."""
-    alone = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "src"), "COLUMNS": "200"}
+    alone = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "src"), "PYTHONHASHSEED": "0"}
     environment = os.environ | alone
     return subprocess.run(words, cwd=folder, env=environment, text=True, capture_output=True)
 
@@ -53,7 +53,8 @@ def copy(folder: Path) -> Path:
 
 def short(diff: str) -> str:
     """The lines that a change takes away and those that it puts there, in one line."""
-    lines = [line for line in diff.splitlines() if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+    lines = [line for line in diff.splitlines() if line[:1] in ("+", "-")]
+    lines = [line for line in lines if line[:3] not in ("+++", "---")]
     old, new = (
         " ".join(line[1:].split("#")[0].strip() for line in lines if line[0] == sign)
         for sign in "-+"
@@ -87,73 +88,60 @@ def mutate(file: str, tests: list[str]) -> tuple[Counter[str], list[str]]:
         return Counter(states.values()), missed
 
 
-def by_hand(file: str, tests: list[str], changes: list[dict[str, Any]]) -> list[str]:
+def missed_by_hand(file: str, tests: list[str], changes: list[dict[str, Any]]) -> list[str]:
     """Those of such changes in a file that its tests do not find."""
     missed = []
     with tempfile.TemporaryDirectory() as name:
         folder = copy(Path(name))
         path = folder / PACKAGE / file
         text = path.read_text()
-        for change in changes:
-            old, new = change["old"], change["new"]
+        for old, new in ((change["old"], change["new"]) for change in changes):
             if text.count(old) != 1:
                 raise SystemExit(f"{file} has {text.count(old)} times, not once: {old}")
             path.write_text(text.replace(old, new))
-            words = [sys.executable, "-m", "pytest", "-x", "-q", *PYTEST]
-            done = run([*words, *change.get("tests", tests)], folder)
+            done = run([sys.executable, "-m", "pytest", "-x", "-q", *PYTEST, *tests], folder)
             if done.returncode not in (0, 1):
                 raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
             if done.returncode == 0:
                 missed.append(f"{old} -> {new}")
-        path.write_text(text)
     return missed
+
+
+def tried(file: str, listed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What came of a file, and what is wrong with it."""
+    tests, hand = listed["tests"][file], listed["by_hand"].get(file, [])
+    faults = [f"survives, by hand: {each}" for each in missed_by_hand(file, tests, hand)]
+    row = {"file": file, "by_hand": len(hand), "named": sum("named" in each for each in hand)}
+    if file in listed["by_hand_alone"]:
+        return row, faults
+    states, missed = mutate(file, tests)
+    reasons = {
+        change: why for why, of in listed["reasons"].items() for change in of.get(file, [])
+    }
+    count, found = states.total(), sum(states[state] for state in FOUND)
+    survivors = [{"change": each, "why": reasons.get(each)} for each in missed]
+    row |= {"mutants": count, "found": found, "by_time": states["timeout"], "survivors": survivors}
+    faults += [f"survives without a reason: {each}" for each in missed if each not in reasons]
+    faults += [f"a reason, and is found: {each}" for each in reasons if each not in missed]
+    if found < LEAST * count:
+        faults.append(f"{found} of {count} is less than {LEAST:.0%}")
+    print(f"{file}: {found} of {count} found, and by hand {len(hand)}", flush=True)
+    return row, faults
 
 
 def main(target: Path, files: list[str]) -> int:
     """Try some files, or all and keep what came of it; returns how the command ends."""
     listed = tomllib.loads(LIST.read_text())
-    reasons = {
-        (reason["file"], change): reason["why"]
-        for reason in listed.get("reason", [])
-        for change in reason["changes"]
-    }
-    rows, faults = [], []
+    rows, wrong = [], False
     for file in files or listed["tests"]:
-        tests = listed["tests"][file]
-        states, missed = mutate(file, tests)
-        own = [change for change in listed.get("by_hand", []) if change["file"] == file]
-        hand = by_hand(file, tests, own)
-        found = sum(states[state] for state in FOUND)
-        row = {
-            "file": file,
-            "mutants": states.total(),
-            "found": found,
-            "by_time": states["timeout"],
-            "by_hand": len(own),
-            "survivors": [
-                {"change": each, "why": reasons.pop((file, each), None)} for each in missed
-            ],
-        }
+        row, faults = tried(file, listed)
         rows.append(row)
-        print(f"{file}: {found} of {states.total()}, {len(own) - len(hand)} of {len(own)} by hand")
-        faults += [f"{file}: survives, by hand: {each}" for each in hand]
-        faults += [
-            f"{file}: survives without a reason: {each['change']}"
-            for each in row["survivors"]
-            if each["why"] is None
-        ]
-        faults += [
-            f"{file}: a reason for what does not survive: {each}"
-            for of, each in reasons
-            if of == file
-        ]
-        if found < LEAST * states.total():
-            faults.append(f"{file}: {found} of {states.total()} is less than {LEAST:.0%}")
-    print("\n".join(faults))
-    if not files and not faults:
+        wrong |= bool(faults)
+        print("".join(f"{file}: {fault}\n" for fault in faults), end="", flush=True)
+    if not files and not wrong:
         command = "python tools/mutants.py results/mutants.json"
         write_json(target, {"command": command, "rows": rows})
-    return bool(faults)
+    return wrong
 
 
 if __name__ == "__main__":
