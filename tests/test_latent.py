@@ -48,7 +48,9 @@ def by_loops(z: NDArray[np.float64]) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4), (1, 1, 6), (2, 3, 1), (1, 2, 2), (2, 1, 2), (1, 2, 3)])
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 4), (1, 1, 6), (2, 3, 1), (1, 2, 2), (2, 1, 2), (1, 2, 3)]
+)
 def test_features_by_loops_over_pixels(shape: tuple[int, int, int]) -> None:
     z = 3 * torch.rand(4, *shape, dtype=torch.float64) - 1
     expected = torch.tensor([by_loops(each) for each in z.numpy()], dtype=torch.float64)
