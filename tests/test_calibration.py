@@ -330,18 +330,25 @@ def test_called_at_equality_and_by_what() -> None:
             made()
 
 
-def test_the_warning_counts_and_names_the_line_that_decided() -> None:
-    def predict() -> None:  # as the method of a detector
-        called(np.r_[np.full(1200, 0.5), 0.1, 0.1], 0.05, "discoveries", 9)
-
+def test_the_warning_counts() -> None:
     with pytest.warns(UserWarning, match="calls none") as caught:
-        predict()
+        called(np.r_[np.full(1200, 0.5), 0.1, 0.1], 0.05, "discoveries", 9)
     assert str(caught[0].message) == (
         "control='discoveries' calls none of 1,202 images: 2 are further out than all 9 "
         "calibration images, and to call so few at a rate of 0.05 takes 12,019 calibration "
         "images: fit on more images, or decide with control='image'"
     )
+
+
+def test_the_warning_names_the_line_that_decided() -> None:
+    def predict() -> None:  # as the method of a detector
+        called(np.array([0.1, 0.9]), 0.05, "discoveries", 9)
+
+    with pytest.warns(UserWarning, match="calls none") as caught:
+        predict()
     assert caught[0].filename == __file__
+    line = caught[0].lineno
+    assert line == test_the_warning_names_the_line_that_decided.__code__.co_firstlineno + 5
 
 
 def test_discoveries_need_at_least_one_calibration_score() -> None:
