@@ -35,7 +35,7 @@ LIST = ROOT / "tools" / "mutants.toml"
 PACKAGE = "src/approxmass/"
 LEAST = 0.9
 COPIED = ("src", "tests", "tools", "results", "pyproject.toml")
-PYTEST = ["-p", "no:cacheprovider", "--hypothesis-profile=ci"]
+PYTEST = ["-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
 # Imported for the children of `fails`.
 _ONCE = (scipy.stats, sklearn.covariance, torch, zuko)
 # An endless loop is found by its time.
