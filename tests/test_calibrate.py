@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from approxmass import Detector
+from approxmass.calibration import p_values
 from approxmass.data import open_images
 from conftest import mistake, textures
 from test_cli import refused, run
@@ -64,8 +65,7 @@ def test_another_camera_is_called_until_it_is_calibrated_for(fitted: Path) -> No
     assert len(detector.calibration_scores) == 199
     found = detector.explain(new[:20])
     assert len(found.usual) == 199
-    above = (found.usual >= found.peaks[:, None]).sum(1)
-    np.testing.assert_allclose(found.p_value, (1 + above) / 200)
+    np.testing.assert_array_equal(found.p_value, p_values(found.usual, found.peaks))
 
 
 def test_each_group_is_compared_with_itself(fitted: Path) -> None:
