@@ -205,6 +205,21 @@ def test_the_evidence_by_hand() -> None:
     expected = held.mean() / (50 / 0.98) + (up + down) / 0.8
     assert steps.drift[1] == pytest.approx(expected)
     assert steps.outward.tolist() == [True, True]
+    assert steps.direction.tolist() == [OUTWARD, OUTWARD]
+    below = DriftMonitor(np.array([1.0, 3.0, 2.0]), 50).update(np.array([-5.0, -4.0, 0.0]))
+    assert below.outward.tolist() == [False] * 3
+    assert below.direction.tolist() == [BLANDER] * 3
+
+
+def test_what_is_not_asked_for_is_one_alarm_in_100_000_images_and_seed_zero() -> None:
+    calibration, scores = np.arange(30.0), np.arange(40.0)
+    found = DriftMonitor(calibration).update(scores)
+    expected = DriftMonitor(calibration, 100_000, 0).update(scores)
+    np.testing.assert_array_equal(found.drift, expected.drift)
+    assert DriftMonitor(calibration).false_alarm_every == 100_000
+    # Scores as a list, or in single precision, are the same scores.
+    other = DriftMonitor(calibration.astype(np.float32)).update(scores.tolist())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(other.drift, expected.drift)
 
 
 def test_the_monitor_does_what_the_plain_recursion_does() -> None:
@@ -424,11 +439,11 @@ def test_extreme_scores_and_rates_stay_numbers() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with mistake("not-fitted"):
+    with mistake("not-fitted", "there are no calibration scores: fit"):
         DriftMonitor(np.empty(0))
-    with mistake("bad-scores"):
+    with mistake("bad-scores", "a score is NaN"):
         DriftMonitor(np.array([np.nan]))
-    with mistake("bad-option"):
+    with mistake("bad-option", "every 0 images"):
         DriftMonitor(np.zeros(3), 0)
     monitor, untouched = DriftMonitor(np.arange(9.0)), DriftMonitor(np.arange(9.0))
     with mistake("bad-scores"):

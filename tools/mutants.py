@@ -166,22 +166,19 @@ def judged(row: dict[str, Any], reasons: dict[str, dict[str, list[str]]]) -> lis
 
 
 def main(target: Path, files: list[str]) -> int:
-    """Try some files, or all, and keep what came of them; returns how the command ends."""
+    """Try some files, or all, and keep what came of those that pass; returns how it ends."""
     listed = tomllib.loads(LIST.read_text())
     rows = {}
     if files and target.exists():
         rows = {row["file"]: row for row in json.loads(target.read_text())["rows"]}
     for file in files or listed["tests"]:
         rows[file] = tried(file, listed)
-        faults = [
-            f"{name}: {fault}"
-            for name, row in rows.items()
-            for fault in judged(row, listed["reasons"])
-        ]
-        kept = [rows[name] for name in listed["tests"] if name in rows]
+        print(f"{file}: {rows[file].get('found')} of {rows[file].get('mutants')}", flush=True)
+        wrong = {name: judged(row, listed["reasons"]) for name, row in rows.items()}
+        kept = [rows[name] for name in listed["tests"] if name in rows and not wrong[name]]
         command = "python tools/mutants.py results/mutants.json"
         write_json(target, {"command": command, "rows": kept})
-        print(f"{file}: {rows[file].get('found')} of {rows[file].get('mutants')}", flush=True)
+    faults = [f"{name}: {fault}" for name, each in wrong.items() for fault in each]
     print("\n".join(faults))
     return bool(faults)
 
