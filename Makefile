@@ -1,9 +1,9 @@
-# make install | demo | test | test-all | bench     Everything happens in .venv; nothing else is needed.
+# make install | demo | test | test-all | mutants | bench     Everything happens in .venv; nothing else is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo lint test test-all pin bench clean
+.PHONY: install demo lint test test-all mutants pin bench clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,10 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n auto --dist loadfile --durations 15 > .pytest-all.log; status=$$?; \
 	tail -n 40 .pytest-all.log | tee results/tests.txt; exit $$status
+
+# Whether the tests find one thing changed in what every number rests on; an hour on one core.
+mutants: $(INSTALLED)
+	$(BIN)/python tools/mutants.py results/mutants.json
 
 # After a change that means to change a score: say why in the commit.
 pin: $(INSTALLED)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import Phase, settings
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,6 +31,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 # The tensors of the tests are small: more threads would only wait for each other.
 torch.set_num_threads(1)
+
+# Of `make mutants`: the same examples each time, and the first that fails is enough.
+settings.register_profile(
+    "mutants",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 
 
 @contextmanager

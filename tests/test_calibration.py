@@ -8,13 +8,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from approxmass.calibration import (
+    RealisedRate,
     benjamini_hochberg,
     called,
+    called_ranks,
+    check_control,
+    check_rate,
     discoveries_need,
+    fold_bound,
+    fold_p_values,
     p_values,
     realised_rate,
     smallest_p_value,
     threshold,
+    tied,
+    with_tolerance,
 )
 from approxmass.rank_sum import group_p_value
 from conftest import mistake
@@ -198,3 +206,188 @@ def test_no_warning_where_nothing_is_beyond_all_calibration_scores_or_some_are_c
         assert not called(np.empty(0), 0.05, "discoveries", 99).any()
         assert called(np.full(9, 0.01), 0.05, "discoveries", 99).all()
         assert called(np.full(9, 0.01), 0.05, "image", 99).all()
+
+
+# By hand, at equality and beyond ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "spread"),
+    [
+        (range(101), 80.0),  # from the 10th to the 90th percentile
+        (range(-150, -49), 80.0),
+        ((7.0, 7.0, 8.0, 7.0), 20 * 8.0),  # half of them are as the next: 20 times 1 + 7
+        ((-7.0, -7.0, -8.0, -7.0), 20 * 8.0),
+        ((7.0, 7.0, 8.0, 7.0, 9.0), 8.6 - 7),  # fewer than half
+        ([0.0] * 6 + [1000.0] * 4, 1000.0),  # more than 20 times 1 + 0
+        ((3.0,), 0.0),
+    ],
+)
+def test_the_tolerance_by_hand(scores: list[float], spread: float) -> None:
+    values = np.random.default_rng(0).permutation(np.array(scores, float))
+    ordered = np.array(sorted(scores))
+    expected = ordered + 0.001 * spread + 1e-5 * abs(ordered)
+    np.testing.assert_allclose(with_tolerance(values), expected, rtol=1e-12)
+    # A score that far above all is still reached by the largest; the next number is not.
+    largest = with_tolerance(values)[-1]
+    smallest = 1 / (1 + len(values))
+    reached = p_values(values, np.array([largest, np.nextafter(largest, np.inf)]))
+    assert reached[0] > smallest
+    assert reached[1] == smallest
+    assert with_tolerance(np.empty(0)).shape == (0,)
+
+
+def test_scores_are_of_one_image_up_to_a_millionth() -> None:
+    values = np.array([5.0, -1e-6, 3.0, 0.0, 5.0, 9.0, 5.0, -4.0, -4.0 + 3e-6])
+    scores, tolerance = tied(values)
+    # Of -4 and the next 3 millionths of 5 are not enough, and of 0 exactly one is.
+    ordered = np.sort(values)
+    np.testing.assert_array_equal(scores, [-4.0, -1e-6, 5.0])
+    expected = (with_tolerance(values) - ordered)[[0, 2, 5]]
+    np.testing.assert_array_equal(tolerance, expected)
+    apart, _ = tied(np.array([1.0, 2.0, 2.0 + 3.1e-6, 3.0]))
+    assert apart.shape == (0,)
+    for few in ([], [1.0]):
+        assert [len(each) for each in tied(np.array(few))] == [0, 0]
+
+
+def test_infinite_scores_have_places_and_numbers_that_are_none_have_not() -> None:
+    calibration = np.arange(9.0)
+    assert p_values(calibration, np.array([np.inf, -np.inf])).tolist() == [0.1, 1.0]
+    for bad in ((calibration, np.array([0.0, np.nan])), (np.r_[calibration, np.nan], np.zeros(2))):
+        with mistake("bad-scores", "NaN"):
+            p_values(*bad)
+        with mistake("bad-scores", "NaN"):
+            group_p_value(*bad)
+
+
+def test_p_values_by_folds_by_counting() -> None:
+    generator = np.random.default_rng(3)
+    calibration = generator.integers(0, 12, 31).astype(float)
+    fold = generator.permutation(31) % 3
+    scores = generator.integers(-2, 14, (3, 50)) + generator.choice([0.0, 1e-7], (3, 50))
+    for i, p in enumerate(fold_p_values(calibration, fold, scores)):
+        reached = sum(
+            int((with_tolerance(calibration[fold == k]) >= scores[k, i]).sum()) for k in range(3)
+        )
+        assert p == (1 + reached) / 32
+    one = fold_p_values(calibration, np.zeros(31, int), scores[:1])
+    np.testing.assert_allclose(one, p_values(calibration, scores[0]))
+    with mistake("not-fitted"):
+        fold_p_values(calibration, np.zeros(31, int), scores)
+
+
+def test_the_bound_of_folds_by_hand() -> None:
+    assert fold_bound(0.05, 300, 4) == pytest.approx(2 * 0.05 + 2 * 3 / 304)
+    assert fold_bound(0.2, 30, 2) == pytest.approx(0.4 + 2 / 32)
+    assert fold_bound(0.9, 30, 2) == 1.0
+    assert fold_bound(0.3, 30, 1) == 0.3
+
+
+def test_ranks_and_rates_at_equality() -> None:
+    assert [called_ranks(n, 0.05) for n in (18, 19, 20, 38, 39, 98, 99)] == [0, 1, 1, 1, 2, 4, 5]
+    for n, rate in ((19, 0.05), (99, 0.01), (1, 0.5), (3, 0.25)):
+        check_rate(rate, n)
+        with mistake("rate", f"at least {n} calibration images"):
+            check_rate(rate, n - 1)
+    with mistake("rate", "of 0.05 needs at least 19 calibration images: fit on more images or"):
+        check_rate(0.05, 9)
+    with mistake("rate", "ask for at least 0.1"):
+        check_rate(0.05, 9)
+    with mistake("rate", "at least 999999999999 "):
+        check_rate(1e-300, 9)
+    for none in (0, 1, 0.0, 1.0, -0.1, 1.1, float("nan"), "0.1", None, True):
+        with mistake("rate", f"in (0, 1), not {none!r}"):
+            check_rate(none, 10**6)  # type: ignore[arg-type]
+    assert threshold(np.arange(18.0), 0.05) == np.inf
+    assert smallest_p_value(np.zeros(4)) == 0.2
+
+
+def test_the_realised_rate_by_its_law_and_in_words() -> None:
+    found = realised_rate(99, 0.05)
+    law = stats.beta(5, 95)
+    assert found == RealisedRate(0.05, 0.05, *law.ppf([0.025, 0.975]).tolist())
+    assert realised_rate(99) == found
+    assert type(found.low) is type(found.high) is float
+    words = str(RealisedRate(0.05, 0.049, 0.0163, 0.0996))
+    expected = "4.9% on average over fits; of this detector 1.6% to 10.0%, with 95% probability"
+    assert words == expected
+
+
+def test_benjamini_and_hochberg_by_their_steps_and_at_equality() -> None:
+    assert benjamini_hochberg(np.array([0.25]), 0.25).tolist() == [True]
+    assert benjamini_hochberg(np.array([0.25]), 0.2499).tolist() == [False]
+    # Two of four at 2/4 of the rate: the larger takes the smaller with it.
+    assert benjamini_hochberg(np.array([0.125, 0.125, 1.0, 0.5]), 0.25).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p = generator.integers(1, 65, 8) / 64
+        ordered = np.sort(p)
+        steps = np.flatnonzero(ordered <= 0.25 * np.arange(1, 9) / 8)
+        limit = ordered[steps[-1]] if len(steps) else -1.0
+        np.testing.assert_array_equal(benjamini_hochberg(p, 0.25), p <= limit)
+    none = benjamini_hochberg(np.empty(0), 0.1)
+    assert (none.shape, none.dtype) == ((0,), bool)
+
+
+def test_called_at_equality_and_by_what() -> None:
+    p = np.array([0.25, 0.125, 1.0, 0.5])
+    assert called(p, 0.25, "image", 7).tolist() == [True, True, False, False]
+    assert called(p, 0.5, "discoveries", 7).tolist() == [True, True, False, False]
+    for made in (lambda: check_control("fdr"), lambda: called(p, 0.25, "fdr", 7)):  # type: ignore[arg-type]
+        with mistake("bad-option", "not 'fdr'"):
+            made()
+
+
+def test_the_warning_counts() -> None:
+    with pytest.warns(UserWarning, match="calls none") as caught:
+        called(np.r_[np.full(1200, 0.5), 0.1, 0.1], 0.05, "discoveries", 9)
+    assert str(caught[0].message) == (
+        "control='discoveries' calls none of 1,202 images: 2 are further out than all 9 "
+        "calibration images, and to call so few at a rate of 0.05 takes 12,019 calibration "
+        "images: fit on more images, or decide with control='image'"
+    )
+
+
+def test_the_warning_names_the_line_that_decided() -> None:
+    def predict() -> None:  # as the method of a detector
+        called(np.array([0.1, 0.9]), 0.05, "discoveries", 9)
+
+    with pytest.warns(UserWarning, match="calls none") as caught:
+        predict()
+    assert caught[0].filename == __file__
+    line = caught[0].lineno
+    assert line == test_the_warning_names_the_line_that_decided.__code__.co_firstlineno + 5
+
+
+def test_discoveries_need_at_least_one_calibration_score() -> None:
+    assert discoveries_need(1, 1, 0.9) == 1
+    assert discoveries_need(1, 1, 0.5) == 1
+    assert discoveries_need(1, 1, 0.25) == 3
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 2), (3, 3), (6, 2), (2, 4)])
+def test_small_groups_have_the_p_value_of_all_orders(n: int, m: int) -> None:
+    generator = np.random.default_rng(n)
+    # Pairs of a group's score beyond a calibration score, over all places of the group.
+    orders = [
+        sum(c < g for g in group for c in range(n + m) if c not in group)
+        for group in itertools.combinations(range(n + m), m)
+    ]
+    for _ in range(20):
+        calibration = generator.integers(0, 6, n).astype(float)
+        # Ties count against an alarm, to the last bit of the tolerance.
+        some = [generator.integers(0, 8, 50), with_tolerance(calibration)]
+        scores = generator.choice(np.concatenate(some[generator.integers(2) :]), m)
+        beyond = int((scores[:, None] > with_tolerance(calibration)).sum())
+        expected = np.mean([each >= beyond for each in orders])
+        found = group_p_value(calibration, scores)
+        assert type(found) is float
+        assert found == pytest.approx(expected)
+    # Of one image the exact one, with ties.
+    assert group_p_value(np.array([1.0, 2.0, 2.0]), np.array([2.0])) == 3 / 4

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,22 @@ def test_every_number_of_the_documents_is_that_of_its_json() -> None:
         text = (ROOT / document).read_text()
         assert "<!-- demo -->\n<!--" not in text
         assert write_docs.updated(text) == text, f"run `python tools/write_docs.py` for {document}"
+
+
+@pytest.mark.usefixtures("tools")
+def test_changes_that_the_tests_do_not_find_have_their_reasons() -> None:
+    import mutants
+
+    listed = tomllib.loads(mutants.LIST.read_text())
+    rows = json.loads((ROOT / "results" / "mutants.json").read_text())["rows"]
+    assert {row["file"] for row in rows} <= set(listed["tests"])
+    for row in rows:
+        assert mutants.judged(row, listed["reasons"]) == []
+    for file, changes in listed["by_hand"].items():
+        code = (ROOT / mutants.PACKAGE / file).read_text()
+        assert [code.count(change["old"]) for change in changes] == [1] * len(changes), file
+    named = [each.get("named", 0) for changes in listed["by_hand"].values() for each in changes]
+    assert sorted(filter(None, named)) == list(range(1, 13))
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

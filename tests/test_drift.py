@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import integrate, special, stats
 
+from approxmass.calibration import tied
 from approxmass.drift import DriftMonitor, drift_power, power_in_words
 from approxmass.drift.evidence import EARLY, Evidence, log_pays
 from approxmass.drift.monitor import BLANDER, OUTWARD, online_p_values
@@ -137,7 +139,30 @@ def test_the_pay_of_each_bet_has_mean_one() -> None:
         assert sum(part for part, _ in parts) == pytest.approx(1, abs=1e-6)
     p = np.array([0.003, 0.2, 0.999])
     np.testing.assert_allclose(np.exp(log_pays(p)), plain_pays(p))
-    assert np.isfinite(log_pays(np.array([0.0, 1e-300, 1.0]))).all()
+    edges = np.array([0.0, 1e-300, 1.0])  # as far as numbers tell 1 from what is next to it
+    np.testing.assert_allclose(
+        log_pays(edges), log_pays(np.array([2.0**-53, 2.0**-53, 1 - 2.0**-53]))
+    )
+    far = np.array([2.0**-52, 1e-15])
+    np.testing.assert_allclose(np.exp(log_pays(far)), plain_pays(far))
+    # At each step of f, which pays there and not beyond: small p-values in 8, 32, 128 and 512.
+    for k in (8, 32, 128, 512):
+        at = np.array([1 / k, np.nextafter(1 / k, 1)])
+        np.testing.assert_allclose(np.exp(log_pays(at)), plain_pays(at))
+
+
+def test_the_evidence_goes_on_where_it_was_left() -> None:
+    p = np.random.default_rng(3).beta(0.8, 1.2, 30)
+    whole, parts = Evidence(20, 1000), Evidence(20, 1000)
+    assert whole.since == 0
+    expected = whole.take(p)
+    assert expected.shape == (30, 2)
+    assert whole.since == 30
+    found = [parts.take(part) for part in np.split(p, [0, 1, 2, 17, 17])]
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
+    assert parts.since == 30
+    # Both sides alike: what is small on one is large on the other.
+    np.testing.assert_allclose(Evidence(20, 1000).take(1 - p), expected[:, ::-1], rtol=1e-9)
 
 
 @pytest.mark.parametrize("seen", [0, 1, 9, 60])
@@ -180,6 +205,21 @@ def test_the_evidence_by_hand() -> None:
     expected = held.mean() / (50 / 0.98) + (up + down) / 0.8
     assert steps.drift[1] == pytest.approx(expected)
     assert steps.outward.tolist() == [True, True]
+    assert steps.direction.tolist() == [OUTWARD, OUTWARD]
+    below = DriftMonitor(np.array([1.0, 3.0, 2.0]), 50).update(np.array([-5.0, -4.0, 0.0]))
+    assert below.outward.tolist() == [False] * 3
+    assert below.direction.tolist() == [BLANDER] * 3
+
+
+def test_what_is_not_asked_for_is_one_alarm_in_100_000_images_and_seed_zero() -> None:
+    calibration, scores = np.arange(30.0), np.arange(40.0)
+    found = DriftMonitor(calibration).update(scores)
+    expected = DriftMonitor(calibration, 100_000, 0).update(scores)
+    np.testing.assert_array_equal(found.drift, expected.drift)
+    assert DriftMonitor(calibration).false_alarm_every == 100_000
+    # Scores as a list, or in single precision, are the same scores.
+    other = DriftMonitor(calibration.astype(np.float32)).update(scores.tolist())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(other.drift, expected.drift)
 
 
 def test_the_monitor_does_what_the_plain_recursion_does() -> None:
@@ -295,9 +335,29 @@ def test_power_lies_between_that_of_the_numbers_in_the_table() -> None:
         assert at[100] == pytest.approx(half)
         assert at[10**6] == at[7500]  # no more than was simulated
         assert drift_power(2)[i].median is None
+        medians = own["median"]
+        known = table["calibration"].index(75)
+        half = np.interp(np.log(100), np.log([75, 150]), medians[known : known + 2])
+        assert drift_power(100)[i].median == pytest.approx(half)
+        assert drift_power(10**6)[i].median == medians[-1]
+        # More than half are found, and in what time the table cannot say.
+        between = drift_power(60)[i]
+        assert between.found > 0.5
+        assert between.median is None
     words = power_in_words(1234)
     assert words.startswith("with 1,234 calibration scores a shift of half a standard deviation")
     assert "10% of images far out within 1,000 images in 100 of 100" not in power_in_words(30)
+
+
+def test_power_in_words_is_rounded_down() -> None:
+    for count, shown in ((30, "30"), (1234, "1,234")):
+        shift, far = drift_power(count)
+        assert power_in_words(count) == (
+            f"with {shown} calibration scores a shift of half a standard deviation is found within "
+            f"2,000 images in {math.floor(100 * shift.found)} of 100 cases, 10% of images far out "
+            f"within 1,000 images in {math.floor(100 * far.found)} of 100, at one false alarm in "
+            "100,000 images"
+        )
 
 
 def test_the_table_in_the_package_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +376,34 @@ def test_the_table_in_the_package_is_that_of_the_results(monkeypatch: pytest.Mon
         if drift == "none":
             assert row["mean"] + 2 * row["standard_error"] > every
             assert row["alarmed_early"] < EARLY + 0.01 + 3 * np.sqrt(0.03 / row["runs"])
+
+
+def test_a_score_within_the_tolerance_of_one_that_comes_again_is_taken_for_it() -> None:
+    calibration = np.repeat([-20.0, 0.0, 0.5, 30.0, 31.0, 90.0], [3, 5, 1, 4, 4, 1])
+    seen, near = tied(calibration)
+    assert seen.tolist() == [-20, 0, 30, 31]
+    assert (near < 0.4).all()
+
+    def p_values_of(scores: Floats, calibration: Floats = calibration) -> list[float]:
+        return DriftMonitor(calibration, 10**12, seed=5).update(scores).p_value.tolist()
+
+    generator = np.random.default_rng(0)
+    which = generator.permutation(np.repeat(np.arange(4), 8))
+    exact, reach = seen[which], near[which] * (1 - 1e-9)
+    for moved in (exact + reach, exact - reach, exact + reach * generator.uniform(-1, 1, 32)):
+        assert p_values_of(moved) == p_values_of(exact)
+    assert p_values_of(exact, generator.permutation(calibration) + 1e-9) == p_values_of(exact)
+    # Farther off, or near one that comes once, a score is its own.
+    theta = 1 - np.random.default_rng(5).random(32)
+    beyond = near[which] * (1 + 1e-6)
+    once = np.array([0.5 + 1e-5, 90 - 1e-5])
+    for own in (exact + beyond, exact - beyond, once):
+        expected = online_p_values(np.sort(calibration), own, theta[: len(own)])
+        assert p_values_of(own) == expected.tolist()
+    alone = np.arange(9.0)
+    own = np.array([3.0 + 1e-12, np.inf, -np.inf])
+    expected = online_p_values(alone, own, theta[:3])
+    assert p_values_of(own, alone) == expected.tolist()
 
 
 def test_many_equal_scores_are_no_drift_and_hide_none() -> None:
@@ -351,11 +439,11 @@ def test_extreme_scores_and_rates_stay_numbers() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with mistake("not-fitted"):
+    with mistake("not-fitted", "there are no calibration scores: fit"):
         DriftMonitor(np.empty(0))
-    with mistake("bad-scores"):
+    with mistake("bad-scores", "a score is NaN"):
         DriftMonitor(np.array([np.nan]))
-    with mistake("bad-option"):
+    with mistake("bad-option", "every 0 images"):
         DriftMonitor(np.zeros(3), 0)
     monitor, untouched = DriftMonitor(np.arange(9.0)), DriftMonitor(np.arange(9.0))
     with mistake("bad-scores"):

@@ -86,6 +86,27 @@ def test_the_committed_simulation_holds_the_promise(coverage):
         assert min(row["coverage"][metric] for metric in coverage.METRICS) >= 0.93, row
 
 
+@pytest.mark.parametrize(
+    ("law", "area", "n", "m", "balanced"),
+    [
+        ("normal", 0.6, 31, 31, True),
+        ("rounded", 0.75, 62, 62, True),
+        ("normal", 0.9999, 62, 62, True),
+        ("narrow", 0.99, 31, 1000, False),
+        ("wide", 0.97, 1000, 62, False),
+        ("exponential", 0.9, 1000, 62, True),
+    ],
+)
+def test_the_committed_simulation_is_of_these_intervals(coverage, law, area, n, m, balanced):
+    facts = json.loads((ROOT / "results" / "interval_coverage.json").read_text())
+    key = {"law": law, "auroc": area, "n_id": n, "n_ood": m, "balanced": balanced}
+    (row,) = (row for row in facts["rows"] if key.items() <= row.items())
+    found = coverage.point(law, area, n, m, balanced, row["draws"])
+    for part in ("width", "true"):
+        assert found[part] == pytest.approx(row[part], abs=2e-6)
+    assert found["coverage"] == pytest.approx(row["coverage"], abs=1.1 / row["draws"])
+
+
 # Closed forms ----------------------------------------------------------------------------------
 
 

@@ -136,6 +136,86 @@ def test_a_flat_density_has_no_mass() -> None:
     assert approximate_mass(flat.log_prob, torch.full((3, 2), 0.5)).tolist() == [0, 0, 0]
 
 
+def test_a_flat_density_with_weights_has_no_mass() -> None:
+    # Its log-density has a gradient, and none in x: no error, and not cut off.
+    weight = torch.tensor(0.7, requires_grad=True)
+    x = torch.rand(3, 2)
+    log_p, mass = log_prob_and_mass(lambda v: weight.expand(len(v)), x)
+    assert mass.tolist() == [0, 0, 0]
+    assert log_p.tolist() == pytest.approx([0.7] * 3)
+    penalized_nll(lambda v: weight.expand(len(v)), x, 2.0).backward()
+    assert weight.grad == -1
+
+
+class OnceOnly(torch.autograd.Function):
+    """`-x^2 / 2`, whose second derivative nobody may take."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return -x.square() / 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a graph of the derivative")
+        return -ctx.saved_tensors[0] * gradient
+
+
+def test_at_alpha_zero_no_derivative_in_the_input_is_taken() -> None:
+    mean = torch.zeros(3, requires_grad=True)
+    calls = []
+
+    def log_prob(x: Tensor) -> Tensor:
+        calls.append(x)
+        return OnceOnly.apply(x - mean).sum(1)
+
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    penalized_nll(log_prob, x, 0.0).backward()
+    assert mean.grad is not None
+    assert mean.grad.tolist() == [-1, -2, -3]
+    assert [v.requires_grad for v in calls] == [False]
+    with pytest.raises(RuntimeError, match="a graph of the derivative"):
+        penalized_nll(log_prob, x, 1.0).backward()
+
+
+def test_results_carry_a_graph_only_when_asked_to() -> None:
+    density, x = Density((4,)), torch.randn(3, 4, dtype=torch.float64)
+    for each in (*log_prob_and_mass(density, x), approximate_mass(density, x)):
+        assert not each.requires_grad
+    log_p, mass = log_prob_and_mass(density, x, create_graph=True)
+    assert log_p.requires_grad
+    assert mass.requires_grad
+    assert approximate_mass(density, x, create_graph=True).requires_grad
+
+
+def test_one_row_of_many_and_one_side_are_enough_to_see_that_x_counts() -> None:
+    def of(change: Tensor) -> None:
+        """Flat at x, but for what is found a thousandth beside it, as a share of 1 + |x|."""
+        x = torch.tensor([[0.0], [-3.0]], dtype=torch.float64)
+        log_prob_and_mass(lambda v: torch.where((v - x - change).abs() < 1e-9, 1.0, 0.0).sum(1), x)
+
+    for step in ([[1e-3], [9.0]], [[-1e-3], [9.0]], [[9.0], [4e-3]], [[9.0], [-4e-3]]):
+        with mistake("no-density", "no_grad"):
+            of(torch.tensor(step, dtype=torch.float64))
+    of(torch.full((2, 1), 9.0, dtype=torch.float64))
+
+
+def test_looking_beside_x_builds_no_graph() -> None:
+    modes = []
+
+    def log_prob(x: Tensor) -> Tensor:
+        modes.append(torch.is_grad_enabled())
+        return torch.zeros(len(x))
+
+    log_prob_and_mass(log_prob, torch.rand(3, 2))
+    assert modes == [True, False, False]
+
+
+def test_an_empty_batch_has_no_masses() -> None:
+    assert approximate_mass(Density((4,)), torch.empty(0, 4, dtype=torch.float64)).shape == (0,)
+
+
 def test_a_flat_density_has_no_mass_near_its_edge_either() -> None:
     x = torch.tensor([[0.9999, 0.5], [0.0, 0.0001]])
     for check in (True, False):  # it refuses, or is infinite, beyond the edge
@@ -143,6 +223,8 @@ def test_a_flat_density_has_no_mass_near_its_edge_either() -> None:
             Uniform(torch.zeros(2), torch.ones(2), validate_args=check), 1, validate_args=check
         )
         assert approximate_mass(flat.log_prob, x).tolist() == [0, 0]
+    outside = torch.tensor([[1.0001, 0.5]])  # where it is infinite, and is not just inside
+    assert approximate_mass(flat.log_prob, outside).tolist() == [0]
 
 
 def cut_off() -> dict[str, Callable[[Tensor], Tensor]]:
@@ -197,6 +279,25 @@ def test_what_is_no_density_or_no_tensor_is_refused_at_every_alpha(
         penalized_nll(log_prob, x, alpha)
     with mistake("no-density", words):
         log_prob_and_mass(log_prob, x)
+
+
+def test_what_log_prob_should_have_returned_and_did_is_said() -> None:
+    with mistake("no-density", "must map (4, 3) to (4,), but it returned (4, 1)"):
+        log_prob_and_mass(lambda v: -v.square().sum(1, keepdim=True), torch.ones(4, 3))
+    with mistake("no-density", "must map (4, 3) to (4,), but it returned float"):
+        log_prob_and_mass(lambda v: 1.0, torch.ones(4, 3))  # type: ignore[arg-type, return-value]
+    with mistake("no-density", "not MultivariateNormal"):
+        log_prob_and_mass(MultivariateNormal(torch.zeros(3), torch.eye(3)), torch.ones(4, 3))  # type: ignore[arg-type]
+    with mistake("bad-option", "'sum'"):
+        penalized_loss(torch.ones(2), torch.ones(2), 1.0, "sum")  # type: ignore[arg-type]
+    with mistake("bad-option", "-0.5"):
+        penalized_nll(Normal(0.0, 1.0).log_prob, torch.ones(4), -0.5)
+
+
+def test_the_loss_is_per_sample_unless_asked_otherwise() -> None:
+    log_p, mass = torch.tensor([-1.0, -3.0]), torch.tensor([1.0, 3.0])
+    assert penalized_loss(log_p, mass, 0.5) == 0.5 * 2 + 2
+    assert penalized_loss(log_p, mass, 0.5, "batch-mean") == 0.5 / 2 * 2 + 2
 
 
 def test_the_loss_without_penalty_can_be_looked_at_without_gradients() -> None:

@@ -345,21 +345,44 @@ GOOD = np.array([1.0, 2.0])
 )
 def test_bad_scores_are_named(f, bad):
     for name, pair in (("id_scores", (bad, GOOD)), ("ood_scores", (GOOD, bad))):
-        with mistake("bad-scores", name):
+        with mistake("bad-scores", f"{name} ") as info:
             f(*pair)
+        assert str(info.value).startswith(name)
 
 
-def test_no_repeats_are_refused():
-    with mistake("bad-option"):
+def test_no_repeats_are_refused_and_one_is_enough():
+    with mistake("bad-option", "not 0"):
         ood_metrics(GOOD, GOOD, repeats=0)
+    three = np.array([0.0, 1.0, 2.0])
+    one = [f(three[[0, 1]], GOOD) for f in PLAIN.values()]
+    seen = [ood_metrics(three, GOOD, repeats=1, seed=seed) for seed in range(20)]
+    assert one in [[i.value for i in intervals(metrics).values()] for metrics in seen]
+
+
+def test_what_is_not_asked_for_is_twenty_subsamples_of_seed_zero():
+    rng = np.random.default_rng(9)
+    ids, oods = rng.normal(0, 1, 60), rng.normal(1, 1, 30)
+    assert ood_metrics(ids, oods) == ood_metrics(ids, oods, repeats=20, seed=0)
+    assert ood_metrics(ids, oods) != ood_metrics(ids, oods, repeats=21, seed=0)
+    assert ood_metrics(ids, oods) != ood_metrics(ids, oods, repeats=20, seed=1)
+    np.testing.assert_array_equal(group_means(ids, 3), group_means(ids, 3, seed=0))
+    assert not np.array_equal(group_means(ids, 3), group_means(ids, 3, seed=1))
 
 
 @pytest.mark.parametrize("size", [0, 3])
 def test_group_size_must_fit(size):
-    with mistake("too-few"):
+    with mistake("too-few", f"2, not {size}"):
         group_means(GOOD, size)
 
 
+def test_a_group_may_be_of_all_and_its_mean_is_in_double_precision():
+    scores = np.array([1.0, 1.0 + 2**-20, 1.0 + 2**-23], np.float32)
+    means = group_means(scores, 3)
+    assert means.dtype == np.float64
+    assert means == pytest.approx([1 + (2**-20 + 2**-23) / 3], rel=1e-12)
+
+
 def test_group_scores_must_be_finite():
-    with mistake("bad-scores"):
+    with mistake("bad-scores") as info:
         group_means(np.array([1.0, np.nan]), 1)
+    assert str(info.value).startswith("scores hold 1 ")

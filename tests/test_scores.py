@@ -79,6 +79,14 @@ def test_statistics_of_the_whitened_space_by_hand() -> None:
     np.testing.assert_allclose(scores["fused"], smooth, rtol=1e-3, atol=1e-4)
 
 
+def test_the_noise_is_within_a_grey_level() -> None:
+    noise = pixel_scorer(draws=40).noise
+    assert noise.shape == (40, *SHAPE)
+    assert 0 <= noise.min() < 0.01 / 255
+    assert 0.99 / 255 < noise.max() < 1 / 255
+    assert noise.mean() == pytest.approx(0.5 / 255, rel=0.02)
+
+
 def test_more_draws_average_the_noise_away() -> None:
     x = images(30, seed=2)
     single = [

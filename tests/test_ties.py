@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from approxmass import Detector
 from approxmass.calibration import (
     called_ranks,
-    group_p_value,
     p_values,
     threshold,
     with_tolerance,
 )
 from approxmass.data.png import png_bytes
+from approxmass.rank_sum import group_p_value
 from approxmass.serve import create_app
 from conftest import textures
 

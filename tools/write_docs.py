@@ -25,6 +25,7 @@ from classifier_rivals import markdown as classifier_rivals
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
+from mutants import markdown as mutants
 from promise import markdown as promise
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,8 @@ DOCUMENTS = (
     "docs/photos.md",
     "docs/drift.md",
     "docs/promises.md",
+    "docs/architecture.md",
+    "docs/vectors.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -106,6 +109,7 @@ def fragments() -> dict[str, str]:
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),
         "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),
         "drift_quiet": drift_power.quiet_markdown(_read("results/drift_power.json")),
+        "mutants": mutants(_read("results/mutants.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {

@@ -70,7 +70,7 @@ def log_prob_and_mass(
         if gradient is None:
             _check_flat(log_prob, x, log_p)
             gradient = torch.zeros_like(x)
-        mass = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
+        mass = torch.linalg.vector_norm(gradient.reshape(len(x), x.shape[1:].numel()), dim=1)
     return (log_p, mass) if create_graph else (log_p.detach(), mass)
 
 

@@ -146,12 +146,10 @@ class DriftMonitor:
 
     def _met_again(self, scores: Floats) -> Floats:
         """Scores `(m,)`, those of calibration images that come again as they were."""
-        if not len(self._tied) or not len(scores):
+        if not len(self._tied):
             return scores
-        place = np.searchsorted(self._tied, scores).clip(1, max(1, len(self._tied) - 1))
-        below, above = self._tied[place - 1], self._tied[place.clip(max=len(self._tied) - 1)]
-        nearest = np.where(scores - below <= above - scores, place - 1, place)
-        nearest = nearest.clip(max=len(self._tied) - 1)
+        middles = self._tied[:-1] / 2 + self._tied[1:] / 2
+        nearest = np.searchsorted(middles, scores)
         met: Bools = np.abs(scores - self._tied[nearest]) <= self._near[nearest]
         return np.where(met, self._tied[nearest], scores)
 

@@ -52,8 +52,7 @@ def drift_power(count: int) -> list[DriftPower]:
     for name, own in table["drifts"].items():
         found = float(np.interp(at, counts, own["found"]))
         medians = [np.inf if each is None else each for each in own["median"]]
-        with np.errstate(invalid="ignore"):
-            median = float(np.interp(at, counts, medians))
+        median = float(np.interp(at, counts, medians))
         known = found >= 0.5 and np.isfinite(median)
         powers.append(DriftPower(name, own["within"], found, median if known else None))
     return powers
