@@ -15,13 +15,14 @@ from .calibrating import recalibrated
 from .data.groups import check_groups, groups_of
 from .data.region import Region
 from .fitted import Fitted, Settings
-from .fitting import fitted_on
+from .fitting import FitInput
 from .models.base import FitRun
 from .models.registry import make_model
 from .models.settings import check_whole
 from .runtime.machine import is_main_process, pick_device
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
+from .trimming import fitted_on_usual
 
 
 class Detector(Scoring):
@@ -51,6 +52,10 @@ class Detector(Scoring):
             folds where fewer than 100 images would be held out to calibrate and a fit is quick
             (codes of small images, or of a network without parts), or where there are fewer than
             100 images.
+        trim: Share of the images of the fit, from 0 to below 0.5, that is left out as the most
+            outlying: a first pass, by folds, scores each by a model that has not seen it. What
+            p-values promise is then for images like those that are left; their names are in
+            `facts.trimmed`.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
@@ -93,6 +98,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         calibration: str = ...,
+        trim: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         alpha: float | Literal["auto"] = ...,
@@ -118,6 +124,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = ...,
         holdout: float = ...,
         calibration: str = ...,
+        trim: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         **options: Any,
@@ -136,6 +143,7 @@ class Detector(Scoring):
         roi: str | Path | Bools | Pixels | None = None,
         holdout: float = 0.1,
         calibration: str = "auto",
+        trim: float = 0.0,
         device: str | torch.device | None = None,
         threads: int | None = None,
         **options: Any,
@@ -153,6 +161,7 @@ class Detector(Scoring):
             roi=None if roi is None else Region.read(roi).text,
             holdout=holdout,
             calibration=calibration,
+            trim=trim,
         )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
@@ -212,9 +221,16 @@ class Detector(Scoring):
             resume=resume,
             progress=progress and is_main_process(),
         )
-        source = self._asked.open(images)
+        asked = FitInput(
+            source=self._asked.open(images),
+            labels=labels,
+            outliers=outliers,
+            groups=groups,
+            settings=self._asked,
+            options=self._given,
+        )
         # A fit that fails leaves an earlier one as it was.
-        self._fitted = fitted_on(source, labels, outliers, groups, self._asked, self._given, run)
+        self._fitted = fitted_on_usual(asked, run)
         return self
 
     @plainly

@@ -50,6 +50,7 @@ class Settings:
         resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
         calibration: `holdout` or `folds`; `auto` before a fit.
+        trim: Share of the images, the most outlying by a first pass, that is left out.
         options: Of the model, as it chose them; empty before a fit.
 
     Raises:
@@ -66,6 +67,7 @@ class Settings:
     resample: Resample = "bilinear"
     holdout: float = 0.1
     calibration: str = "auto"
+    trim: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,8 @@ class Settings:
                 f"calibration is auto, holdout or folds, not {self.calibration!r}",
                 code="bad-option",
             )
+        trim = check_number("trim", self.trim, "at least 0 and below 0.5", 0, 0.5)
+        object.__setattr__(self, "trim", trim)
         object.__setattr__(self, "options", dict(self.options))
 
     @property

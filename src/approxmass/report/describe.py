@@ -9,6 +9,7 @@ from ..calibration import FALSE_ALARM_RATE, fold_bound, smallest_p_value, thresh
 from ..data import describe_shape
 from ..detector import Detector
 from ..drift import power_in_words
+from ..fit_facts import trimmed_said
 
 LEGEND = (
     "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
@@ -43,6 +44,7 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         "fingerprint": facts.sha256[:16],
         **_calibrations(detector, rate),
         **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
+        **({"trimmed": _trimmed(detector)} if facts.trimmed else {}),
         "drift": power_in_words(fewest),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",
@@ -57,6 +59,19 @@ def _by_whom(calibrated: Calibrated) -> str:
     return (
         f"all {calibrated.count:,} images, by {calibrated.folds} folds: P(p <= e) <= 2 e + "
         f"{term:.2g}, on average over fits, and near e by simulation"
+    )
+
+
+def _trimmed(detector: Detector) -> str:
+    """What a first pass left out, and for which images the guarantee then is."""
+    facts = detector.facts
+    found = f"{trimmed_said(facts.trimmed, facts.images)} are left out"
+    if len(detector.fitted.calibrations) > 1:  # on other images, of which none was left out
+        return found
+    total = facts.images + len(facts.trimmed)
+    return (
+        f"{found}: the guarantee is for images like the other {facts.images:,}; of images like all "
+        f"{total:,} up to {len(facts.trimmed) / total:.2%} more may be called"
     )
 
 
