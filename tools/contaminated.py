@@ -215,7 +215,10 @@ def _differences(facts: dict[str, Any]) -> list[str]:
 
 def interval(values: list[float], form: str) -> str:
     """The mean over seeds, and its 95% interval by Student's t."""
-    mean, error = np.mean(values), stats.sem(values)
+    mean = np.mean(values)
+    if len(values) == 1:
+        return f"{mean:{form}}"
+    error = stats.sem(values)
     half = error * stats.t.ppf(0.975, len(values) - 1)
     return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
 

@@ -21,6 +21,7 @@ from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
+from contaminated import markdown as contaminated
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
@@ -96,6 +97,7 @@ def fragments() -> dict[str, str]:
         "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
         "coverage": coverage(_read("results/interval_coverage.json")),
+        "contaminated": contaminated(_read("results/contaminated.json")),
         "promise": promise(_read("results/promise.json")),
         "audit": audit(_read("results/paper/audit.json")),
         "foreign_patches": foreign_patches(_read("results/foreign_patches.json")),

@@ -42,9 +42,9 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         "fitted on": f"{facts.training:,} images of {facts.source}"
         + (f", by each of {facts.folds} models" if facts.folds > 1 else ""),
         "fingerprint": facts.sha256[:16],
+        **({"trimmed": _trimmed(detector)} if facts.trimmed else {}),
         **_calibrations(detector, rate),
         **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
-        **({"trimmed": _trimmed(detector)} if facts.trimmed else {}),
         "drift": power_in_words(fewest),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",
