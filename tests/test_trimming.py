@@ -248,6 +248,14 @@ def test_the_command_names_what_it_leaves_out(tmp_path: Path) -> None:
     assert shown["trimmed"] == facts["trimmed"]
     loaded = Detector.load(tmp_path / "d")
     assert (loaded.settings.trim, loaded.facts.images) == (6 / 126, 120)
+    np.save(tmp_path / "id.npy", textures(120, seed=5))
+    np.save(tmp_path / "ood.npy", strange(60, seed=5))
+    page = tmp_path / "page.html"
+    assert run(
+        "report", tmp_path / "d", "--id", tmp_path / "id.npy", "--ood", tmp_path / "ood.npy",
+        "-o", page,
+    ).exit_code == 0  # fmt: skip
+    assert "6 were left out as the most outlying: the guarantee is for" in page.read_text()
     # Calibrated anew, the promise is for images like the new ones.
     loaded.calibrate(textures(40, seed=7))
     assert describe(loaded)["trimmed"].endswith("are left out")

@@ -1,6 +1,6 @@
 """What there is to say of a fitted detector and of a table of metrics, in words."""
 
-__all__ = ["LEGEND", "PLACES_LEGEND", "describe"]
+__all__ = ["LEGEND", "PLACES_LEGEND", "describe", "promised_to"]
 
 from typing import Any
 
@@ -62,17 +62,26 @@ def _by_whom(calibrated: Calibrated) -> str:
     )
 
 
-def _trimmed(detector: Detector) -> str:
-    """What a first pass left out, and for which images the guarantee then is."""
+def promised_to(detector: Detector) -> str:
+    """For which images the guarantee is, where a first pass left some out of the fit; else empty.
+
+    After a later calibration it is for images like those of that, of which none was left out.
+    """
     facts = detector.facts
-    found = f"{trimmed_said(facts.trimmed, facts.images)} are left out"
-    if len(detector.fitted.calibrations) > 1:  # on other images, of which none was left out
-        return found
+    if not facts.trimmed or len(detector.fitted.calibrations) > 1:
+        return ""
     total = facts.images + len(facts.trimmed)
     return (
-        f"{found}: the guarantee is for images like the other {facts.images:,}; of images like all "
+        f"the guarantee is for images like the other {facts.images:,}; of images like all "
         f"{total:,} up to {len(facts.trimmed) / total:.2%} more may be called"
     )
+
+
+def _trimmed(detector: Detector) -> str:
+    """What a first pass left out, and for which images the guarantee then is."""
+    facts, promised = detector.facts, promised_to(detector)
+    found = f"{trimmed_said(facts.trimmed, facts.images)} are left out"
+    return f"{found}: {promised}" if promised else found
 
 
 def _calibrations(detector: Detector, rate: float) -> dict[str, Any]:
