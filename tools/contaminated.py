@@ -7,7 +7,8 @@ never an image that is tried; each with and without `trim` at that share, and no
 at 5%, which then takes usual images. In turn come FashionMNIST with MNIST among it and MNIST with
 KMNIST among it (`pca`, 500 images, calibrated by folds), and solar cells with defective ones among
 them (`lite0` without parts, 300 images of which a third is held out, as folds take long). Outliers
-take the place of usual images, so that all fits have as many. Stopped, it goes on with the next fit.
+take the place of usual images, so that all fits have as many. Stopped, it goes on with the next
+fit.
 """
 
 import os
