@@ -219,13 +219,16 @@ def _differences(facts: dict[str, Any]) -> list[str]:
 
 
 def interval(values: list[float], form: str) -> str:
-    """The mean over seeds, and its 95% interval by Student's t."""
+    """The mean over seeds, and its 95% interval by Student's t; of a share it is one, too."""
     mean = np.mean(values)
     if len(values) == 1:
         return f"{mean:{form}}"
     error = stats.sem(values)
     half = error * stats.t.ppf(0.975, len(values) - 1)
-    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+    low, high = mean - half, mean + half
+    if not form.startswith("+"):
+        low, high = max(0.0, low), min(1.0, high)
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 if __name__ == "__main__":
