@@ -22,6 +22,7 @@ from approxmass.paper.audit import markdown as audit
 from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
+from contaminated import markdown as contaminated
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
@@ -101,6 +102,7 @@ def fragments() -> dict[str, str]:
         "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),
         "photos_classes": photos.classes_markdown(_read("results/photos.json")),
         "coverage": coverage(_read("results/interval_coverage.json")),
+        "contaminated": contaminated(_read("results/contaminated.json")),
         "promise": promise(_read("results/promise.json")),
         "alarms_images": false_alarms.images_markdown(_read("results/false_alarms.json")),
         "alarms_groups": false_alarms.groups_markdown(_read("results/false_alarms.json")),

@@ -15,7 +15,7 @@ from .calibrating import recalibrated
 from .data.groups import check_groups, groups_of
 from .data.region import Region
 from .fitted import Fitted
-from .fitting import fitted_on
+from .fitting import FitInput
 from .models.base import FitRun
 from .models.kinds import MODULE
 from .models.registry import make_model
@@ -24,6 +24,7 @@ from .runtime.machine import is_main_process, pick_device
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
+from .trimming import fitted_on_usual
 
 
 class Detector(Scoring):
@@ -56,6 +57,10 @@ class Detector(Scoring):
             (codes of small images, or of a network without parts), or where there are fewer than
             100 images.
         columns: Of a table those that count, in this order; None for all.
+        trim: Share of the images of the fit, from 0 to below 0.5, that is left out as the most
+            outlying: a first pass, by folds, scores each by a model that has not seen it. What
+            p-values promise is then for images like those that are left; their names are in
+            `facts.trimmed`.
         device: Where to compute, as torch names it; None for a GPU where there is one.
         threads: Most threads to compute in; None leaves that to the libraries.
         alpha: Of the flow: weight of the approximate mass in the loss, at least 0. `auto` is
@@ -99,6 +104,7 @@ class Detector(Scoring):
         holdout: float = ...,
         calibration: str = ...,
         columns: Sequence[str] | None = ...,
+        trim: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         alpha: float | Literal["auto"] = ...,
@@ -125,6 +131,7 @@ class Detector(Scoring):
         holdout: float = ...,
         calibration: str = ...,
         columns: Sequence[str] | None = ...,
+        trim: float = ...,
         device: str | torch.device | None = ...,
         threads: int | None = ...,
         **options: Any,
@@ -144,6 +151,7 @@ class Detector(Scoring):
         holdout: float = 0.1,
         calibration: str = "auto",
         columns: Sequence[str] | None = None,
+        trim: float = 0.0,
         device: str | torch.device | None = None,
         threads: int | None = None,
         **options: Any,
@@ -163,6 +171,7 @@ class Detector(Scoring):
             calibration=calibration,
             columns=columns,
             options=_named(encoder) if method == "flow" else {},
+            trim=trim,
         )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
@@ -222,9 +231,16 @@ class Detector(Scoring):
             resume=resume,
             progress=progress and is_main_process(),
         )
-        source = self._asked.open(images)
+        asked = FitInput(
+            source=self._asked.open(images),
+            labels=labels,
+            outliers=outliers,
+            groups=groups,
+            settings=self._asked,
+            options=self._given,
+        )
         # A fit that fails leaves an earlier one as it was.
-        self._fitted = fitted_on(source, labels, outliers, groups, self._asked, self._given, run)
+        self._fitted = fitted_on_usual(asked, run)
         return self
 
     @plainly

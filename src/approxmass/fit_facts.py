@@ -1,13 +1,29 @@
 """What is known of a fit, and how it is kept as JSON."""
 
-__all__ = ["FitFacts"]
+__all__ = ["FitFacts", "trimmed_said"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .arrays import Shape
 from .models.settings import check_number, check_whole
+
+# Names of images that are shown; all of them are in the facts.
+_SHOWN = 3
+
+
+def trimmed_said(names: Sequence[str], kept: int) -> str:
+    """Which of the images of a fit were the most outlying ones, in words.
+
+    Example:
+        >>> trimmed_said(["a.png", "b.png", "c.png", "d.png"], 96)
+        'the 4 most outlying of 100 images (a.png, b.png, c.png and 1 more)'
+    """
+    some = ", ".join(names[:_SHOWN])
+    more = len(names) - _SHOWN
+    listed = f"{some} and {more:,} more" if more > 0 else some
+    return f"the {len(names):,} most outlying of {len(names) + kept:,} images ({listed})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +38,8 @@ class FitFacts:
         reference: Number that the in-distribution range of each statistic is from.
         calibration: Number that give the p-values: all of them, by folds.
         folds: Models, each learnt without a fold of the images; 1 where some are held out.
-        images: All of the fit.
+        images: All of the fit, without those trimmed.
+        trimmed: Names of those that a first pass found the most outlying, and that are for nothing.
         outliers: What outliers were learnt from; None for none.
         notes: A remark for each choice that a person may want to know of.
         versions: Of the packages that it was fitted with, by name.
@@ -37,6 +54,7 @@ class FitFacts:
     calibration: int
     folds: int
     images: int
+    trimmed: tuple[str, ...]
     outliers: str | None
     notes: tuple[str, ...]
     versions: Mapping[str, str]
@@ -67,7 +85,13 @@ class FitFacts:
             name: check_whole(name, facts[name], 0, 2**53)
             for name in ("training", "reference", "calibration", "folds", "images")
         }
-        texts = [facts["source"], facts["sha256"], facts["outliers"] or "", *facts["notes"]]
+        texts = [
+            facts["source"],
+            facts["sha256"],
+            facts["outliers"] or "",
+            *facts["notes"],
+            *facts["trimmed"],
+        ]
         texts += dict(facts["versions"]).values()
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("a name or note is no text")
@@ -77,6 +101,7 @@ class FitFacts:
                 **facts,
                 **numbers,
                 "shape": (channels, height, width),
+                "trimmed": tuple(facts["trimmed"]),
                 "notes": tuple(facts["notes"]),
                 "fit_seconds": seconds,
             }

@@ -1,9 +1,8 @@
 """A fit from one end to the other: images, model, calibration."""
 
-__all__ = ["fitted_on"]
+__all__ = ["FitInput", "Learnt", "fitted_on", "learnt_from"]
 
 import hashlib
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Labels, Pixels, Shape
+from .arrays import Labels, Pixels
 from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibrating import Piece, calibrated_by, whole, without_its_fold
 from .data import ImageSource
 from .data.copies import stored_digests, units_of
-from .data.frame import Box, Frame
-from .data.framing import framed
+from .data.frame import Box
 from .data.groups import open_groups
 from .data.vectors import VectorSource
 from .errors import ApproxMassError
-from .fit_facts import FitFacts
+from .fit_facts import FitFacts, trimmed_said
 from .fitted import Fitted
 from .models.base import FitData, FitRun, Model, Plan
 from .models.flow import FlowModel
 from .models.folded import FOLDS, FoldedModel
+from .models.framing import in_frame, typical
 from .models.given import classes_for, outliers_for
 from .models.kinds import VECTORS
 from .models.probe import probed, versions
@@ -52,72 +51,122 @@ Rows = slice | Places
 _TOGETHER = 256
 
 
-def fitted_on(
-    source: ImageSource,
-    labels: Any,
-    outliers: Any,
-    groups: Any,
-    asked: Settings,
-    options: Mapping[str, Any],
-    run: FitRun,
-) -> Fitted:
-    """Learn from images and calibrate on a share of them; see `Detector.fit`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FitInput:
+    """What a fit is of.
 
-    Arguments:
+    Attributes:
         source: Images in the size that they have.
         labels: As of `Detector.fit`.
         outliers: As of `Detector.fit`.
         groups: As of `Detector.fit`.
-        asked: Settings.
+        settings: As asked.
         options: Of the model.
+        trimmed: Names of images that are no longer in the source, the most outlying ones.
+    """
+
+    source: ImageSource
+    labels: Any
+    outliers: Any
+    groups: Any
+    settings: Settings
+    options: Mapping[str, Any]
+    trimmed: tuple[str, ...] = ()
+
+
+def fitted_on(asked: FitInput, run: FitRun) -> Fitted:
+    """Learn from images and calibrate on a share of them; see `Detector.fit`.
+
+    Arguments:
+        asked: The images, and what is wanted of them.
         run: How.
 
     Raises:
         ApproxMassError: as `Detector.fit`.
     """
     started = time.monotonic()
-    if isinstance(source, VectorSource):
-        options = _of_rows(asked.method, options)
+    learnt = learnt_from(asked, run)
+    ready, seen, calibrated = learnt.ready, learnt.seen, learnt.calibrated[ONE]
+    facts = FitFacts(
+        shape=ready.source.shape,
+        source=asked.source.name,
+        sha256=seen.sha256,
+        training=len(learnt.given[0].training),
+        reference=len(learnt.given[0].reference),
+        calibration=calibrated.count,
+        folds=calibrated.folds,
+        images=len(asked.source),
+        trimmed=asked.trimmed,
+        outliers=ready.learnt_from,
+        notes=(*learnt.notes, *ready.source.remarks()),
+        versions=versions(),
+        fit_seconds=round(time.monotonic() - started, 2),
+    )
+    made = CalibrationRun.now(asked.source.name, facts.sha256, learnt.calibrated)
+    return Fitted(
+        settings=ready.settings(asked.settings),
+        facts=facts,
+        model=ready.model,
+        calibrations=(made,),
+        probe=probed(ready.model, facts.shape, asked.settings.seed),
+        digests=np.unique(seen.digests),
+        shares=ready.shares,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learnt:
+    """A model that has learnt, from what, and the scores of the images that calibrate."""
+
+    ready: "_Ready"
+    seen: Gathered
+    given: list[FitData]
+    notes: list[str]
+    calibrated: dict[str, Calibrated]
+
+
+def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
+    """Learn from images, and score those that calibrate.
+
+    Arguments:
+        asked: The images, and what is wanted of them.
+        run: How.
+        every: All images calibrate where it is by folds, not one of a unit, and have no maps.
+
+    Raises:
+        ApproxMassError: as `Detector.fit`.
+    """
+    source, groups = asked.source, asked.groups
     together = None if groups is None else open_groups(groups, source)
     # Copies by what is stored of images, which decodes none, and then by what is seen of them.
     copies = units_of(stored_digests(source)) if source.encoded else np.arange(len(source))
     fewest = FEWEST_ROWS if isinstance(source, VectorSource) else FEWEST_UNITS
     while True:
         units = Units.among(copies, together, source.name, fewest)
-        ready = _ready(source, units, labels, outliers, asked, options, run)
+        if units.again and asked.settings.trim:
+            raise ApproxMassError(
+                f"{source.name} has {int(copies.max()) + 1} different images, too few to tell "
+                f"which are outlying: give at least {fewest}, or trim none",
+                code="too-few",
+            )
+        ready = _ready(asked, units, run, every=every)
         with Spool() as views, Spool() as images:
             seen = _gathered(ready, views, images, run)
             copies = units_of(copies, seen.digests)
             if not units.again and straddle(ready.shares.sides(), copies):
                 continue
             given = _given(ready, seen)
-            notes = [*ready.notes, *_of_copies(units, copies)]
+            notes = [*ready.notes, *_of_copies(units, copies), *_of_trimmed(asked)]
             pieces = _pieces(views, images, seen.boxes)
-            calibrated = _learnt(ready, given, replace(run, notes=notes), pieces)
-        break
-    facts = FitFacts(
-        shape=ready.source.shape,
-        source=source.name,
-        sha256=seen.sha256,
-        training=len(given[0].training),
-        reference=len(given[0].reference),
-        calibration=calibrated[ONE].count,
-        folds=calibrated[ONE].folds,
-        images=len(source),
-        outliers=ready.learnt_from,
-        notes=(*notes, *ready.source.remarks()),
-        versions=versions(),
-        fit_seconds=round(time.monotonic() - started, 2),
-    )
-    return Fitted(
-        settings=ready.settings(asked),
-        facts=facts,
-        model=ready.model,
-        calibrations=(CalibrationRun.now(source.name, facts.sha256, calibrated),),
-        probe=probed(ready.model, facts.shape, asked.seed),
-        digests=np.unique(seen.digests),
-        shares=ready.shares,
-    )
+            shown = replace(run, notes=[*run.notes, *notes])
+            calibrated = _calibrated(ready, given, shown, pieces, maps=not every)
+        return Learnt(ready=ready, seen=seen, given=given, notes=notes, calibrated=calibrated)
+
+
+def _of_trimmed(asked: FitInput) -> list[str]:
+    if not asked.trimmed:
+        return []
+    return [f"trim: {trimmed_said(asked.trimmed, len(asked.source))} are left out"]
 
 
 def _of_rows(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -172,23 +221,20 @@ class _Ready:
         return found
 
 
-def _ready(
-    source: ImageSource,
-    units: Units,
-    labels: Any,
-    outliers: Any,
-    asked: Settings,
-    options: Mapping[str, Any],
-    run: FitRun,
-) -> _Ready:
-    model = make_model(asked.method, asked.seed, options)
-    shares, source = _parted(model, source, units, asked)
-    plan = model.plan(_typical(source), units.count)
+def _ready(asked: FitInput, units: Units, run: FitRun, *, every: bool) -> _Ready:
+    settings, source, options = asked.settings, asked.source, asked.options
+    if isinstance(source, VectorSource):
+        options = _of_rows(settings.method, options)
+    model = make_model(settings.method, settings.seed, options)
+    shares, source = _parted(model, source, units, settings, every=every)
+    plan = model.plan(typical(source), units.count)
     if isinstance(shares, Folds):
         model = FoldedModel.of(model, FOLDS).as_model()
-    source, size, notes = _in_frame(source, plan, asked.size)
-    classes = classes_for(model, source, labels)
-    others, learnt_from = outliers_for(model, source, outliers, asked.open, threads=run.threads)
+    source, size, notes = in_frame(source, plan, settings.size)
+    classes = classes_for(model, source, asked.labels)
+    others, learnt_from = outliers_for(
+        model, source, asked.outliers, settings.open, threads=run.threads
+    )
     model.prepare(source.shape, run.device, source.region)
     return _Ready(
         model=model,
@@ -204,7 +250,7 @@ def _ready(
 
 
 def _parted(
-    model: Model, source: ImageSource, units: Units, asked: Settings
+    model: Model, source: ImageSource, units: Units, asked: Settings, *, every: bool
 ) -> tuple[Shares | Folds, ImageSource]:
     """Who trains and who calibrates, by folds where asked for, or where that is better.
 
@@ -217,10 +263,10 @@ def _parted(
         looked_at = source.looking_at(shares.order[shares.training])
         if how == "holdout" or not few_left(units.count, asked.holdout):
             return shares, looked_at
-        model.plan(_typical(looked_at), units.count)
+        model.plan(typical(looked_at), units.count)
         if not model.quick:
             return shares, looked_at
-    return in_folds(units, FOLDS, asked.seed), source
+    return in_folds(units, FOLDS, asked.seed, every=every), source
 
 
 def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun) -> Gathered:
@@ -298,18 +344,19 @@ def _of_copies(units: Units, copies: Places) -> list[str]:
     return notes
 
 
-def _learnt(
-    ready: _Ready, given: list[FitData], run: FitRun, pieces: Iterator[Piece]
+def _calibrated(
+    ready: _Ready, given: list[FitData], run: FitRun, pieces: Iterator[Piece], *, maps: bool
 ) -> dict[str, Calibrated]:
     """Fit the model, and score those that calibrate."""
     model, shares = ready.model, ready.shares
+    explains = maps and model.explains
     if isinstance(model, FoldedModel) and isinstance(shares, Folds):
         model.learn_each(given, shares.units.count, run)
         look = without_its_fold(model.models, shares.fold)
-        found = calibrated_by(pieces, look, explains=model.explains)
+        found = calibrated_by(pieces, look, explains=explains)
         return {ONE: replace(found[ONE], fold=shares.fold)}
     model.learn(given[0], run)
-    return calibrated_by(pieces, whole(model), explains=model.explains)
+    return calibrated_by(pieces, whole(model), explains=explains)
 
 
 def _pieces(views: Spool, images: Spool, boxes: list[Box] | None) -> Iterator[Piece]:
@@ -319,49 +366,3 @@ def _pieces(views: Spool, images: Spool, boxes: list[Box] | None) -> Iterator[Pi
         where = None if boxes is None else boxes[done : done + len(rows)]
         yield Piece(pixels, rows, where, [ONE] * len(rows))
         done += len(rows)
-
-
-def _typical(source: ImageSource) -> Shape:
-    """`(C, H, W)` of the image of median area among some."""
-    sizes = sorted(source.sizes(), key=lambda size: size[0] * size[1])
-    return (source.native_shape[0], *sizes[len(sizes) // 2])
-
-
-def _in_frame(
-    source: ImageSource, plan: Plan, asked: int | None
-) -> tuple[ImageSource, int | None, list[str]]:
-    """The images as the model wants them, the size that this is, and the remarks so far."""
-    notes = list(plan.notes)
-    if asked is None and source.frame is not None:  # as they were opened
-        _check_frame(source.frame, plan)
-        side = max(1, round(math.sqrt(source.frame.height * source.frame.width)))
-        return source, side, notes
-    size = plan.side if asked is None else asked
-    sizes = set(source.sizes())
-    if size is None and len(sizes) > 1:  # small, but not of one size
-        size = round(math.sqrt(np.median([height * width for height, width in sizes])))
-    if size is None:
-        return source, None, notes
-    if plan.square and size != plan.side:
-        raise ApproxMassError(
-            f"this encoder takes images of {plan.side}x{plan.side}: leave the size out",
-            code="bad-option",
-        )
-    source, note = framed(
-        source, size, stride=plan.stride, square=plan.square, resample=plan.resample
-    )
-    return source, size, [*notes, *([note] if asked is None else [])]
-
-
-def _check_frame(frame: Frame, plan: Plan) -> None:
-    if plan.square and frame[:2] != (plan.side, plan.side):
-        raise ApproxMassError(
-            f"this encoder takes images of {plan.side}x{plan.side}: open them at that size",
-            code="bad-option",
-        )
-    if frame.height % plan.stride or frame.width % plan.stride:
-        raise ApproxMassError(
-            f"this encoder takes sides that are multiples of {plan.stride}, not "
-            f"{frame.width}x{frame.height}: open the images at another size, or at none",
-            code="bad-option",
-        )

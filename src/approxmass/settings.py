@@ -31,6 +31,7 @@ class Settings:
         resample: How images are scaled; as the model wants it.
         holdout: Share held out to calibrate.
         calibration: `holdout` or `folds`; `auto` before a fit.
+        trim: Share of the images, the most outlying by a first pass, that is left out.
         columns: Of rows of numbers; None for all, and for images.
         options: Of the model, as it chose them; before a fit its encoder, where it has one.
 
@@ -48,6 +49,7 @@ class Settings:
     resample: Resample = "bilinear"
     holdout: float = 0.1
     calibration: str = "auto"
+    trim: float = 0.0
     columns: Sequence[str] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,6 +72,8 @@ class Settings:
                 f"calibration is auto, holdout or folds, not {self.calibration!r}",
                 code="bad-option",
             )
+        trim = check_number("trim", self.trim, "at least 0 and below 0.5", 0, 0.5)
+        object.__setattr__(self, "trim", trim)
         if self.columns is not None:
             if isinstance(self.columns, str) or not all(isinstance(c, str) for c in self.columns):
                 raise ApproxMassError(

@@ -80,6 +80,14 @@ Calibration = Annotated[
         "folds where few would be held out and a fit is quick.",
     ),
 ]
+Trim = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Leave out the most outlying share of the images, below 0.5, found by a first pass "
+        "of four fits: for images that are not all usual.",
+    ),
+]
 Group = Annotated[
     Text,
     typer.Option(
@@ -133,6 +141,7 @@ def fit(
     seed: Annotated[int, typer.Option(help="Fixes the fit.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the images held out.")] = 0.1,
     calibration: Calibration = "auto",
+    trim: Trim = 0.0,
     group: Group = None,
     columns: Columns = None,
     labels: Labels = None,
@@ -161,6 +170,7 @@ def fit(
         holdout=holdout,
         calibration=calibration,
         columns=None if columns is None else columns.split(","),
+        trim=trim,
         device=device,
         threads=threads,
         **options,
@@ -230,6 +240,7 @@ def show_detector(
     rates = {name or "all": group.rate_facts(rate) for name, group in runs[-1].groups.items()}
     more = {"realised_rate": rates, "calibrations": [run.facts() for run in runs]}
     fewest = min(len(group.streamed(detector.statistic)) for group in runs[-1].groups.values())
+    more["trimmed_names"] = list(detector.facts.trimmed)
     more["drift_power"] = [asdict(each) for each in drift_power(fewest)]
     emit(facts | more, json_file)
     if json_file != Path("-"):
@@ -250,11 +261,12 @@ def _remove(checkpoint: Path) -> None:
 
 
 def _kept(checkpoint: Path) -> list[Path]:
-    """The files that hold an unfinished fit: one a training, of folds and of parts."""
+    """The files that hold an unfinished fit: one a training, of passes, folds and parts."""
     from ..models.folded import FOLDS
-    from ..training.checkpoint import fold_of, second_of
+    from ..training.checkpoint import first_pass_of, fold_of, second_of
 
-    runs = (checkpoint, *(fold_of(checkpoint, k) for k in range(FOLDS)))
+    passes = (checkpoint, first_pass_of(checkpoint))
+    runs = [run for each in passes for run in (each, *(fold_of(each, k) for k in range(FOLDS)))]
     return [each for run in runs for each in (run, second_of(run)) if each.exists()]
 
 

@@ -142,6 +142,10 @@ def compare(
     Raises:
         ApproxMassError: images that cannot be used, or settings that do not go together.
     """
+    if settings.get("trim"):
+        raise ApproxMassError(
+            "compare learns from the same images by all: leave trim out", code="bad-option"
+        )
     # The plain lines are calibrated on the same images held out.
     settings = {**settings, "calibration": "holdout"}
     detector, vanilla = Detector(**settings), Detector(**{**settings, "alpha": 0.0})

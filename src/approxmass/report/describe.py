@@ -1,6 +1,6 @@
 """What there is to say of a fitted detector and of a table of metrics, in words."""
 
-__all__ = ["LEGEND", "PLACES_LEGEND", "describe"]
+__all__ = ["LEGEND", "PLACES_LEGEND", "describe", "promised_to"]
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from ..calibration import FALSE_ALARM_RATE, fold_bound, smallest_p_value, thresh
 from ..data import describe_shape
 from ..detector import Detector
 from ..drift import power_in_words
+from ..fit_facts import trimmed_said
 
 LEGEND = (
     "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
@@ -41,6 +42,7 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         "fitted on": f"{facts.training:,} images of {facts.source}"
         + (f", by each of {facts.folds} models" if facts.folds > 1 else ""),
         "fingerprint": facts.sha256[:16],
+        **({"trimmed": _trimmed(detector)} if facts.trimmed else {}),
         **_calibrations(detector, rate),
         **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
         "drift": power_in_words(fewest),
@@ -58,6 +60,28 @@ def _by_whom(calibrated: Calibrated) -> str:
         f"all {calibrated.count:,} images, by {calibrated.folds} folds: P(p <= e) <= 2 e + "
         f"{term:.2g}, on average over fits, and near e by simulation"
     )
+
+
+def promised_to(detector: Detector) -> str:
+    """For which images the guarantee is, where a first pass left some out of the fit; else empty.
+
+    After a later calibration it is for images like those of that, of which none was left out.
+    """
+    facts = detector.facts
+    if not facts.trimmed or len(detector.fitted.calibrations) > 1:
+        return ""
+    total = facts.images + len(facts.trimmed)
+    return (
+        f"the guarantee is for images like the other {facts.images:,}; of images like all "
+        f"{total:,} up to {len(facts.trimmed) / total:.2%} more may be called"
+    )
+
+
+def _trimmed(detector: Detector) -> str:
+    """What a first pass left out, and for which images the guarantee then is."""
+    facts, promised = detector.facts, promised_to(detector)
+    found = f"{trimmed_said(facts.trimmed, facts.images)} are left out"
+    return f"{found}: {promised}" if promised else found
 
 
 def _calibrations(detector: Detector, rate: float) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..runtime.extras import require_extra
 from ..runtime.machine import machine_facts
 from ..storage.atomic import check_file, write_text
 from .charts import calibration_chart, histogram, operating_charts, training_chart, vega_script
-from .describe import LEGEND, PLACES_LEGEND, describe
+from .describe import LEGEND, PLACES_LEGEND, describe, promised_to
 from .gallery import galleries
 
 # Fewer in-distribution images say nothing about a rate of 5%.
@@ -166,7 +166,7 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
             f"At a false-alarm rate of 5% the detector {catches}, and flags "
             f"{passing.flagged:.1%} of {first}."
         ),
-        "promise": f"{promise} {_one_detector(assessment.detector)}",
+        "promise": f"{promise} {_one_detector(assessment.detector)}{_after_trim(assessment)}",
         "figures": [
             {
                 "name": name,
@@ -188,6 +188,16 @@ def _one_detector(detector: Detector) -> str:
     return (
         f"The 5% is an average over fits: of this one detector the rate for such images is "
         f"between {rate.low:.1%} and {rate.high:.1%}, with 95% probability."
+    )
+
+
+def _after_trim(assessment: Assessment) -> str:
+    """For which images the promise is, where some were left out of the fit; a sentence to add."""
+    promised, left = promised_to(assessment.detector), assessment.detector.facts.trimmed
+    if not promised:
+        return ""
+    return (
+        f" Of the images of the fit {len(left):,} were left out as the most outlying: {promised}."
     )
 
 

@@ -1,6 +1,6 @@
 """Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
 
-__all__ = ["fold_of", "pack", "second_of", "unpack"]
+__all__ = ["first_pass_of", "fold_of", "pack", "second_of", "unpack"]
 
 import json
 from collections.abc import Callable, Mapping
@@ -119,6 +119,16 @@ def fold_of(checkpoint: Path, fold: int) -> Path:
         'd.checkpoint.safetensors.fold2'
     """
     return checkpoint.with_name(f"{checkpoint.name}.fold{fold}")
+
+
+def first_pass_of(checkpoint: Path) -> Path:
+    """Where that of a first pass, which says what a fit leaves out, is kept.
+
+    Example:
+        >>> first_pass_of(Path("d.checkpoint.safetensors")).name
+        'd.checkpoint.safetensors.trim'
+    """
+    return checkpoint.with_name(f"{checkpoint.name}.trim")
 
 
 def second_of(checkpoint: Path) -> Path:

@@ -40,7 +40,7 @@ class Folds:
         return found
 
 
-def in_folds(units: Units, folds: int, seed: int) -> Folds:
+def in_folds(units: Units, folds: int, seed: int, *, every: bool = False) -> Folds:
     """Who calibrates which of several models, and who trains each.
 
     A unit is in one fold, and calibrates by one image, drawn at random; the others, and all of
@@ -50,6 +50,7 @@ def in_folds(units: Units, folds: int, seed: int) -> Folds:
         units: What belongs together, at least 30.
         folds: How many.
         seed: Draws them.
+        every: All images of a unit that may be held out calibrate, not one of them.
 
     Example:
         >>> units = Units.among(np.arange(100), None, "array")
@@ -58,10 +59,13 @@ def in_folds(units: Units, folds: int, seed: int) -> Folds:
         ([67, 8], array([0, 1, 2, 3, 0, 1]))
     """
     rank = units.ranked(seed)[units.of]
-    used = units.free[units.of] & units.one_of_each(seed)
+    free = units.free[units.of]
+    used = free & units.one_of_each(seed)
     by_unit = np.lexsort((np.arange(len(rank)), rank))
     order = np.concatenate([by_unit[used[by_unit]], by_unit[~used[by_unit]]])
-    ranks, calibrates = rank[order], np.arange(len(order)) < units.count
+    # Others of a unit that may be held out come before those of units that may not.
+    count = int(free.sum()) if every else units.count
+    ranks, calibrates = rank[order], np.arange(len(order)) < count
     fold = np.where(ranks < units.count, ranks % folds, -1)
     reference, training = [], []
     for k in range(folds):
@@ -77,4 +81,4 @@ def in_folds(units: Units, folds: int, seed: int) -> Folds:
         copied = units.copied(marked, ~marked)[order]
         reference.append(rest[:some])
         training.append(np.flatnonzero(others & ~copied))
-    return Folds(units, order, fold[: units.count], reference, training)
+    return Folds(units, order, fold[:count], reference, training)
