@@ -363,7 +363,8 @@ class FlowModel:
         load_exactly(made.scorer, state)
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
-        if made.history and made.history[-1].epoch != made.training.epochs:
+        ended = made.history[-1].epoch if made.history else 0
+        if ended != (made.training.epochs if _weights(flow) else 0):
             raise ValueError("the training has another number of epochs")
         return made
 
