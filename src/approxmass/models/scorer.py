@@ -31,6 +31,8 @@ _LEAST_SPREAD = 1e-3
 # Of a mass, as a share of that of a normal density. Rounding of a code can flip a unit of the flow
 # between its two slopes, and so move a gradient by far more than a score.
 _LEAST_OF_MASS = 1e-2
+# Numbers of the rows that a row is compared with: all 4,000 of up to 131 columns.
+_REMEMBERED = 2**19
 # Among the statistics of a batch: the maps.
 _MAP = "map"
 
@@ -77,7 +79,7 @@ class FlowScorer(nn.Module):
         if isinstance(encoder, PooledEncoder):
             self.plain = nn.ModuleDict({"residual": Residual(), "neighbour": Neighbour()})
         elif isinstance(encoder, VectorEncoder):
-            self.plain = nn.ModuleDict({"neighbour": Neighbour()})
+            self.plain = nn.ModuleDict({"neighbour": Neighbour(_REMEMBERED)})
         noise = torch.empty(0)
         if isinstance(flow, RealNVP):
             self.latent = LatentFit()

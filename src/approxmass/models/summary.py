@@ -15,8 +15,6 @@ from ..runtime.random import seeded_generator
 _COMPONENTS, _FOLDS = 64, 5
 # Images that the components are learnt from, and that are remembered: drawn at random.
 _MOST = 4000
-# Numbers remembered by the nearest neighbour.
-_NUMBERS = 2**23
 
 
 class Residual(nn.Module):
@@ -77,6 +75,9 @@ class Residual(nn.Module):
 class Neighbour(nn.Module):
     """Distance of a summary from the nearest of those remembered.
 
+    Arguments:
+        numbers: The most that are remembered; None for those of 4,000 summaries.
+
     Example:
         >>> neighbour = Neighbour()
         >>> neighbour.fit(torch.eye(3), seed=0)  # of each to the nearest other
@@ -87,20 +88,22 @@ class Neighbour(nn.Module):
 
     remembered: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: int | None = None) -> None:
         super().__init__()
+        self.numbers = numbers
         self.register_buffer("remembered", torch.empty(0, dtype=torch.float16))
 
     def fit(
         self, summaries: Tensor, *, seed: int, units: NDArray[np.int64] | None = None
     ) -> Tensor:
-        """Remember up to 4,000 summaries `(N, C)`, up to a million numbers, in half precision.
+        """Remember up to 4,000 summaries `(N, C)` in half precision.
 
         Returns:
             Of each of these the distance `(n,)` to the nearest other, of another unit.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "neighbour", 0))
-        order = order[: max(1, min(_MOST, _NUMBERS // summaries.shape[1]))]
+        most = _MOST if self.numbers is None else min(_MOST, self.numbers // summaries.shape[1])
+        order = order[: max(1, most)]
         seen = summaries[order]
         self.remembered = seen.half()
         kept = self.remembered.to(seen)
