@@ -28,6 +28,7 @@ from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
 from mutants import markdown as mutants
 from promise import markdown as promise
+from tables import markdown as tables
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -97,6 +98,7 @@ def fragments() -> dict[str, str]:
         "photos_real": photos.real_markdown(_read("results/photos.json")),
         "photos_parts": photos.parts_markdown(_read("results/photos.json")),
         "altered_parts": altered_parts(_read("results/altered_parts.json")),
+        "tables": tables(_read("results/tables.json")),
         "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
         "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
         "photos_lite2": photos.lite2_markdown(_read("results/photos.json")),

@@ -237,7 +237,8 @@ class FlowScorer(nn.Module):
         if self.latent is not None and len(self.latent.center):
             scores["latent_fit"] = capped(self.latent(seen[0].double()))
         if isinstance(self.encoder, PooledEncoder | VectorEncoder):
-            summary = self.encoder.summary(views)
+            rows = isinstance(self.encoder, VectorEncoder)
+            summary = code if rows else self.encoder.summary(views)
             scores |= {name: plain(summary).double() for name, plain in self._plain()}
         return scores
 
