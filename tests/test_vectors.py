@@ -21,6 +21,8 @@ from approxmass.data.vectors import holds_vectors, open_vectors
 from approxmass.encoders import VectorEncoder
 from approxmass.explain.attribution import Explanation
 from approxmass.flows import VectorFlow
+from approxmass.serve import create_app
+from approxmass.watch import Watch
 from conftest import mistake
 
 Rows = NDArray[np.float64]
@@ -191,6 +193,13 @@ def test_odd_rows_are_called_and_their_column_named(detector: Detector, tmp_path
     np.testing.assert_array_equal(loaded.score(odd(9)).p_value, detector.score(odd(9)).p_value)
     shuffled = pd.DataFrame(odd(9), columns=list("abcdef"))[list("fedcba")].assign(z="text")
     np.testing.assert_array_equal(loaded.score(shuffled).p_value, detector.score(odd(9)).p_value)
+
+
+def test_doors_for_images_alone_say_so(detector: Detector, tmp_path: Path) -> None:
+    with mistake("bad-option", "serve takes images"):
+        create_app(detector)
+    with mistake("bad-option", "watch takes images"):
+        Watch(detector, tmp_path, tmp_path / "log.csv")
 
 
 def test_one_column_alone_says_which() -> None:

@@ -193,6 +193,15 @@ class Fitted:
             fold=None if own is None or fold is None else fold[: len(own.peaks)],
         )
 
+    def check_images(self, what: str) -> None:
+        """Refuse a detector of rows of numbers where `what` takes images alone."""
+        if self.vectors:
+            raise ApproxMassError(
+                f"{what} takes images, and this detector is of rows of numbers: score those by "
+                "`approxmass score` or in Python",
+                code="bad-option",
+            )
+
     def check_explains(self) -> None:
         """Refuse, before any work, to explain by a model that has no density."""
         if not self.model.explains:

@@ -36,7 +36,11 @@ def create_app(
         token: Needed for everything but the page and its files and `/healthz`. None lets in every
             request that is addressed to localhost and not sent by a page of another site.
         limits: What is too much; by default those of `Limits()`.
+
+    Raises:
+        ApproxMassError: a detector of rows of numbers.
     """
+    detector.fitted.check_images("serve")
     limits = limits or Limits()
     service = Service(detector, limits)
     app = FastAPI(

@@ -139,6 +139,7 @@ class Watch:
                 f"{folder}: there is no such folder: make it or correct the name",
                 code="bad-source",
             )
+        detector.fitted.check_images("watch")
         check_log(log, folder)
         self.totals = Totals()
         self._detector, self._folder, self._path = detector, folder, log
