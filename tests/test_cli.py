@@ -724,6 +724,8 @@ def test_fit_sets_what_python_sets(
         "resample": "bilinear",
         "holdout": 0.2,
         "calibration": "holdout",
+        "trim": 0.0,
+        "columns": None,
         "options": {
             "encoder": "pca",
             "alpha": 0.5,

@@ -5,6 +5,9 @@ from approxmass.flows import VECTOR_FLOWS, VectorFlow
 from approxmass.mass import penalized_nll
 from conftest import mistake
 
+# All but the density that has nothing to learn.
+LEARNING = [name for name in VECTOR_FLOWS if name != "gaussian"]
+
 
 @pytest.mark.parametrize("name", VECTOR_FLOWS)
 def test_every_flow_has_a_true_density(name: str) -> None:
@@ -20,7 +23,7 @@ def test_every_flow_has_a_true_density(name: str) -> None:
     torch.testing.assert_close(flow.inverse(z), x, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", VECTOR_FLOWS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_every_flow_learns_under_the_penalty(name: str) -> None:
     flow = VectorFlow(name, 4, seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +74,7 @@ def test_mistakes_are_named() -> None:
 
 
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", VECTOR_FLOWS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_the_state_is_all_that_the_density_depends_on(name: str, default: torch.dtype) -> None:
     first = VectorFlow(name, 6, seed=1)
     torch.set_default_dtype(default)
