@@ -18,6 +18,7 @@ from approxmass import Detector, open_images
 from approxmass.cli.main import app
 from approxmass.data.frame import Box, Frame, box_in
 from approxmass.data.images import open_images as opened
+from approxmass.data.open_region import open_region
 from approxmass.data.part import part_of
 from approxmass.data.region import OUTSIDE, Region
 from approxmass.encoders import PooledEncoder
@@ -95,7 +96,7 @@ def same_maps(one: Detector, images: object, other: Detector, others: object) ->
 
 def test_a_region_is_the_same_as_text_and_small() -> None:
     large = disc(3000, 4000)
-    region = Region.read(large)
+    region = open_region(large)
     assert region.mask.shape == (768, 1024)
     assert len(region.text) < 4000
     again = Region(region.text)
@@ -103,16 +104,16 @@ def test_a_region_is_the_same_as_text_and_small() -> None:
     assert hash(again) == hash(region)
     np.testing.assert_array_equal(again.at(50, 70), region.at(50, 70))
     np.testing.assert_allclose(region.at(3000, 4000).mean(), large.mean(), rtol=0.01)
-    assert Region.read(disc(30, 40)) != Region.read(disc(40, 30))
-    assert str(Region.read(disc(10, 10))) == f"Region({disc(10, 10).mean():.0%} of 10x10)"
+    assert open_region(disc(30, 40)) != open_region(disc(40, 30))
+    assert str(open_region(disc(10, 10))) == f"Region({disc(10, 10).mean():.0%} of 10x10)"
 
 
 def test_at_its_own_size_and_at_multiples_a_region_is_exact() -> None:
     mask = disc(9, 13)
-    region = Region.read(mask)
+    region = open_region(mask)
     np.testing.assert_array_equal(region.at(9, 13), mask)
     np.testing.assert_array_equal(region.at(27, 39), mask.repeat(3, 0).repeat(3, 1))
-    np.testing.assert_array_equal(Region.read(mask.repeat(3, 0).repeat(3, 1)).at(9, 13), mask)
+    np.testing.assert_array_equal(open_region(mask.repeat(3, 0).repeat(3, 1)).at(9, 13), mask)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (28, 28), (99, 100), (250, 33)])
@@ -121,7 +122,7 @@ def test_nothing_of_a_region_is_lost_at_any_size(size: tuple[int, int]) -> None:
     for row, column in ((0, 0), (99, 99), (41, 67)):
         mask = np.zeros((100, 100), bool)
         mask[row, column] = True
-        found = np.argwhere(Region.read(mask).at(*size))
+        found = np.argwhere(open_region(mask).at(*size))
         assert len(found)
         expected = [(row + 0.5) / 100 * size[0] - 0.5, (column + 0.5) / 100 * size[1] - 0.5]
         assert np.abs(found - expected).max() <= max(1, max(size) / 100)
@@ -141,14 +142,14 @@ def test_an_image_is_a_region_where_its_grey_is_not_zero(tmp_path: Path) -> None
     for name, image in files.items():
         image.save(tmp_path / name)
         for given in (tmp_path / name, str(tmp_path / name)):
-            assert Region.read(given) == Region.read(mask), name
+            assert open_region(given) == open_region(mask), name
     turned = Image.fromarray(255 * grey)
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    assert Region.read(tmp_path / "turned.png") == Region.read(mask)
-    assert Region.read(grey) == Region.read(mask)
-    assert Region.read(np.ones((3, 3), bool)).at(5, 5).all()
+    assert open_region(tmp_path / "turned.png") == open_region(mask)
+    assert open_region(grey) == open_region(mask)
+    assert open_region(np.ones((3, 3), bool)).at(5, 5).all()
 
 
 def test_what_is_no_region_is_one_line_with_the_cure(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def png(width: int, height: int, mode: str) -> str:
 
 
 def test_a_text_that_was_edited_is_refused() -> None:
-    good = Region.read(disc(20, 20)).text
+    good = open_region(disc(20, 20)).text
     data = bytearray(base64.b64decode(good))
     data[-20] ^= 1
     bomb = bytearray(base64.b64decode(png(4, 4, "1")))
@@ -196,7 +197,7 @@ def test_a_text_that_was_edited_is_refused() -> None:
 
 def test_what_is_outside_becomes_mid_grey_before_anything_else(tmp_path: Path) -> None:
     """At both doors, at the image's own upright size, before colour, frame and reflection."""
-    region = Region.read(disc(40, 60))
+    region = open_region(disc(40, 60))
     images = photos(3, 48, 96)
     blank = np.where(region.at(48, 96), images, OUTSIDE).astype(np.uint8)
     for frame in (None, Frame(32, 32), Frame(64, 32)):
@@ -273,7 +274,7 @@ def test_with_parts_the_region_alone_counts(tiny: TinyNetwork, shape: tuple[int,
     mask = disc(64, 64)
     usual, new = photos(120), photos(5, *shape, seed=1)
     detector = with_parts(mask).fit(usual)
-    seen = Region.read(mask).at(*shape)
+    seen = open_region(mask).at(*shape)
     other = noisy(new, ~seen)
     same_scores(detector, other, detector, new)
     same_maps(detector, other, detector, encoded(new))
@@ -313,30 +314,30 @@ def test_a_fit_on_a_single_cell_works(tiny: TinyNetwork) -> None:
     found = detector.explain(new)
     for surface, peak in zip(found.maps, found.peaks, strict=True):
         assert np.nanmax(surface) == pytest.approx(peak, rel=1e-6)
-        assert np.isfinite(surface).sum() == Region.read(mask).at(30, 100).sum()
+        assert np.isfinite(surface).sum() == open_region(mask).at(30, 100).sum()
 
 
 def test_places_are_those_that_hold_any_pixel_of_the_region() -> None:
     mask = np.zeros((64, 64), bool)
     mask[7:9, 40] = True  # a pixel each in two cells of 8
     whole = Box(0, 0, 64, 64)
-    found = inside_of(whole, (64, 64), (8, 8), Region.read(mask))
+    found = inside_of(whole, (64, 64), (8, 8), open_region(mask))
     assert np.argwhere(found.numpy()).tolist() == [[0, 5], [1, 5]]
     # In the box of a lying image, rows 16 to 48 of the frame.
-    lying = inside_of(box_in(32, 64, Frame(64, 64)), (64, 64), (8, 8), Region.read(mask))
+    lying = inside_of(box_in(32, 64, Frame(64, 64)), (64, 64), (8, 8), open_region(mask))
     assert np.argwhere(lying.numpy()).tolist() == [[2, 5]]
     # All of it is in a cell whose middle the image does not cover: it counts all the same.
     edge = np.zeros((20, 64), bool)
     edge[:2] = True
     box = Box(22, 0, 20, 64)
     assert not inside_of(box, (64, 64), (8, 8))[2].any()
-    assert inside_of(box, (64, 64), (8, 8), Region.read(edge)).any(1).tolist() == [
+    assert inside_of(box, (64, 64), (8, 8), open_region(edge)).any(1).tolist() == [
         row == 2 for row in range(8)
     ]
 
 
 def test_views_of_another_region_are_others(tiny: TinyNetwork) -> None:
-    regions = [None, Region.read(disc(64, 64)), Region.read(disc(64, 64).T)]
+    regions = [None, open_region(disc(64, 64)), open_region(disc(64, 64).T)]
     made = [PooledEncoder(tiny, parts_of=(3, 64, 64), region=region) for region in regions]
     assert len({each.view_digest for each in made}) == 3
     images = torch.full((2, 3, 64, 64), OUTSIDE, dtype=torch.uint8)
@@ -351,7 +352,7 @@ def test_views_of_another_region_are_others(tiny: TinyNetwork) -> None:
 def test_cells_that_are_not_known_do_not_show_in_those_that_are() -> None:
     surface = np.full((6, 6), -np.inf)
     mask = disc(60, 60)
-    region = Region.read(mask)
+    region = open_region(mask)
     known = region.cells(Box(0, 0, 60, 60), (60, 60), (6, 6))
     surface[known] = 5.0
     found = as_given(surface, None, (60, 60), (60, 60), region)
@@ -368,7 +369,7 @@ def test_a_picture_has_no_heat_outside(tiny: TinyNetwork) -> None:
     size = shown_size((64, 64))
     found = detector.explain_pixels(chunk.images, chunk.boxes, [size])
     drawn = np.asarray(overlay(chunk.images[0], None, found, 0)).astype(int)
-    outside = ~Region.read(mask).at(*size)
+    outside = ~open_region(mask).at(*size)
     coloured = np.ptp(drawn, axis=2) > 0
     assert not coloured[outside].any()
     assert coloured[~outside].any()
@@ -383,9 +384,9 @@ def test_a_region_is_kept_with_the_detector(tiny: TinyNetwork, tmp_path: Path) -
     detector.save(tmp_path / "d")
     loaded = Detector.load(tmp_path / "d")
     assert loaded.settings == detector.settings
-    assert loaded.settings.region == Region.read(mask)
+    assert loaded.settings.region == open_region(mask)
     new = photos(5, 40, 100, seed=1)
-    other = noisy(new, ~Region.read(mask).at(40, 100))
+    other = noisy(new, ~open_region(mask).at(40, 100))
     same_scores(loaded, other, detector, new)
     same_maps(loaded, other, detector, new)
     share = f"Region({mask.mean():.0%} of 64x64)"

@@ -13,7 +13,7 @@ from .arrays import Bools, Pixels
 from .calibrated import GIVEN
 from .calibrating import recalibrated
 from .data.groups import check_groups, groups_of
-from .data.region import Region
+from .data.open_region import open_region
 from .fitted import Fitted
 from .fitting import FitInput
 from .models.base import FitRun
@@ -166,7 +166,7 @@ class Detector(Scoring):
             mode=mode,
             background=background,
             pages=pages,
-            roi=None if roi is None else Region.read(roi).text,
+            roi=None if roi is None else open_region(roi).text,
             holdout=holdout,
             calibration=calibration,
             columns=columns,

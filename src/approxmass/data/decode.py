@@ -23,7 +23,7 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -33,11 +33,9 @@ from .checked_png import SIGNATURE, check_png, ordinary_pixels
 from .frame import Frame, placed
 from .frames import Page, first_of_several, opened, page_of
 from .modes import Declared, declared, eight_bit, is_grey, to_uint8
+from .region import Region
 from .remarks import Note
 from .unreadable import DAMAGED, UnreadableError
-
-if TYPE_CHECKING:
-    from .region import Region
 
 # Where Pillow keeps what can hold the orientation of a PNG image.
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
@@ -61,7 +59,7 @@ class How:
     channels: int | None = None
     luminance: bool = False
     background: int = 255
-    region: "Region | None" = None
+    region: Region | None = None
 
 
 AS_STORED = How()

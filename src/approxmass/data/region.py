@@ -5,10 +5,7 @@ __all__ = ["OUTSIDE", "Region"]
 import base64
 import functools
 import io
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,17 +13,13 @@ from PIL import Image
 from ..arrays import Bools, Pixels
 from ..errors import ApproxMassError
 from .checked_png import check_png
-from .decode import How, decode
 from .frame import Box
-from .guard import pillow_guard
-from .unreadable import UnreadableError
 
 # What pixels outside become: the middle of the range, so that the edge around what is left is
 # weaker than around black or white, and the same for every image, so that it tells nothing.
 OUTSIDE = 128
 # The long side of what is kept; and the longest text: of noise at that size, in base64.
 _LONGEST, _LONGEST_TEXT = 1024, 1 << 18
-_CURE = "draw what is to be looked at in white, the rest in black"
 
 
 @dataclass(frozen=True)
@@ -34,7 +27,7 @@ class Region:
     """What of an image is looked at, whatever its size.
 
     It is kept as text, so that it goes into JSON: a PNG of one bit a pixel, in base64, whose long
-    side is at most 1,024 pixels. `read` makes one.
+    side is at most 1,024 pixels. `open_region` makes one of an image or array.
 
     Arguments:
         text: As another `Region` had it.
@@ -43,7 +36,7 @@ class Region:
         ApproxMassError: the text is of no region.
 
     Example:
-        >>> region = Region.read(np.eye(2, dtype=bool))
+        >>> region = Region.of(np.eye(2, dtype=bool))
         >>> region, Region(region.text) == region
         (Region(50% of 2x2), True)
     """
@@ -54,25 +47,8 @@ class Region:
         _ = self.mask  # for its checks
 
     @classmethod
-    def read(cls, given: Any) -> "Region":
-        """The region that an image or array shows: what is not 0 is looked at.
-
-        Arguments:
-            given: The path of an image, which is made grey (what is transparent in it is not
-                looked at); or an array `(H, W)`, bool or uint8.
-
-        Raises:
-            ApproxMassError: there is no such image, it cannot be read, the array is another, or
-                nothing is looked at.
-        """
-        if isinstance(given, str | os.PathLike):
-            name, mask = os.fspath(given), _of_file(Path(given))
-        else:
-            name, mask = "the region of interest", _of_array(given)
-        if not mask.any():
-            raise ApproxMassError(
-                f"{name} is 0 everywhere, so nothing would be looked at: {_CURE}", code="bad-option"
-            )
+    def of(cls, mask: Bools) -> "Region":
+        """That in which a mask `(H, W)` is True."""
         scale = min(1, _LONGEST / max(mask.shape))
         height, width = (max(1, round(scale * side)) for side in mask.shape)
         kept = _stretched(mask, height, width)
@@ -115,7 +91,7 @@ class Region:
         Where the image is smaller, a pixel is if anything in it is: nothing is lost.
 
         Example:
-            >>> Region.read(np.array([[0, 1, 0, 0]], np.uint8)).at(1, 2).tolist()
+            >>> Region.of(np.array([[0, 1, 0, 0]], bool)).at(1, 2).tolist()
             [[True, False]]
         """
         return _at(self, height, width)
@@ -124,7 +100,7 @@ class Region:
         """Images `(..., H, W)`, uint8, in which all that is not looked at is mid grey.
 
         Example:
-            >>> Region.read(np.array([[0, 1]], np.uint8)).blanked(np.full((1, 2), 7, np.uint8))
+            >>> Region.of(np.array([[0, 1]], bool)).blanked(np.full((1, 2), 7, np.uint8))
             array([[128,   7]], dtype=uint8)
         """
         inside = self.at(*images.shape[-2:])
@@ -137,39 +113,6 @@ class Region:
     def cells(self, box: Box, frame: tuple[int, int], grid: tuple[int, int]) -> Bools:
         """Which cells of a grid `(h, w)` over the frame hold a pixel that is looked at."""
         return _stretched(self.placed(box, frame), *grid)
-
-
-def _of_file(path: Path) -> Bools:
-    if not path.is_file():
-        raise ApproxMassError(
-            f"{path}: there is no such file; the region of interest is an image: {_CURE}",
-            code="bad-source",
-        )
-    try:
-        with pillow_guard():
-            grey = decode(path, how=How(channels=1, luminance=True, background=0)).pixels[0]
-    except UnreadableError as error:
-        raise ApproxMassError(
-            f"{path}, the region of interest, {error}; or give another image", code="bad-image"
-        ) from error
-    mask: Bools = grey != 0
-    return mask
-
-
-def _of_array(given: Any) -> Bools:
-    try:
-        array = np.asarray(given)
-    except ValueError:  # a ragged list
-        array = np.empty(0)
-    if array.ndim != 2 or not array.size or array.dtype not in (np.bool_, np.uint8):
-        raise ApproxMassError(
-            f"the region of interest is the path of an image or an array (H, W) of bool or uint8, "
-            f"not {type(given).__name__} {array.shape} of {array.dtype}: give `mask > 0`, one for "
-            "all images",
-            code="bad-option",
-        )
-    mask: Bools = array != 0
-    return mask
 
 
 def _stretched(mask: Bools, height: int, width: int) -> Bools:

@@ -6,7 +6,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,10 @@ class ImageSource:
         mode: "grey" or "rgb", or "auto": what most images are, by their pixels.
         background: Grey, 0 to 255, of the ground that transparent images are drawn on.
         region: What is outside of it becomes mid grey; None where all is looked at.
+        dtype: Of what `chunks` and `read` give.
     """
+
+    dtype: ClassVar[type] = np.uint8
 
     def __init__(
         self,
@@ -304,7 +307,9 @@ class ImageSource:
             (1000, 1, 28, 28)
         """
         places = None if order is None else row_of_each(self.name, order, len(self))
-        images = np.empty((len(self), *(self.shape if shape is None else shape)), np.uint8)
+        images: Pixels = np.empty(
+            (len(self), *(self.shape if shape is None else shape)), self.dtype
+        )
         done = 0
         for chunk in self.chunks(shape=shape, threads=threads):
             chunk.require_readable(self.name)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ..arrays import Bools, Shape
 from ..errors import ApproxMassError, Code
 from .chunk import Chunk
-from .options import at_least_one, row_of_each
+from .options import at_least_one
 from .readers.common import numbered, reading
 from .readers.tables import Table, column_names, frame_table, is_frame, is_table, open_table
 from .source import ImageSource
 
 if TYPE_CHECKING:
-    import hashlib
+    pass
 
 # Opens the rows anew, `(k, D)` each, in order.
 _Blocks = Callable[[int], Iterator[NDArray[Any]]]
@@ -36,6 +36,8 @@ class VectorSource(ImageSource):
     Attributes:
         columns: See above.
     """
+
+    dtype = np.float64
 
     def __init__(self, name: str, count: int, blocks: _Blocks, columns: Sequence[str]) -> None:
         def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
@@ -97,27 +99,6 @@ class VectorSource(ImageSource):
                 errors[place] = f"has {what} for column {column}: fill it in, or leave the row out"
                 codes[place] = "bad-image"
             yield Chunk(kept, [(1, len(self.columns))] * len(kept), None, names, errors, codes)
-
-    def read(
-        self,
-        *,
-        shape: Shape | None = None,
-        order: NDArray[np.int64] | None = None,
-        digest: "hashlib._Hash | None" = None,
-        threads: int | None = None,
-    ) -> Any:
-        """All rows, float64 `(N, 1, 1, D)`; see `ImageSource.read`."""
-        places = None if order is None else row_of_each(self.name, order, len(self))
-        found = np.empty((len(self), *self.shape))
-        done = 0
-        for chunk in self.chunks(shape=shape):
-            chunk.require_readable(self.name)
-            rows = slice(done, done + len(chunk.images))
-            found[rows if places is None else places[rows]] = chunk.images
-            if digest is not None:
-                digest.update(chunk.images.data)
-            done = rows.stop
-        return found
 
     def part(self, keep: Bools, name: str) -> "VectorSource":
         """Those rows that are marked, in their order."""

@@ -141,17 +141,24 @@ class _Whitened(Kind):
         return WhitenedEncoder(components, module)
 
 
-class _Vectors(Kind):
+class _FromIdentity(Kind):
+    """Codes of which the density starts as the standard normal one."""
+
     presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
+    def unseen(self, count: int) -> int:
+        return min(_MOST_UNSEEN, count // 5)
+
+    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
+        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))
+
+
+class _Vectors(_FromIdentity):
     def side(self, shape: Shape) -> int | None:
         return None
 
     def preset(self, shape: Shape, count: int) -> str:
         return "gaussian" if count < _FEW_ROWS or shape[2] < 2 else "identity"
-
-    def unseen(self, count: int) -> int:
-        return min(_MOST_UNSEEN, count // 5)
 
     def encoder(
         self,
@@ -163,18 +170,14 @@ class _Vectors(Kind):
     ) -> Encoder:
         return VectorEncoder(shape[2])
 
-    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
-        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))
-
     def training(
         self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
     ) -> TrainingSettings:
         return recipes.for_vectors(count, dimension)
 
 
-class _Network(Kind):
+class _Network(_FromIdentity):
     has_parts = True
-    presets = ("identity", *(name for name in VECTOR_FLOWS if name != "identity"))
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -192,9 +195,6 @@ class _Network(Kind):
         small = max(shape[1:]) <= LARGEST_SIDE and not self.network.square
         return self.network.side // 2 if small else self.network.side
 
-    def unseen(self, count: int) -> int:
-        return min(_MOST_UNSEEN, count // 5)
-
     def encoder(
         self,
         shape: Shape,
@@ -204,9 +204,6 @@ class _Network(Kind):
         region: Region | None,
     ) -> Encoder:
         return PooledEncoder(self.network, parts_of=shape if parts else None, region=region)
-
-    def flow(self, preset: str, shape: Shape, dimension: int, seed: int, alpha: Alpha) -> Flow:
-        return VectorFlow(preset, dimension, seed=seed, jitter=recipes.feature_noise(alpha))
 
     def training(
         self, preset: str, count: int, shape: Shape, dimension: int, device: torch.device
