@@ -23,6 +23,7 @@ from approxmass.paper.experiments import EXPERIMENTS
 from approxmass.paper.pairs import block_markdown
 from classifier_rivals import markdown as classifier_rivals
 from contaminated import markdown as contaminated
+from few_images import markdown as few_images
 from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
@@ -98,6 +99,7 @@ def fragments() -> dict[str, str]:
         "photos_real": photos.real_markdown(_read("results/photos.json")),
         "photos_parts": photos.parts_markdown(_read("results/photos.json")),
         "altered_parts": altered_parts(_read("results/altered_parts.json")),
+        "few": few_images(_read("results/few_images.json")),
         "tables": tables(_read("results/tables.json")),
         "photos_pairs": photos.pairs_markdown(_read("results/photos.json"), "cifar10 pairs"),
         "photos_grey": photos.pairs_markdown(_read("results/photos.json"), "fashion_mnist"),
