@@ -88,7 +88,7 @@ def tied(calibration: Floats) -> tuple[Floats, Floats]:
     Example:
         >>> scores, tolerance = tied(np.array([1.0, 3.0, 3.0, 5.0, 9.0]))
         >>> scores, tolerance.round(3)
-        (array([3.]), array([0.028]))
+        (array([3.]), array([0.006]))
     """
     ordered = np.sort(calibration)
     same = _same(ordered)

@@ -48,7 +48,7 @@ from .training.holdout import (
 Places = NDArray[np.int64]
 Rows = slice | Places
 # Images whose statistics are computed together: their whole views are large.
-_TOGETHER = 256
+_TOGETHER = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
