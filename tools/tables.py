@@ -96,6 +96,7 @@ def one(own: Rows, others: Rows) -> dict[str, list[float]]:
 def timed(count: int, width: int) -> dict[str, float]:
     """Seconds of a fit, and rows a second."""
     rows = np.random.default_rng(0).normal(size=(count, width))
+    Detector(threads=1).fit(rows[:40, :2])  # what is imported with the first fit is not counted
     started = time.perf_counter()
     detector = Detector(threads=1).fit(rows)
     fitted = time.perf_counter()
