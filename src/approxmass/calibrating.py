@@ -163,7 +163,7 @@ def recalibrated(
     digest = hashlib.sha256()
     if source.region is not None:
         digest.update(source.region.text.encode())
-    known = {(group, each) for group in set(named) for each in fitted.digests.tolist()}
+    in_fit, seen = set(fitted.digests.tolist()), set[tuple[str, int]]()
     used: list[str] = []
 
     def pieces() -> Iterator[Piece]:
@@ -176,8 +176,8 @@ def recalibrated(
             done += len(images)
             fresh = []
             for place, each in enumerate(zip(of, pixel_digests(images).tolist(), strict=True)):
-                if each not in known:
-                    known.add(each)
+                if each[1] not in in_fit and each not in seen:
+                    seen.add(each)
                     fresh.append(place)
             if not fresh:
                 continue

@@ -153,7 +153,6 @@ def fit(
 ) -> None:
     """Learn from in-distribution images and calibrate on a held-out tenth of them, or by folds."""
     from ..detector import Detector
-    from ..runtime.machine import end_processes, is_main_process
 
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws, parts=parts)
@@ -175,16 +174,18 @@ def fit(
         threads=threads,
         **options,
     )
+    given = {"images": source, "labels": labels, "outliers": outliers, "groups": group}
+    _learn(detector, output, json_file, checkpoint, **given, resume=resume)
+
+
+def _learn(
+    detector: "Detector", output: Path, json_file: Path | None, checkpoint: Path, **given: Any
+) -> None:
+    """Fit and save; whoever stops it is told how to go on."""
+    from ..runtime.machine import end_processes, is_main_process
+
     try:
-        detector.fit(
-            source,
-            labels,
-            outliers,
-            groups=group,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=True,
-        )
+        detector.fit(**given, checkpoint=checkpoint, progress=True)
         if is_main_process():
             _keep(detector, output, checkpoint, json_file)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """Which images are copies of others, by content, and what belongs together."""
 
-__all__ = ["folds_of", "pixel_digests", "stored_digests", "times_of", "units_of"]
+__all__ = ["among", "folds_of", "pixel_digests", "stored_digests", "times_of", "units_of"]
 
 import hashlib
 import os
@@ -110,6 +110,16 @@ def times_of(units: NDArray[np.int64] | None) -> float:
         return 1.0
     sizes = np.unique(units, return_counts=True)[1]
     return float((sizes.astype(float) ** 2).sum() / len(units))
+
+
+def among(units: NDArray[np.int64] | None, rows: Tensor) -> NDArray[np.int64] | None:
+    """The units of some rows; None where each is by itself.
+
+    Example:
+        >>> among(np.array([4, 4, 7]), torch.tensor([2, 0]))
+        array([7, 4])
+    """
+    return None if units is None else units[rows.numpy()]
 
 
 def folds_of(

@@ -14,7 +14,8 @@ from ..errors import ApproxMassError, Code
 from .chunk import Chunk
 from .options import at_least_one
 from .readers.common import numbered, reading
-from .readers.tables import Table, column_names, frame_table, is_frame, is_table, open_table
+from .readers.parquet import has_column
+from .readers.tables import Table, frame_table, is_frame, is_table, open_table
 from .source import ImageSource
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def holds_vectors(source: Any) -> bool:
         path = Path(source)
         if path.suffix.lower() == ".npy" and path.is_file():
             return _saved(str(source), path).ndim == 2
-        return is_table(path) and "image" not in column_names(str(source), path)
+        if not is_table(path):
+            return False
+        return path.suffix.lower() == ".csv" or not has_column(str(source), path, "image")
     if is_frame(source):
         return "image" not in [str(name) for name in source.columns]
     if isinstance(source, list | tuple):

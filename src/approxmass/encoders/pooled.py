@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Shape
-from ..data.copies import folds_of, times_of
+from ..data.copies import among, folds_of, times_of
 from ..data.frame import Box
 from ..data.region import Region
 from ..errors import ApproxMassError
@@ -201,11 +201,11 @@ class PooledEncoder(Encoder):
         order = torch.randperm(len(parts), generator=seeded_generator(seed, "folds", 0))
         most = max(10, _NUMBERS // parts.shape[1])
         seen, codes = order[:most], torch.empty_like(parts)
-        self._learn(parts[seen], times_of(_among(units, seen)))
+        self._learn(parts[seen], times_of(among(units, seen)))
         codes[order[most:]] = self._whitened(parts[order[most:]])
         center, whitening = self.center, self.whitening
         for held, others in folds_of(seen, units, _FOLDS):
-            self._learn(parts[others], times_of(_among(units, others)))
+            self._learn(parts[others], times_of(among(units, others)))
             codes[held] = self._whitened(parts[held])
         self.center, self.whitening = center, whitening
         self.to(device or "cpu")
@@ -254,7 +254,3 @@ class PooledEncoder(Encoder):
 
     def __repr__(self) -> str:
         return f"PooledEncoder({self.extra_repr()})"
-
-
-def _among(units: UnitOf | None, rows: Tensor) -> UnitOf | None:
-    return None if units is None else units[rows.numpy()]

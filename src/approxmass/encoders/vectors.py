@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..arrays import Shape
-from ..data.copies import folds_of, times_of
+from ..data.copies import among, folds_of, times_of
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 from .base import Encoder, UnitOf
@@ -90,9 +90,9 @@ class VectorEncoder(Encoder):
         most = max(10, _NUMBERS // rows.shape[1])
         seen, codes = order[:most], torch.empty(rows.shape)
         for held, others in folds_of(seen, units, _FOLDS):
-            self._learn(rows[others], None if units is None else units[others.numpy()])
+            self._learn(rows[others], among(units, others))
             codes[held] = self.codes(rows[held])
-        self._learn(rows[seen], None if units is None else units[seen.numpy()])
+        self._learn(rows[seen], among(units, seen))
         codes[order[most:]] = self.codes(rows[order[most:]])
         self.to(device or "cpu")
         return codes

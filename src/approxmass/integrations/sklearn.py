@@ -18,6 +18,7 @@ from ..training.holdout import FEWEST_ROWS
 _SEEDS = 2**32 - 1
 
 
+# scikit-learn comes without types.
 class ApproximateMassDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """A normalizing flow behind `predict`, for tables and embeddings; see `Detector`.
 

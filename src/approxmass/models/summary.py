@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from ..data.copies import folds_of
+from ..data.copies import among, folds_of
 from ..runtime.random import seeded_generator
 
 _COMPONENTS, _FOLDS = 64, 5
@@ -46,9 +46,10 @@ class Residual(nn.Module):
             unit.
         """
         order = torch.randperm(len(summaries), generator=seeded_generator(seed, "residual", 0))
-        seen = summaries[order[:_MOST]]
+        order = order[:_MOST]
+        seen = summaries[order]
         # With as many components as a fold's images nothing would be left of them.
-        some = _some(units, order)
+        some = among(units, order)
         different = len(seen) if some is None else len(np.unique(some))
         kept = max(1, min(_COMPONENTS, different // 4, seen.shape[1] - 1))
         held_out = []
@@ -109,8 +110,9 @@ class Neighbour(nn.Module):
         kept = self.remembered.to(seen)
         near = _nearness(seen, kept)
         near.fill_diagonal_(-torch.inf)
-        if units is not None:
-            of = torch.from_numpy(units[order.numpy()]).to(seen.device)
+        some = among(units, order)
+        if some is not None:
+            of = torch.from_numpy(some).to(seen.device)
             near[of[:, None] == of] = -torch.inf
         return _apart(seen, kept[near.argmax(1)])
 
@@ -118,11 +120,6 @@ class Neighbour(nn.Module):
         """The statistic `(N,)`."""
         kept = self.remembered.to(summaries)
         return _apart(summaries, kept[_nearness(summaries, kept).argmax(1)])
-
-
-def _some(units: NDArray[np.int64] | None, order: Tensor) -> NDArray[np.int64] | None:
-    """The units of those images that are seen."""
-    return None if units is None else units[order[:_MOST].numpy()]
 
 
 def _nearness(a: Tensor, b: Tensor) -> Tensor:

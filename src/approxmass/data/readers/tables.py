@@ -1,6 +1,6 @@
 """Tables of numbers: Parquet and CSV files, and frames in memory, all as Arrow knows them."""
 
-__all__ = ["Table", "column_names", "frame_table", "is_frame", "is_table", "open_table"]
+__all__ = ["Table", "frame_table", "is_frame", "is_table", "open_table"]
 
 import re
 from collections.abc import Iterator, Sequence
@@ -55,13 +55,13 @@ class Table:
 
     def _numbers(self, values: Any, name: str, length: int | None) -> NDArray[np.float64]:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         rows = len(values)
         if length is None:
             known = values.cast(pa.float64(), safe=False)
             return np.asarray(known.to_numpy(zero_copy_only=False)).reshape(rows, 1)
-        lengths = np.array([length if each is None else len(each) for each in values.to_pylist()])
-        if (lengths != length).any():
+        if pc.any(pc.not_equal(pc.list_value_length(values), length)).as_py():
             raise ApproxMassError(
                 f"{self.name}: the lists of column {name} are not all of {length} numbers",
                 code="bad-source",
@@ -88,12 +88,6 @@ def is_frame(source: Any) -> bool:
     return hasattr(source, "columns") and (
         hasattr(source, "to_arrow") or hasattr(source, "column_names") or hasattr(source, "dtypes")
     )
-
-
-def column_names(name: str, path: Path) -> list[str]:
-    """Of a table in a file."""
-    with reading(name, _WANTED):
-        return list(_opened(path).schema.names)
 
 
 def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
