@@ -89,6 +89,7 @@ def test_bfloat16_and_whole_numbers_are_numbers() -> None:
         (pd.DataFrame({"a": [1.0], "b": ["x"]}), None, "the column b is"),
         (pd.DataFrame({"a": [1.0]}), ["c"], "has no column c"),
         (np.zeros((3, 2)), ["7"], "has no column 7"),
+        (pa.table([[1.0], [2.0]], names=["a", "a"]), None, "has several columns a"),
         (np.zeros((3, 2, 2)), None, "rows of numbers are an array (N, D)"),
         ([[1.0], [1.0, 2.0]], None, "cannot be turned into rows of numbers"),
         (np.zeros((0, 2)), None, "holds no images"),

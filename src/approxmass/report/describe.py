@@ -36,7 +36,9 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
         learnt["has seen outliers"] = facts.outliers
     return {
         **learnt,
-        "images": describe_shape(facts.shape),
+        "images": f"rows of {facts.shape[2]} numbers"
+        if detector.fitted.vectors
+        else describe_shape(facts.shape),
         **({"region of interest": str(region)} if region is not None else {}),
         "seed": detector.settings.seed,
         "fitted on": f"{facts.training:,} images of {facts.source}"

@@ -153,6 +153,10 @@ def _table(name: str, opened: Any, columns: Sequence[str] | None) -> Table:
             raise ApproxMassError(
                 f"{name}: has no column {column}, only {', '.join(known[:20])}", code="bad-source"
             )
+        if known.count(column) > 1:
+            raise ApproxMassError(
+                f"{name}: has several columns {column}: name them apart", code="bad-source"
+            )
     fields: list[tuple[str, int | None]] = []
     names: list[str] = []
     for column in wanted:
