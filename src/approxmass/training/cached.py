@@ -20,7 +20,7 @@ from ..runtime.progress import TrainingBar, short
 from ..storage.atomic import write_atomic
 from ..storage.cache import cache_folder, cache_key, check_cache
 from ..storage.tensors import digest
-from .checkpoint import pack, unpack
+from .checkpoint import pack, taken, unpack
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
 
 
@@ -120,7 +120,7 @@ def train_once(
     loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
     stopped = _run(loop, step, progress)
     with write_atomic(finished) as beside:
-        beside.write_bytes(pack(modules, {}, identity, asdict(loop.state)))
+        beside.write_bytes(pack(taken(modules, {}), identity, asdict(loop.state)))
     unfinished.unlink(missing_ok=True)
     if stopped:
         raise KeyboardInterrupt

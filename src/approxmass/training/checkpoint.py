@@ -1,6 +1,6 @@
 """Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
 
-__all__ = ["first_pass_of", "fold_of", "pack", "second_of", "unpack"]
+__all__ = ["first_pass_of", "fold_of", "pack", "put_back", "second_of", "taken", "unpack"]
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,28 +17,34 @@ from ..storage.tensors import digest, load_exactly, tensors_below
 State = TypeVar("State")
 
 
-def pack(
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> bytes:
-    """A checkpoint as the bytes of a safetensors file.
+def taken(modules: Mapping[str, nn.Module], optimizers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a run by name, not copied.
 
     Arguments:
         modules: Modules by name (no dots), whose tensors are kept.
         optimizers: Optimisers by name (no dots).
-        identity: JSON-ready facts that a run must share to go on from here.
-        state: JSON-ready facts that the run needs to go on.
     """
     tensors = {
-        f"{name}.{key}": value
+        f"{name}.{key}": value.detach()
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{k}": v for k, v in slots.items() if v is not None}
+    return tensors
+
+
+def pack(
+    tensors: Mapping[str, Tensor], identity: Mapping[str, Any], state: Mapping[str, Any]
+) -> bytes:
+    """A checkpoint as the bytes of a safetensors file.
+
+    Arguments:
+        tensors: What `taken` gave.
+        identity: JSON-ready facts that a run must share to go on from here.
+        state: JSON-ready facts that the run needs to go on.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     facts = {
         "identity": json.dumps(identity),
@@ -81,20 +87,7 @@ def unpack(
                     "give the same settings and images, or remove it to start anew",
                     code="other-run",
                 )
-        restored = {}
-        for part, optimizer in optimizers.items():
-            slots: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in tensors_below(tensors, part).items():
-                index, slot = key.split(".")
-                slots.setdefault(int(index), {})[slot] = tensor
-            groups = optimizer.state_dict()["param_groups"]
-            if facts["step"] and len(slots) != sum(len(group["params"]) for group in groups):
-                raise ValueError("a weight has no state of the optimiser")
-            restored[part] = {"state": slots, "param_groups": groups}
-        for part, module in modules.items():
-            load_exactly(module, tensors_below(tensors, part))
-        for part, optimizer in optimizers.items():
-            optimizer.load_state_dict(restored[part])
+        put_back(tensors, modules, optimizers, stepped=bool(facts["step"]))
     except ApproxMassError:
         raise
     # No RuntimeError: a GPU that is full is no fault of the checkpoint.
@@ -109,6 +102,40 @@ def unpack(
             f"{name} is not a checkpoint or was cut short: remove it to start anew", code="damaged"
         ) from error
     return state
+
+
+def put_back(
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Any],
+    *,
+    stepped: bool,
+) -> None:
+    """Into a run what was taken from it.
+
+    Arguments:
+        tensors: What `taken` gave; copied.
+        modules: Modules by name, as there.
+        optimizers: Optimisers by name, as there.
+        stepped: Whether a step had been made, so that optimisers have a state.
+
+    Raises:
+        ValueError: tensors of another run.
+    """
+    restored = {}
+    for part, optimizer in optimizers.items():
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors_below(tensors, part).items():
+            index, slot = key.split(".")
+            slots.setdefault(int(index), {})[slot] = tensor.clone()
+        groups = optimizer.state_dict()["param_groups"]
+        if stepped and len(slots) != sum(len(group["params"]) for group in groups):
+            raise ValueError("a weight has no state of the optimiser")
+        restored[part] = {"state": slots, "param_groups": groups}
+    for part, module in modules.items():
+        load_exactly(module, tensors_below(tensors, part))
+    for part, optimizer in optimizers.items():
+        optimizer.load_state_dict(restored[part])
 
 
 def fold_of(checkpoint: Path, fold: int) -> Path:

@@ -23,7 +23,7 @@ from ..runtime.machine import is_main_process
 from ..runtime.random import seeded_generator
 from ..runtime.stop import stop_requests
 from ..storage.atomic import write_atomic
-from .checkpoint import pack, unpack
+from .checkpoint import pack, put_back, taken, unpack
 
 Values = dict[str, float]
 
@@ -136,6 +136,10 @@ class State:
         return True
 
 
+# What a run goes back to: its tensors, and its state.
+_Good = tuple[dict[str, Tensor], State]
+
+
 class Loop:
     """A training run.
 
@@ -199,7 +203,7 @@ class Loop:
             self._unpack(self.checkpoint.read_bytes(), str(self.checkpoint))
         stopping = False
         begun, saved_at = time.monotonic() - self.state.seconds, time.monotonic()
-        good = self._pack() if plan.keep_good else b""
+        good = self._good() if plan.keep_good else None
         with stop_requests() as stop:
             while self.state.step < plan.steps:
                 at = Step(self.state.step, self._rows(), plan.seed, self.state.last)
@@ -218,14 +222,12 @@ class Loop:
                 state.seconds = time.monotonic() - begun
                 if on_step is not None and is_main_process():
                     on_step(state)
-                due = time.monotonic() - saved_at > plan.checkpoint_seconds
-                if due or stopping or (ended and plan.keep_good):
-                    packed = self._pack()
-                    if plan.keep_good and smooth < state.lowest + plan.bound / 10:
-                        good = packed
-                    if due or stopping:
-                        self._save(packed)
-                        saved_at = time.monotonic()
+                due = time.monotonic() - saved_at > plan.checkpoint_seconds or stopping
+                if plan.keep_good and (ended or due) and smooth < state.lowest + plan.bound / 10:
+                    good = self._good()
+                if due:
+                    self._save()
+                    saved_at = time.monotonic()
                 if stopping and state.step < plan.steps:
                     raise KeyboardInterrupt
             self._finish(good)
@@ -264,7 +266,7 @@ class Loop:
             for name, module in self.modules.items():
                 self.kept[f"best_{name}"].load_state_dict(module.state_dict())
 
-    def _finish(self, good: bytes) -> None:
+    def _finish(self, good: _Good | None) -> None:
         """The result is in the modules, and the whole run in the checkpoint."""
         if self.validate is not None:
             for name, module in self.modules.items():
@@ -274,13 +276,14 @@ class Loop:
         )
         if not all(bool(value.isfinite().all()) for value in learnt):
             self._diverged("left weights that are no numbers", good)
-        self._save(self._pack())
+        self._save()
 
-    def _diverged(self, how: str, good: bytes) -> None:
+    def _diverged(self, how: str, good: _Good | None) -> None:
         number, kept = min(self.state.step + 1, self.plan.steps), ""
-        if self.plan.keep_good:
-            self._unpack(good, "the last good state")
-            self._save(good)
+        if good is not None:
+            tensors, self.state = good
+            put_back(tensors, self.kept, self.optimizers, stepped=self.state.step > 0)
+            self._save()
             kept = f"; the weights of step {self.state.step} are kept"
             kept += f" in {self.checkpoint}: remove it to start anew" if self.checkpoint else ""
         raise TrainingDivergedError(
@@ -288,13 +291,17 @@ class Loop:
             f"{self.plan.steps}: {self.plan.cure}{kept}"
         )
 
-    def _pack(self) -> bytes:
-        return pack(self.kept, self.optimizers, self.identity, asdict(self.state))
+    def _good(self) -> _Good:
+        """A copy of all that changes."""
+        tensors = {k: v.clone() for k, v in taken(self.kept, self.optimizers).items()}
+        return tensors, copy.deepcopy(self.state)
 
     def _unpack(self, packed: bytes, name: str) -> None:
         self.state = unpack(packed, name, self.kept, self.optimizers, self.identity, State.of)
 
-    def _save(self, packed: bytes) -> None:
+    def _save(self) -> None:
         if self.checkpoint is not None and is_main_process():
+            tensors = taken(self.kept, self.optimizers)
+            packed = pack(tensors, self.identity, asdict(self.state))
             with write_atomic(self.checkpoint) as beside:
                 beside.write_bytes(packed)
