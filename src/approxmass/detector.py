@@ -16,6 +16,7 @@ from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
 from .fitted import Fitted
 from .fitting import FitInput
+from .mass import LogProb
 from .models.base import FitRun
 from .models.kinds import MODULE
 from .models.registry import make_model
@@ -25,6 +26,9 @@ from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
 from .trimming import fitted_on_usual
+
+# Of a density from elsewhere most images calibrate.
+_NOTHING_TRAINED = 0.75
 
 
 class Detector(Scoring):
@@ -243,6 +247,62 @@ class Detector(Scoring):
         self._fitted = fitted_on_usual(asked, run)
         return self
 
+    @classmethod
+    def from_log_prob(
+        cls,
+        log_prob: LogProb,
+        images: Any,
+        *,
+        statistic: str = "auto",
+        columns: Sequence[str] | None = None,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+        progress: bool = False,
+    ) -> "Detector":
+        """Calibrated p-values from the NLL and the mass of a density that was trained elsewhere.
+
+        Such as a flow of zuko, normflows or nflows, or an energy model, for which a log-density up
+        to a constant will do. Nothing is trained: under half of the images give the in-distribution
+        range of each statistic, the others the p-values; fewer than 100 do so by folds.
+
+        Arguments:
+            log_prob: From inputs, float32 on `device`, to log-densities `(N,)` in nats that can be
+                differentiated. The value at an input depends on that input alone, so a model is in
+                eval mode and draws no noise. Images go in as pixels `(N, C, H, W)` in [0, 1], of
+                the size that they have, rows of numbers as `(N, D)`.
+            images: In-distribution images or rows that it was not trained on, at least 30, or 10
+                rows; better 200 and more.
+            statistic: `nll`, `mass`, `typicality` or `fused`, which is what `auto` means.
+            columns: As of `Detector`; so are the others.
+            seed: Fixes which images are for which purpose.
+            device: Where inputs are put.
+            threads: Most threads to compute in.
+            progress: Show a progress bar on standard error.
+
+        Raises:
+            ApproxMassError: as `fit`, or a density that is none.
+
+        Example:
+            >>> normal = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
+            >>> rows = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+            >>> detector = Detector.from_log_prob(normal.log_prob, rows)
+            >>> detector.predict(torch.tensor([[0.0, 0.0, 0.0], [4.0, 4.0, 4.0]])).tolist()
+            [False, True]
+        """
+        detector = cls(
+            method="density",
+            log_prob=log_prob,
+            statistic=statistic,
+            holdout=_NOTHING_TRAINED,
+            columns=columns,
+            seed=seed,
+            device=device,
+            threads=threads,
+        )
+        detector.fit(images, progress=progress)
+        return detector
+
     @plainly
     def calibrate(self, images: Any, *, per: str | Sequence[Any] | None = None) -> "Detector":
         """Give new p-values from new in-distribution images, without a new fit.
@@ -298,6 +358,7 @@ class Detector(Scoring):
         folder: str | Path,
         *,
         encoder: nn.Module | None = None,
+        log_prob: LogProb | None = None,
         device: str | torch.device | None = None,
         threads: int | None = None,
     ) -> "Detector":
@@ -306,6 +367,7 @@ class Detector(Scoring):
         Arguments:
             folder: Where it was saved.
             encoder: The module that was its encoder, if torch could not export it.
+            log_prob: The density that it was made from, of `from_log_prob`.
             device: As for a new detector; it need not be that of the fit.
             threads: As for a new detector.
 
@@ -314,10 +376,12 @@ class Detector(Scoring):
         """
         detector = cls(device=device, threads=threads)
         with plain_process(detector.threads):
-            fitted = Fitted.load(Path(folder), encoder, detector.device)
+            fitted = Fitted.load(Path(folder), encoder or log_prob, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)
-        if (module := encoder or fitted.model.module) is not None:
+        if log_prob is not None:
+            detector._given["log_prob"] = log_prob
+        elif (module := encoder or fitted.model.module) is not None:
             detector._given["encoder"] = module
         return detector
 

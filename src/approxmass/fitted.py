@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from .arrays import Bools, Floats, Pixels
 from .calibrated import ONE, Calibrated, CalibrationRun
@@ -20,7 +20,7 @@ from .data.frame import Box
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .fit_facts import FitFacts
-from .models.base import Model, Saved
+from .models.base import Given, Model, Saved
 from .models.folded import FoldedModel, mean_statistics, mean_surfaces, models_of
 from .models.kinds import VECTORS
 from .models.probe import check_probe, probed
@@ -247,7 +247,7 @@ class Fitted:
         )
 
     @classmethod
-    def load(cls, folder: Path, encoder: nn.Module | None, device: torch.device) -> "Fitted":
+    def load(cls, folder: Path, encoder: Given, device: torch.device) -> "Fitted":
         """Read it back; see `Detector.load`."""
         manifest, tensors = artifact.load_folder(folder)
         try:
@@ -274,7 +274,7 @@ class Fitted:
         cls,
         manifest: Mapping[str, Any],
         tensors: Mapping[str, Mapping[str, Tensor]],
-        encoder: nn.Module | None,
+        encoder: Given,
         device: torch.device,
     ) -> "Fitted":
         settings = Settings(**manifest["settings"])

@@ -23,13 +23,12 @@ from .errors import ApproxMassError
 from .fit_facts import FitFacts, trimmed_said
 from .fitted import Fitted
 from .models.base import FitData, FitRun, Model, Plan
-from .models.flow import FlowModel
 from .models.folded import FOLDS, FoldedModel
 from .models.framing import in_frame, typical
 from .models.given import classes_for, outliers_for
 from .models.kinds import VECTORS
 from .models.probe import probed, versions
-from .models.registry import make_model
+from .models.registry import OF_ROWS, make_model
 from .models.views import Gathered, gathered
 from .settings import Settings
 from .storage.spool import Spool
@@ -171,8 +170,8 @@ def _of_trimmed(asked: FitInput) -> list[str]:
 
 def _of_rows(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options for rows of numbers, which have an encoder of their own."""
-    if method != FlowModel.name or options.get("encoder", VECTORS) not in ("auto", VECTORS):
-        what = method if method != FlowModel.name else f"the encoder {options['encoder']}"
+    if method not in OF_ROWS or options.get("encoder", VECTORS) not in ("auto", VECTORS):
+        what = method if method not in OF_ROWS else f"the encoder {options['encoder']}"
         raise ApproxMassError(
             f"{what} is for images, not for rows of numbers: leave it out", code="bad-option"
         )

@@ -13,6 +13,7 @@ from .data.region import Region
 from .data.vectors import holds_vectors, open_vectors
 from .errors import ApproxMassError
 from .models.kinds import VECTORS
+from .models.registry import OF_ROWS
 from .models.settings import check_number, check_whole
 
 
@@ -108,7 +109,7 @@ class Settings:
         asked for, or where nothing is and they are some.
         """
         encoder = self.options.get("encoder", "auto")
-        left_open = encoder == "auto" and self.method == "flow"
+        left_open = encoder == "auto" and self.method in OF_ROWS
         if self.columns is not None or encoder == VECTORS or (left_open and holds_vectors(images)):
             rows: ImageSource = open_vectors(images, self.columns)
             return rows.seen(mode=self.mode, background=self.background, region=self.region)

@@ -86,8 +86,8 @@ def test_each_is_a_model_that_the_registry_knows(name: str) -> None:
         model.explain(images, images)
 
 
-def test_the_registry_has_these_and_the_flow() -> None:
-    assert list(METHODS) == ["flow", *BASELINES]
+def test_the_registry_has_these_the_flow_and_densities_from_elsewhere() -> None:
+    assert list(METHODS) == ["flow", "density", *BASELINES]
 
 
 @pytest.mark.parametrize("name", BASELINES)

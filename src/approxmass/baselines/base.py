@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NoReturn, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arrays import Floats, Labels, Pixels, Shape
 from ..data import check_labels, describe_shape, open_images, open_labels
@@ -22,7 +22,7 @@ from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
 from ..errors import ApproxMassError
-from ..models.base import FitData, FitRun, Plan, Saved, Statistic
+from ..models.base import FitData, FitRun, Given, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
 from ..runtime.batches import fixed_batches
@@ -282,7 +282,7 @@ class Baseline(ABC):
         return {"method": self.name, "options": options or "none", "numbers learnt": self.weights}
 
     @classmethod
-    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+    def from_saved(cls, saved: Saved, encoder: Given) -> Self:
         """The model that was saved; see `Model`.
 
         Raises:
@@ -291,7 +291,8 @@ class Baseline(ABC):
         """
         if encoder is not None:
             raise ApproxMassError(
-                f"{cls.name} has no encoder: load it without encoder=...", code="wrong-encoder"
+                f"{cls.name} has no encoder and no density: load it with nothing but its folder",
+                code="wrong-encoder",
             )
         if saved.options.keys() != cls.option_types().keys():
             raise ValueError("other options")

@@ -1,6 +1,6 @@
 """What every model behind a detector is: the flow's, and each baseline."""
 
-__all__ = ["FitData", "FitRun", "Model", "Plan", "Saved", "Statistic"]
+__all__ = ["FitData", "FitRun", "Given", "Model", "Plan", "Saved", "Statistic"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,12 @@ from ..data.region import Region
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces
+from ..mass import LogProb
 from ..training.flow import EpochRecord
+
+# What a person gives again on loading, where it could not be saved: the module that was the
+# encoder, or a density from elsewhere.
+Given = nn.Module | LogProb | None
 
 
 @dataclass(frozen=True)
@@ -278,12 +283,12 @@ class Model(Protocol):
         """What a person wants to know of it, by a few words each."""
 
     @classmethod
-    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+    def from_saved(cls, saved: Saved, encoder: Given) -> Self:
         """The model that was saved.
 
         Arguments:
             saved: What is on disk of it.
-            encoder: The module that was its encoder, if it was one.
+            encoder: The module that was its encoder, or its density, if it had one.
 
         Raises:
             ApproxMassError: a module where there was none, or the reverse.

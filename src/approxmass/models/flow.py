@@ -26,7 +26,7 @@ from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
 from ..training.flow import EpochRecord, TrainingSettings, train
 from .bar import FlowBar
-from .base import FitData, FitRun, Plan, Saved, Statistic
+from .base import FitData, FitRun, Given, Plan, Saved, Statistic
 from .kinds import MODULE, Kind, kind_of
 from .parts import MAPPED, Parts
 from .scorer import FlowScorer
@@ -316,7 +316,7 @@ class FlowModel:
         }
 
     @classmethod
-    def from_saved(cls, saved: Saved, encoder: nn.Module | None) -> Self:
+    def from_saved(cls, saved: Saved, encoder: Given) -> Self:
         """The model that was saved; see `Model`.
 
         Raises:
@@ -328,6 +328,10 @@ class FlowModel:
         program = state.pop(_PROGRAM, None)
         if options["encoder"] == MODULE and encoder is None and program is not None:
             encoder = program_of(program)
+        if encoder is not None and not isinstance(encoder, nn.Module):
+            raise ApproxMassError(
+                "it has a flow of its own: load it without log_prob=...", code="wrong-encoder"
+            )
         if (options["encoder"] == MODULE) != (encoder is not None):
             raise ApproxMassError(
                 f"it was fitted with {'a' if encoder is None else 'no'} module as its encoder: "

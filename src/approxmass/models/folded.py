@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..arrays import Floats, Shape
 from ..data.frame import Box
@@ -20,7 +20,7 @@ from ..encoders import PooledEncoder, WhitenedEncoder
 from ..explain.attribution import Surfaces
 from ..storage.tensors import tensors_below
 from ..training.checkpoint import fold_of
-from .base import FitData, FitRun, Model, Saved
+from .base import FitData, FitRun, Given, Model, Saved
 
 # As many as the bar on the time of a fit, four times that of one model, has room for.
 FOLDS = 4
@@ -117,7 +117,7 @@ class FoldedModel:
         return {**self.models[0].describe(), "folds": f"{len(self.models)} models, one a fold"}
 
     @classmethod
-    def from_saved(cls, kind: type[Model], saved: Saved, encoder: nn.Module | None) -> Self:
+    def from_saved(cls, kind: type[Model], saved: Saved, encoder: Given) -> Self:
         """Those that were saved; see `Model`."""
         models = []
         for k, facts in enumerate(saved.facts["folds"]):

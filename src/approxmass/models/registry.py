@@ -1,6 +1,6 @@
 """The models by the names of their methods."""
 
-__all__ = ["METHODS", "make_model", "model_class", "parse_options"]
+__all__ = ["METHODS", "OF_ROWS", "make_model", "model_class", "parse_options"]
 
 import types
 import typing
@@ -17,6 +17,7 @@ from .settings import check_options
 # above this room, need not be known to it.
 METHODS = {
     "flow": (FlowModel.__module__, "FlowModel"),
+    "density": ("approxmass.models.density", "DensityModel"),
     "godin": ("approxmass.baselines.godin", "GODIN"),
     "mahalanobis": ("approxmass.baselines.mahalanobis", "Mahalanobis"),
     "mahalanobis-sees-ood": ("approxmass.baselines.mahalanobis", "MahalanobisSeesOOD"),
@@ -30,7 +31,8 @@ METHODS = {
     "untrained-flow": ("approxmass.baselines.plain", "UntrainedFlow"),
     "png-size": ("approxmass.baselines.plain", "PNGSize"),
 }
-
+# Those that take rows of numbers as well as images.
+OF_ROWS = ("flow", "density")
 
 _BOOLS = {"true": True, "false": False}
 

@@ -3,7 +3,6 @@
 __all__ = ["FlowScorer"]
 
 import itertools
-import math
 from collections.abc import Callable
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from ..arrays import Floats, Shape
 from ..encoders import Encoder, PooledEncoder, VectorEncoder
 from ..encoders.base import UnitOf
-from ..errors import ApproxMassError
 from ..flows import Flow, RealNVP
 from ..mass import log_prob_and_mass
 from ..runtime.batches import fixed_batches
@@ -20,17 +18,11 @@ from ..runtime.random import seeded_generator
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .parts import PARTS, Parts
-from .statistics import OVERFLOW, STATISTICS, capped, fused
+from .statistics import STATISTICS, capped, fused, range_of
 from .summary import Neighbour, Residual
 
 # Codes to know the flow again by.
 _DRAWN = 4
-# Of a statistic on in-distribution images, as a share of 1 and its mean: in float32 a score has
-# six digits, and no set of different images is known that comes near.
-_LEAST_SPREAD = 1e-3
-# Of a mass, as a share of that of a normal density. Rounding of a code can flip a unit of the flow
-# between its two slopes, and so move a gradient by far more than a score.
-_LEAST_OF_MASS = 1e-2
 # Numbers of the rows that a row is compared with: all 4,000 of up to 131 columns.
 _REMEMBERED = 2**19
 # Among the statistics of a batch: the maps.
@@ -157,20 +149,8 @@ class FlowScorer(nn.Module):
             ranges |= self._in_batches(self._of_parts, whole)
         for place, (name, values) in enumerate(ranges.items()):
             values = torch.cat([values, known[name]]) if name in known else values
-            if values.max() >= OVERFLOW:
-                raise ApproxMassError(
-                    f"the {name} of in-distribution images overflows: the flow did not learn; fit "
-                    "again with a smaller alpha or more images",
-                    code="diverged",
-                )
-            center, spread = values.mean(), values.std(correction=0)
-            # Where all images score alike, one standard deviation is well above rounding.
-            least = _LEAST_SPREAD * (1 + float(center.abs()))
-            if name == "mass":
-                least = max(least, _LEAST_OF_MASS * math.sqrt(self.encoder.dimension))
-            elif name == "patch_mass" and self.parts is not None:
-                least = max(least, _LEAST_OF_MASS * math.sqrt(self.parts.code.dimension))
-            self.moments[place] = torch.stack([center, spread.clamp_min(least)])
+            of = self.parts.code if self.parts is not None and name in PARTS else self.encoder
+            self.moments[place] = range_of(name, values, of.dimension)
         self.drawn = self._draw(self.flow)
         if self.parts is not None:
             self.drawn_parts = self._draw(self.parts.flow)

@@ -1,16 +1,23 @@
 """The statistics of a trained flow: how far out an image is, in several senses."""
 
-__all__ = ["FUSED", "STATISTICS", "capped", "fused"]
+__all__ = ["FUSED", "STATISTICS", "capped", "fused", "range_of"]
 
 import math
 
 import torch
 from torch import Tensor
 
+from ..errors import ApproxMassError
 from .base import Statistic
 
 # Stands for a score that overflows: larger than any other, and still a number.
 OVERFLOW = 1e30
+# Of a statistic on in-distribution images, as a share of 1 and its mean: in float32 a score has
+# six digits, and no set of different images is known that comes near.
+_LEAST_SPREAD = 1e-3
+# Of a mass, as a share of that of a normal density. Rounding of a code can flip a unit of the flow
+# between its two slopes, and so move a gradient by far more than a score.
+_LEAST_OF_MASS = 1e-2
 
 # Larger = more out-of-distribution, all of them.
 STATISTICS = {
@@ -54,6 +61,35 @@ def capped(scores: Tensor) -> Tensor:
         tensor([1.0000e+00, 1.0000e+30, 1.0000e+30])
     """
     return scores.nan_to_num(nan=OVERFLOW, neginf=OVERFLOW).clamp_max(OVERFLOW)
+
+
+def range_of(name: str, values: Tensor, dimension: int) -> Tensor:
+    """Mean and standard deviation `(2,)` of a statistic on in-distribution images.
+
+    Arguments:
+        name: Of the statistic.
+        values: `(N,)`, float64.
+        dimension: Of what its density is of.
+
+    Raises:
+        ApproxMassError: a value overflows.
+
+    Example:
+        >>> range_of("nll", torch.tensor([1.0, 3.0], dtype=torch.float64), 4)
+        tensor([2., 1.], dtype=torch.float64)
+    """
+    if values.max() >= OVERFLOW:
+        raise ApproxMassError(
+            f"the {name} of in-distribution images overflows: the flow did not learn; fit again "
+            "with a smaller alpha or more images",
+            code="diverged",
+        )
+    center, spread = values.mean(), values.std(correction=0)
+    # Where all images score alike, one standard deviation is well above rounding.
+    least = _LEAST_SPREAD * (1 + float(center.abs()))
+    if name in ("mass", "patch_mass"):
+        least = max(least, _LEAST_OF_MASS * math.sqrt(dimension))
+    return torch.stack([center, spread.clamp_min(least)])
 
 
 def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:
