@@ -89,11 +89,10 @@ def _lower(value: Floats, variance: Floats, weight: Floats) -> Floats:
     """
     mean = value / (1 + weight)
     spread = (variance + weight**2 * value) / ((1 + weight) ** 2 * (1 + 2 * weight))
-    # A mean of 0 has no beta; its limit is 0.
-    mean = np.clip(mean, 1e-9, 1 - 1e-9)
     count = np.maximum(mean * (1 - mean) / np.maximum(spread, 1e-30) - 1, 1e-3)
     found = special.betaincinv(mean * count, (1 - mean) * count, _TAIL)
-    limit: Floats = np.where(value <= 1e-9, 0.0, found)
+    # A mean of 0 has no beta; its limit is 0.
+    limit: Floats = np.where(value <= 0, 0.0, found)
     return limit
 
 
@@ -147,7 +146,7 @@ def _precision_limits(positive: Ints, negative: Ints, share: float) -> tuple[Flo
     # What one negative takes away that comes before all others.
     first = (at * (precision - right / (all_taken + (1 - share) / m))).sum(axis=1)
     worst = _WORST * np.maximum(1 / n, first)
-    low = _lower(np.clip(value - bias.sum(axis=1), 0, 1), variance, worst)
+    low = _lower(value - bias.sum(axis=1), variance, worst)
     return low, 1 - _lower(1 - value, variance, _weight(value, variance, 1 / n))
 
 
@@ -192,4 +191,4 @@ def _mixed(shares: Floats, count: int) -> Floats:
         apart = (shares - 0.5 / count - middle[:, None]) / scale
         fits = special.ndtr(apart).mean(axis=1) > 1 - _TAIL
         low, high = np.where(fits, middle, low), np.where(fits, high, middle)
-    return np.where(low < 2.0 ** (1 - _HALVINGS), 0.0, low)
+    return low
