@@ -1,6 +1,6 @@
 """Embeddings and tables: a vector of numbers a row, in the place of an image."""
 
-__all__ = ["VectorSource", "holds_vectors", "open_vectors"]
+__all__ = ["SUFFIXES", "VectorSource", "holds_vectors", "open_vectors"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from .source import ImageSource
 if TYPE_CHECKING:
     pass
 
+# What names of files of rows end in.
+SUFFIXES = (".csv", ".npy", ".parquet")
 # Opens the rows anew, `(k, D)` each, in order.
 _Blocks = Callable[[int], Iterator[NDArray[Any]]]
 

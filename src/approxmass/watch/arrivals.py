@@ -1,19 +1,21 @@
-"""New image files of a folder, once nobody writes to them any more."""
+"""New files of a folder, once nobody writes to them any more."""
 
 __all__ = ["Arrivals"]
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from ..data.readers.folder import image_files, shown_name
+from ..data.readers.folder import shown_name
 from ..errors import ApproxMassError
 
 
 class Arrivals:
-    """New image files of a folder, once nobody writes to them any more.
+    """New files of a folder, once nobody writes to them any more.
 
     Arguments:
         folder: The folder.
+        found: The files that count, as paths from a folder, in the order of their names.
         known: Names, as text, of files that are not new.
 
     Attributes:
@@ -21,8 +23,9 @@ class Arrivals:
         waiting: Files that may still be written to, with their time and size at the last look.
     """
 
-    def __init__(self, folder: Path, known: set[str]) -> None:
+    def __init__(self, folder: Path, found: Callable[[Path], list[str]], known: set[str]) -> None:
         self.known = known
+        self._found = found
         self._folder = folder
         self._looks = 0
         self.waiting: dict[str, tuple[int, int]] = {}
@@ -30,7 +33,7 @@ class Arrivals:
     def look(self) -> list[str]:
         """Files that are as they were at the last look, in the order in which to score them."""
         try:
-            found = image_files(str(self._folder), self._folder)
+            found = self._found(self._folder)
         except ApproxMassError as error:
             # A folder below was removed while it was being read: the next look will not see it.
             if isinstance(error.__cause__, FileNotFoundError) and self._folder.is_dir():

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ..arrays import Bools, Floats
 from ..calibration import p_values
-from ..data.readers.folder import open_files
+from ..data import Chunk
+from ..data.readers.folder import image_files, open_files, shown_name
 from ..detector import Detector
 from ..drift import DriftMonitor, DriftSteps
 from ..errors import ApproxMassError
@@ -27,6 +28,7 @@ from ..storage.atomic import plain_os_errors
 from ..storage.score_file import check_suffix, score_table
 from .arrivals import Arrivals
 from .log import Log, open_log
+from .tables import file_of, rows_of, table_files
 
 # How far another machine's arithmetic may be from this one's when a log is replayed.
 _SAME = 1e-6
@@ -97,7 +99,9 @@ class Watch:
     `error`; an unreadable image has a row with its error, and no part in the test.
 
     All there is to know of a run is in its log: whoever opens it again goes on as if never
-    stopped, from the statistics in it, after cutting off a last row that is not whole. Calculated
+    stopped, from the statistics in it, after cutting off a last row that is not whole. Of a
+    detector of rows the files are tables, each row is called `FILE:NUMBER`, and a table that cannot
+    be read is one row. Calculated
     anew from these, p-values and drift must be what the log says, or it is not that of this
     detector and rate.
 
@@ -139,7 +143,6 @@ class Watch:
                 f"{folder}: there is no such folder: make it or correct the name",
                 code="bad-source",
             )
-        detector.fitted.check_images("watch")
         check_log(log, folder)
         self.totals = Totals()
         self._detector, self._folder, self._path = detector, folder, log
@@ -150,6 +153,8 @@ class Watch:
         )
         place = Path(os.path.realpath(log))  # one lock, by whatever name the log is called
         self._lock = FileLock(place.with_name(f".{place.name}.lock"))
+        self._of_rows = detector.fitted.vectors
+        self._done: dict[str, int] = {}  # rows of a file that are in the log
         self._log: Log
         self._arrivals: Arrivals
 
@@ -157,11 +162,13 @@ class Watch:
         with contextlib.ExitStack() as stack:
             self._keep_others_out(stack)
             blank = np.zeros((1, *self._detector.shape), np.uint8)
-            chunk, scores = next(self._detector.score_chunks(blank))
+            rows = blank.reshape(1, -1) if self._of_rows else blank
+            chunk, scores = next(self._detector.score_chunks(rows))
             nothing = DriftSteps(*np.zeros((2, 1)), *np.zeros((2, 1), dtype=bool))
             schema = score_table(chunk, scores, _columns(scores, nothing)).schema
             self._log = stack.enter_context(contextlib.closing(open_log(self._path, schema)))
-            self._arrivals = Arrivals(self._folder, self._replay(self._log.read()))
+            found = table_files if self._of_rows else _image_files
+            self._arrivals = Arrivals(self._folder, found, self._known(self._log.read()))
             self._log.append(schema.empty_table())  # so that there is a log, of whole rows
             self._open = stack.pop_all()
         return self
@@ -226,16 +233,41 @@ class Watch:
             while not stop and (left := wake - time.monotonic()) > 0:
                 time.sleep(min(left, _PATIENCE))
 
+    def _known(self, log: Any) -> set[str]:
+        """Take in the rows of a log; returns the files that need no look any more.
+
+        A run that was killed may have ended within a file of rows.
+        """
+        names = self._replay(log)
+        if not self._of_rows or not names:
+            return set(names)
+        files = [file_of(name) for name in names]
+        if files[-1] == names[-1]:  # it could not be read
+            return set(files)
+        self._done = {files[-1]: files.count(files[-1])}
+        return {*files} - {files[-1]}
+
+    def _pieces(self, files: list[str]) -> Iterator[tuple[Chunk, Scores]]:
+        """The images of files, or their rows, scored some at a time."""
+        if not self._of_rows:
+            source = open_files(str(self._folder), self._folder, files)
+            yield from self._detector.score_chunks(source)
+            return
+        for file in files:
+            done = self._done.pop(shown_name(file), 0)
+            yield from rows_of(self._detector, self._folder, file, done)
+            self._arrivals.known.add(shown_name(file))
+
     def _score(self, files: list[str]) -> Iterator[Batch]:
         if not files:
             return
-        source = open_files(str(self._folder), self._folder, files)
-        for chunk, scores in self._detector.score_chunks(source):
+        for chunk, scores in self._pieces(files):
             errors = chunk.unreadable
             alarms = len(self.totals.alarms)
             steps = self._count(chunk.readable, scores.streamed, len(errors), scores.is_outlier)
             self._log.append(score_table(chunk, scores, _columns(scores, steps)))
-            self._arrivals.known.update(chunk.names)
+            if not self._of_rows:
+                self._arrivals.known.update(chunk.names)
             yield Batch(chunk.names, errors, self.totals.alarms[alarms:])
 
     def _count(
@@ -255,7 +287,7 @@ class Watch:
             self.totals.drift = float(steps.drift[-1])
         return steps
 
-    def _replay(self, rows: Any) -> set[str]:
+    def _replay(self, rows: Any) -> list[str]:
         """Take in the rows of the log; returns the names in it."""
         names = rows["name"].to_pylist()
         scored = rows.filter(pa.compute.is_null(rows["error"]))
@@ -290,7 +322,11 @@ class Watch:
                 "was edited: give what it was made with, or choose another log",
                 code="other-run",
             )
-        return set(names)
+        return list(names)
+
+
+def _image_files(folder: Path) -> list[str]:
+    return image_files(str(folder), folder)
 
 
 def _columns(scores: Scores, steps: DriftSteps) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,7 @@
 """Image files: one, or all of a folder, whose subfolders may be classes."""
 
 __all__ = [
+    "files_below",
     "folder_labels",
     "image_files",
     "image_suffixes",
@@ -13,7 +14,7 @@ __all__ = [
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,9 +85,15 @@ def image_files(name: str, folder: Path, others: list[str] | None = None) -> lis
 
     Files that are not called like images are added to `others`; hidden ones nowhere.
     """
-    suffixes = image_suffixes()
+    return files_below(name, folder, image_suffixes(), others)
+
+
+def files_below(
+    name: str, folder: Path, suffixes: Collection[str], others: list[str] | None = None
+) -> list[str]:
+    """Files in a folder and below whose names end in one of `suffixes`; see `image_files`."""
     found = []
-    with reading(name, "a folder of images"):
+    with reading(name, "a folder"):
         for parent, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [each for each in folders if not each.startswith(".")]
             below = Path(parent).relative_to(folder).as_posix()
