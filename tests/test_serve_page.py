@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import uvicorn
 from PIL import Image
@@ -249,3 +250,33 @@ def test_a_server_that_is_gone(
     page.choose(files["boot"])
     assert page.verdicts() == ["Not scored"]
     assert "The server did not answer" in page.text(".why")
+
+
+def test_the_description_needs_no_network(browser: webdriver.Chrome, fashion: Detector) -> None:
+    with served(fashion, TOKEN) as url:
+        show(browser, 1280, False)
+        browser.get(url)
+        browser.execute_script(f"sessionStorage.setItem('token', '{TOKEN}')")
+        browser.get(f"{url}docs")
+        routes = lambda: browser.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")  # noqa: E731
+        WebDriverWait(browser, 20).until(lambda _: len(routes()) >= 5)
+        assert {"/score", "/drift", "/explain"} <= {each.text for each in routes()}
+        own = (url, "blob:", "data:")
+        log = browser.get_log("performance")
+        asked = [
+            entry["message"].partition('"url":"')[2].partition('"')[0]
+            for entry in log
+            if '"method":"Network.requestWillBeSent"' in entry["message"]
+        ]
+        assert any("openapi.json" in entry["message"] for entry in log)
+        assert all(each.startswith(own) for each in asked)
+
+
+def test_of_rows_it_says_how_to_send_them(browser: webdriver.Chrome) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 9))
+    with served(Detector().fit(rows)) as url:
+        page = Page(browser, url, 390, "light")
+        assert page.text("#detector") == "rows of 9 numbers · method flow"
+        assert "POST /score" in page.text("#lead")
+        assert not page.all("#drop")[0].is_displayed()
+        assert not page.complaints()

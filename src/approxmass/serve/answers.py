@@ -52,6 +52,7 @@ class Description(BaseModel):
     channels: int
     height: int
     width: int
+    columns: list[str] = Field(description="Of rows of numbers, in their order; none: images.")
     resizes: bool
     explains: bool
     groups: list[str] = Field(description="A request names one, ?group=NAME; none: leave it out.")

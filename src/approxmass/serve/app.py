@@ -16,8 +16,9 @@ from .answers import Refusal
 from .gate import Gate
 from .limits import Limits
 from .page import add_page
+from .rows import RowsInJson
 from .service import Service
-from .uploads import ImagesInJson
+from .uploads import JSON, ImagesInJson
 
 _PNG = {
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
@@ -36,18 +37,14 @@ def create_app(
         token: Needed for everything but the page and its files and `/healthz`. None lets in every
             request that is addressed to localhost and not sent by a page of another site.
         limits: What is too much; by default those of `Limits()`.
-
-    Raises:
-        ApproxMassError: a detector of rows of numbers.
     """
-    detector.fitted.check_images("serve")
     limits = limits or Limits()
     service = Service(detector, limits)
     app = FastAPI(
         title="approxmass",
         version=version("approxmass"),
         description="Which images do not belong, with calibrated p-values.",
-        docs_url=None,  # these pages would load their code from elsewhere
+        docs_url=None,  # FastAPI's own load their code from elsewhere; see page.py
         redoc_url=None,
     )
     app.add_middleware(Gate, token=token, limits=limits, metrics=service.metrics)
@@ -78,7 +75,8 @@ def _guarded_routes(service: Service, token: str | None) -> APIRouter:
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.TOO_MANY_REQUESTS,
     )
-    bodies = _bodies(service.limits.images)
+    most = service.limits.images
+    bodies = _rows(most) if service.detector.fitted.vectors else _bodies(most)
     router.post("/score", openapi_extra=bodies, responses=refused)(service.score)
     router.post("/drift", openapi_extra=bodies, responses=refused)(service.drift)
     router.post(
@@ -102,6 +100,13 @@ def _refusals(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
     return {int(status): {"model": Refusal, "description": status.phrase} for status in statuses}
 
 
+def _rows(most: int) -> dict[str, Any]:
+    """The body with at most so many rows of numbers, for OpenAPI."""
+    schema = RowsInJson.model_json_schema()
+    schema["properties"]["rows"] |= {"maxItems": most}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
 def _bodies(most: int) -> dict[str, Any]:
     """The two kinds of body with at most so many images, for OpenAPI."""
     schema = ImagesInJson.model_json_schema()
@@ -123,6 +128,6 @@ def _bodies(most: int) -> dict[str, Any]:
     }
     content = {
         "multipart/form-data": {"schema": files, "encoding": {"image": {"contentType": "image/*"}}},
-        "application/json": {"schema": schema},
+        JSON: {"schema": schema},
     }
     return {"requestBody": {"required": True, "content": content}}

@@ -17,7 +17,9 @@ from .limits import Limits
 from .monitoring import Metrics
 
 # What a person's browser asks for before there is a token.
-_OPEN = ("/", "/page.css", "/page.js", "/vega.js", "/healthz")
+_PAGE = ("/", "/page.css", "/page.js", "/vega.js")
+_DOCS = ("/docs", "/docs.js", "/swagger.js", "/swagger.css")
+_OPEN = (*_PAGE, *_DOCS, "/healthz")
 _API = ("/score", "/explain", "/drift", "/metrics", "/histogram.json", "/openapi.json")
 # Times the limit of a body that is read and thrown away, so that the client gets to the answer.
 _MOST_DISCARDED = 4

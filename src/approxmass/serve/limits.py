@@ -15,7 +15,7 @@ class Limits:
     Attributes:
         body_bytes: Of one body.
         held_bytes: Of the bodies held at once.
-        images: In one request.
+        images: In one request, or rows of numbers.
         pixels: Of one image.
         request_pixels: Of the images of one request together.
         seconds: To receive a body.

@@ -85,8 +85,21 @@ function notice(error) {
   $("notice").hidden = false;
 }
 
+function introduceRows() {
+  const columns = detector.columns;
+  $("detector").textContent = `rows of ${count.format(columns.length)} numbers · method ${detector.method}`;
+  const some = columns.slice(0, 8).join(", ") + (columns.length > 8 ? ", …" : "");
+  document.title = "approxmass: does this row belong?";
+  document.querySelector("h1").textContent = "Does this row belong?";
+  $("lead").textContent =
+    `This detector takes rows of numbers (${some}), which no page can choose for you: send them to ` +
+    `POST /score as {"rows": [[1.5, 2.0]]}; the answer has a p-value for each.`;
+  for (const part of [$("drop"), document.querySelector(".notes")]) part.hidden = true;
+}
+
 async function introduce() {
   detector = (await (await call("healthz")).json()).detector;
+  if (detector.columns.length) return introduceRows();
   const colour = detector.channels === 1 ? "grey" : "colour";
   const size = `${detector.width}×${detector.height}`;
   $("detector").textContent = `${colour} images, ${size} · method ${detector.method}`;

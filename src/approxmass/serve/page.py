@@ -14,29 +14,46 @@ from fastapi import FastAPI, Request, Response
 from ..report import charts
 from .service import Service
 
+_SCRIPT = "text/javascript"
+
 
 def add_page(app: FastAPI, service: Service) -> None:
-    """Add the page, its files, and the script that draws its charts."""
+    """Add the page with its charts, and `/docs`; neither needs a network."""
     for path, name, kind in (
         ("/", "page.html", "text/html"),
         ("/page.css", "page.css", "text/css"),
-        ("/page.js", "page.js", "text/javascript"),
+        ("/page.js", "page.js", _SCRIPT),
+        ("/docs", "docs.html", "text/html"),
+        ("/docs.js", "docs.js", _SCRIPT),
     ):
         app.add_api_route(path, _file(name, kind), methods=["GET", "HEAD"], include_in_schema=False)
+    swagger = resources.files("fastapi_offline") / "static"
+    for path, kind, read in (
+        ("/vega.js", _SCRIPT, lambda: charts.vega_script().encode()),
+        ("/swagger.js", _SCRIPT, (swagger / "swagger-ui-bundle.js").read_bytes),
+        ("/swagger.css", "text/css", (swagger / "swagger-ui.css").read_bytes),
+    ):
+        app.add_api_route(
+            path, _library(read, kind, service), methods=["GET"], include_in_schema=False
+        )
 
-    @app.get("/vega.js", include_in_schema=False)
-    async def vega(request: Request) -> Response:
-        script, tag = await service.in_thread(_vega)
+
+def _library(read: Callable[[], bytes], kind: str, service: Service) -> Callable[..., Any]:
+    """A large file of another project, read once and kept by browsers."""
+
+    @functools.cache
+    def once() -> tuple[bytes, str]:
+        data = read()
+        return data, f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+
+    async def answer(request: Request) -> Response:
+        data, tag = await service.in_thread(once)
         caching = {"ETag": tag, "Cache-Control": "public, max-age=86400"}
         if request.headers.get("if-none-match") == tag:
             return Response(None, HTTPStatus.NOT_MODIFIED, caching)
-        return Response(script, headers=caching, media_type="text/javascript")
+        return Response(data, headers=caching, media_type=kind)
 
-
-@functools.cache
-def _vega() -> tuple[bytes, str]:
-    script = charts.vega_script().encode()
-    return script, f'"{hashlib.sha256(script).hexdigest()[:16]}"'
+    return answer
 
 
 def _file(name: str, kind: str) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
 __all__ = ["Service"]
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,7 +28,8 @@ from .answers import Description, Drift, Health, Result, Results
 from .batching import Batcher
 from .limits import Limits, RequestRefused
 from .monitoring import Metrics
-from .uploads import Receiver, check_kind, images_of, uploads_of
+from .rows import UploadedRow, check_rows_kind, rows_in, rows_of
+from .uploads import Receiver, Upload, check_kind, images_of, uploads_of
 
 T = TypeVar("T")
 
@@ -69,14 +70,18 @@ class Service:
     ) -> AsyncIterator[tuple[list[str], Chunk]]:
         """Names of the images of a request, and these, which keep their place meanwhile."""
         self._calibrated(group)
-        check_kind(request.headers)
+        rows = self.detector.fitted.vectors
+        (check_rows_kind if rows else check_kind)(request.headers)
         kind = request.headers["content-type"]
         async with self._receiver.body(request) as body:
-            uploads = await self.in_thread(uploads_of, body, kind, self.limits)
+            uploads: Sequence[Upload | UploadedRow] = await self.in_thread(
+                rows_in if rows else uploads_of, body, kind, self.limits
+            )
             body.clear()  # the uploads hold the same again
             with self._batcher.reserve(len(uploads)):
-                detector = self.detector
-                chunk = await self.in_thread(images_of, uploads, detector, self.limits)
+                chunk = await self.in_thread(
+                    rows_of if rows else images_of, uploads, self.detector, self.limits
+                )
                 if group is not None:
                     chunk = replace(chunk, groups=[group] * len(uploads))
                 yield [upload.name for upload in uploads], chunk
@@ -116,6 +121,7 @@ class Service:
 
     async def explain(self, request: Request, group: str | None = None) -> Response:
         """Draw one image, beside itself with the map of where it does not belong."""
+        self.detector.fitted.check_images("/explain")
         async with self._images_in(request, group) as (names, chunk):
             if len(names) != 1:
                 raise RequestRefused(
@@ -160,6 +166,7 @@ class Service:
                 channels=channels,
                 height=height,
                 width=width,
+                columns=list(detector.settings.columns or ()),
                 resizes=detector.settings.size is not None,
                 explains=detector.model.explains,
                 groups=[] if known.per is None else list(known.groups),

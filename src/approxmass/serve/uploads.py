@@ -1,11 +1,16 @@
 """Bodies of requests, from the wire to pixels: in memory only, and never more than the limits."""
 
 __all__ = [
+    "JSON",
     "ImagesInJson",
     "Receiver",
     "Upload",
+    "check_compression",
     "check_kind",
     "images_of",
+    "kind_of",
+    "named",
+    "parsed",
     "uploads_of",
 ]
 
@@ -17,6 +22,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import TypeVar
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,10 +37,12 @@ from ..data.source import ImageSource
 from ..detector import Detector
 from .limits import Limits, RequestRefused
 
+M = TypeVar("M", bound=BaseModel)
+
 # What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
 # writes to disk (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-_JSON, _FORM = "application/json", "multipart/form-data"
+JSON, _FORM = "application/json", "multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -114,16 +122,22 @@ def check_kind(headers: Headers) -> None:
     Raises:
         RequestRefused: 415, neither of the two kinds, or compressed.
     """
-    if _kind(headers.get("content-type", "")) not in (_JSON, _FORM):
+    if kind_of(headers.get("content-type", "")) not in (JSON, _FORM):
         raise RequestRefused(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f'send images as files in {_FORM}, or as {_JSON}: {{"images": ["<base64>"]}}',
+            f'send images as files in {_FORM}, or as {JSON}: {{"images": ["<base64>"]}}',
         )
+    check_compression(headers)
+
+
+def check_compression(headers: Headers) -> None:
+    """Refuse, 415, a body that would have to be unpacked."""
     if headers.get("content-encoding", "identity") != "identity":
         raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send the body uncompressed")
 
 
-def _kind(content_type: str) -> str:
+def kind_of(content_type: str) -> str:
+    """What a body claims to be, without parameters and in small letters."""
     return content_type.partition(";")[0].strip().lower()
 
 
@@ -133,7 +147,7 @@ def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     Raises:
         RequestRefused: 413 too many images, 422 not what its kind says.
     """
-    if _kind(content_type) == _JSON:
+    if kind_of(content_type) == JSON:
         uploads = _from_json(body, limits)
     else:
         uploads = _from_form(body, content_type, limits)
@@ -144,21 +158,41 @@ def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     return uploads
 
 
-def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
+def parsed(model: type[M], body: bytearray) -> M:
+    """A body as JSON of that model.
+
+    Raises:
+        RequestRefused: 422, it is not.
+    """
     try:
-        given = ImagesInJson.model_validate_json(bytes(body))
+        return model.model_validate_json(bytes(body))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"the JSON is not as it should be: {where + ': ' if where else ''}{first['msg']}"
         raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
-    _check_count(len(given.images), limits)
-    names = [str(i) for i in range(len(given.images))] if given.names is None else given.names
-    if len(names) != len(given.images):
+
+
+def named(names: list[str] | None, count: int, limits: Limits, unit: str) -> list[str]:
+    """The names of so many images or rows: those given, or their numbers.
+
+    Raises:
+        RequestRefused: 413 too many, 422 another number of names.
+    """
+    _check_count(count, limits, unit)
+    if names is None:
+        return [str(i) for i in range(count)]
+    if len(names) != count:
         raise RequestRefused(
             HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"there are {len(names)} names for {len(given.images)} images: give one to each",
+            f"there are {len(names)} names for {count} {unit}s: give one to each",
         )
+    return names
+
+
+def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
+    given = parsed(ImagesInJson, body)
+    names = named(given.names, len(given.images), limits, "image")
     uploads = []
     for name, text in zip(names, given.images, strict=True):
         try:
@@ -170,11 +204,11 @@ def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
     return uploads
 
 
-def _check_count(count: int, limits: Limits) -> None:
+def _check_count(count: int, limits: Limits, unit: str = "image") -> None:
     if count > limits.images:
         raise RequestRefused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"more than {limits.images} images in one request: send them in several",
+            f"more than {limits.images} {unit}s in one request: send them in several",
         )
 
 
