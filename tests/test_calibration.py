@@ -24,7 +24,7 @@ from approxmass.calibration import (
     tied,
     with_tolerance,
 )
-from approxmass.rank_sum import group_p_value
+from approxmass.rank_sum import group_p_value, rank_sum_p_values
 from conftest import mistake
 
 
@@ -97,6 +97,25 @@ def test_no_group_p_value_is_below_the_exact_one(n: int, m: int) -> None:
         p = group_p_value(calibration, scores)
         assert p >= exact[ahead] - 1e-9
         assert p <= 1.06 * exact[ahead] or exact[ahead] < 0.05  # and it is not merely large
+
+
+def test_rank_sums_of_groups_are_exact_to_eight_and_then_the_raised_normal_law() -> None:
+    generator = np.random.default_rng(0)
+    for n, m in ((8, 30), (30, 8), (9, 9), (40, 25)):
+        calibration, scores = generator.normal(size=(3, n)), generator.normal(0.4, 1, (3, m))
+        found = rank_sum_p_values(calibration, scores)
+        ahead = (scores[:, :, None] > calibration[:, None]).sum((1, 2))
+        if min(n, m) == 8:
+            law = stats.mannwhitneyu(
+                scores, calibration, axis=1, alternative="greater", method="exact"
+            ).pvalue
+        else:
+            deviation = np.sqrt(n * m * (n + m + 1) / 12)
+            law = stats.norm.sf((ahead - n * m / 2 - 0.5) / deviation)
+            law *= 1 + 0.17 * (1 / n + 1 / m)
+        assert found == pytest.approx(law, rel=1e-9)
+    lowest = rank_sum_p_values(np.arange(100.0, 150.0), np.arange(50.0))
+    assert lowest == 1.0
 
 
 @pytest.mark.parametrize("size", [2, 10, 50])
@@ -391,3 +410,8 @@ def test_small_groups_have_the_p_value_of_all_orders(n: int, m: int) -> None:
         assert found == pytest.approx(expected)
     # Of one image the exact one, with ties.
     assert group_p_value(np.array([1.0, 2.0, 2.0]), np.array([2.0])) == 3 / 4
+
+
+def test_a_group_of_none_is_refused() -> None:
+    with mistake("too-few", "a group needs at least one image"):
+        group_p_value(np.arange(9.0), np.empty(0))
