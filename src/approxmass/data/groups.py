@@ -4,14 +4,14 @@ __all__ = ["SUBFOLDER", "check_groups", "groups_of", "open_groups"]
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ApproxMassError
-from .readers.parquet import has_column, texts_of
+from .readers.parquet import texts_of
+from .readers.shards import table_of
 from .source import ImageSource
 
 # The word for: what comes before the first stroke in the name of an image.
@@ -32,6 +32,7 @@ def groups_of(source: ImageSource, how: str) -> list[str | None]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> from approxmass.data import open_images
         >>> folder = Path(tempfile.mkdtemp())
@@ -43,11 +44,10 @@ def groups_of(source: ImageSource, how: str) -> list[str | None]:
         >>> groups_of(open_images(folder), "ea(.)")
         ['s', None]
     """
-    path = Path(source.name)
-    is_table = path.suffix.lower() == ".parquet" and path.is_file()
-    if is_table and has_column(source.name, path, how):
-        return check_groups(texts_of(source.name, path, how), source)
-    pattern = None if how == SUBFOLDER else _pattern(how, source, is_table=is_table)
+    table = table_of(source.name)
+    if table is not None and how in table.schema.names:
+        return check_groups(texts_of(table, how), source)
+    pattern = None if how == SUBFOLDER else _pattern(how, source, is_table=table is not None)
     names = [name for some, _ in source.parts()[0](1024) for name in some]
     if pattern is None:
         found = [name.split("/")[0] if "/" in name else None for name in names]

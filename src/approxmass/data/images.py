@@ -3,8 +3,11 @@
 __all__ = ["open_images"]
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..errors import ApproxMassError
@@ -13,11 +16,13 @@ from .options import check_seen
 from .pages import every_page
 from .readers import reader_of
 from .readers.array import as_array, open_array
-from .readers.common import KINDS
-from .readers.hub import open_hub
+from .readers.common import KINDS, label_name
+from .readers.hub import is_dataset, open_dataset, open_hub
 from .readers.listed import open_list
-from .readers.npz import open_npz, split_of
+from .readers.once import open_once
 from .readers.sample import open_sample
+from .readers.shards import image_column
+from .readers.tables import frame_columns, is_frame
 from .source import ImageSource
 
 
@@ -84,15 +89,52 @@ def _open(source: object) -> ImageSource:
         return _open_named(source)
     if isinstance(source, os.PathLike):
         return _open_path(os.fspath(source), Path(source))
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview):
         return open_list("array", [source])
     if isinstance(source, list | tuple):
         return open_list("array", source)
+    if is_dataset(source):
+        return open_dataset(source)
+    if is_frame(source):
+        return _open_frame(source)
     if hasattr(source, "__array__"):
-        return open_array("array", as_array("array", source))
-    raise ApproxMassError(
-        f"{type(source).__name__}: not a source of images; give {KINDS}", code="bad-source"
+        array = as_array("array", source)
+        # Of paths, bytes or arrays, as a column of a frame is.
+        lists = array.ndim == 1 and array.dtype.kind in "OSU"
+        return open_list("array", array.tolist()) if lists else open_array("array", array)
+    return _open_iterable(source)
+
+
+def _open_frame(frame: Any) -> ImageSource:
+    """Images of the column `image` of a frame."""
+    known = frame_columns(frame)
+    images = frame[image_column("table", known, [], "frame['{}']")]
+    label = label_name(known)
+    return open_list(
+        "array",
+        as_array("array", images).tolist(),
+        lambda: None if label is None else np.asarray(frame[label]),
     )
+
+
+def _open_iterable(source: Any) -> ImageSource:
+    """Images of a data set or a loader of torch, of a generator, or of whatever gives some."""
+    name = type(source).__name__
+    if isinstance(source, Mapping):
+        listed = ", ".join(map(str, source)) or "nothing"
+        raise ApproxMassError(
+            f"{name}: a dict of {listed} is not a source of images: give one of them, such as "
+            f"data[{next(iter(source), 'train')!r}]",
+            code="bad-source",
+        )
+    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        items: Iterable[Any] = (source[i] for i in range(len(source)))
+    elif isinstance(source, Iterable):
+        items = source
+    else:
+        raise ApproxMassError(f"{name}: not a source of images; give {KINDS}", code="bad-source")
+    # A loader of torch says so; what else gives batches, gives arrays of four axes.
+    return open_once(name, items, batched=getattr(source, "batch_sampler", None) is not None)
 
 
 def _open_named(name: str) -> ImageSource:
@@ -106,11 +148,9 @@ def _open_named(name: str) -> ImageSource:
 
 
 def _open_path(name: str, path: Path) -> ImageSource:
-    if not os.path.lexists(path):
-        split = split_of(name)
-        if split is not None:
-            return open_npz(name, *split)
+    reader = reader_of(name, path)
+    if reader is None:
         raise ApproxMassError(
             f"{name}: there is no such file or folder; give {KINDS}", code="bad-source"
         )
-    return reader_of(name, path).images(name, path)
+    return reader.images(name, path)
