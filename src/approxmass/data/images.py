@@ -42,15 +42,24 @@ def open_images(
     Arguments:
         source: One of
 
-            - an array (or anything that turns into one, such as a tensor) `(N, H, W)`,
-              `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with C = 1 or 3: uint8, bool, uint16
-              (0 to 65535), floats in [0, 1] or other integers in [0, 255]; a list of such images,
-              or of Pillow images;
+            - an array or tensor `(N, H, W)`, `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with
+              C = 1 or 3: uint8, bool, uint16 (0 to 65535), floats in [0, 1] or other integers in
+              [0, 255]; wherever a tensor is, and whether it requires a gradient or not;
+            - a list, an array or a Series of such images, of paths, of Pillow images, or of the
+              bytes of image files, all of one kind; or one Pillow image, or the bytes of one;
             - the path of a folder (every image in it and below, sorted by path; hidden files and
-              links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet`
-              (column `image`) or IDX file; `FILE.npz:SPLIT` for the arrays of one split;
+              links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet` or
+              IDX file; a folder of Parquet files (all as one, sorted by path); a pattern such as
+              `photos/**/*.jpg`; `FILE.npz:SPLIT` for the arrays of one split;
             - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
-              one;
+              one; a `datasets.Dataset`, `IterableDataset`, or a column of one; a frame of pandas
+              or polars, or a table of Arrow. Of a table the column `image`, or the only one that
+              says that it holds images; `FILE.parquet:COLUMN`, `hf:NAME:CONFIG:SPLIT:COLUMN`,
+              `data[COLUMN]` take another;
+            - a torch Dataset or DataLoader, a generator, or anything else that gives images one by
+              one, in batches `(N, C, H, W)`, as tuples whose first entry is the image, or in dicts
+              under `image`. It is read now, once and whole, and kept on disk, for it may end,
+              shuffle or alter: see docs/images.md;
             - `sample:NAME`, images that come with the library;
             - an `ImageSource`, whose own options stay where none is given here.
         size: Bring every image to `size` x `size` pixels, or to a height and width, unsquashed:
@@ -90,9 +99,9 @@ def _open(source: object) -> ImageSource:
     if isinstance(source, os.PathLike):
         return _open_path(os.fspath(source), Path(source))
     if isinstance(source, Image.Image | bytes | bytearray | memoryview):
-        return open_list("array", [source])
+        return open_list("image", [source])
     if isinstance(source, list | tuple):
-        return open_list("array", source)
+        return open_list("list", source)
     if is_dataset(source):
         return open_dataset(source)
     if is_frame(source):
@@ -101,7 +110,7 @@ def _open(source: object) -> ImageSource:
         array = as_array("array", source)
         # Of paths, bytes or arrays, as a column of a frame is.
         lists = array.ndim == 1 and array.dtype.kind in "OSU"
-        return open_list("array", array.tolist()) if lists else open_array("array", array)
+        return open_list("list", array.tolist()) if lists else open_array("array", array)
     return _open_iterable(source)
 
 
@@ -111,8 +120,8 @@ def _open_frame(frame: Any) -> ImageSource:
     images = frame[image_column("table", known, [], "frame['{}']")]
     label = label_name(known)
     return open_list(
-        "array",
-        as_array("array", images).tolist(),
+        "table",
+        as_array("table", images).tolist(),
         lambda: None if label is None else np.asarray(frame[label]),
     )
 
