@@ -5,6 +5,7 @@ __all__ = ["Scores"]
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -156,13 +157,11 @@ class Scores:
         Raises:
             ApproxMassError: pandas is not installed.
         """
-        try:
-            import pandas  # noqa: F401, ICN001 - to say what is missing
-        except ImportError:
+        if find_spec("pandas") is None:
             raise ApproxMassError(
                 "to_pandas needs pandas: pip install pandas (or take to_arrow)",
                 code="missing-library",
-            ) from None
+            )
         return self.to_arrow().to_pandas()
 
     def __repr__(self) -> str:

@@ -88,8 +88,8 @@ def check_groups(groups: Sequence[Any], source: ImageSource) -> list[str | None]
     """
     if len(groups) != len(source):
         raise _bad(
-            f"there are {len(groups):,} groups for the {len(source):,} images of {source.name}: "
-            "give one an image"
+            f"there are {len(groups):,} groups for the {len(source):,} {source.unit}s of "
+            f"{source.name}: give each its own"
         )
     return [_as_text(group) for group in groups]
 
@@ -98,7 +98,7 @@ def _as_text(group: Any) -> str | None:
     if group is None or group != group:  # a table's word for none is NaN
         return None
     if not isinstance(group, str | int | np.integer | np.bool_ | np.str_):
-        raise _bad(f"groups are text or whole numbers, not {group!r}: give one an image")
+        raise _bad(f"groups are text or whole numbers, not {group!r}: give each its own")
     return str(group) or None
 
 
@@ -123,7 +123,10 @@ def open_groups(groups: Any, source: ImageSource) -> NDArray[np.int64]:
     elif np.ndim(groups) == 1:
         found = check_groups(list(groups), source)
     else:
-        raise _bad(f"groups must be one text or whole number an image, {len(source):,} in all")
+        raise _bad(
+            f"groups must be one text or whole number for each {source.unit}, {len(source):,} in "
+            "all"
+        )
     number: dict[object, int] = {}
     of = [
         number.setdefault(place if group is None else group, len(number))

@@ -38,6 +38,7 @@ class VectorSource(ImageSource):
     """
 
     dtype = np.float64
+    unit = "row"
 
     def __init__(self, name: str, count: int, blocks: _Blocks, columns: Sequence[str]) -> None:
         def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
@@ -98,7 +99,8 @@ class VectorSource(ImageSource):
                 what = "no value" if np.isnan(value) else "an infinite value"
                 errors[place] = f"has {what} for column {column}: fill it in, or leave the row out"
                 codes[place] = "bad-image"
-            yield Chunk(kept, [(1, len(self.columns))] * len(kept), None, names, errors, codes)
+            sizes = [(1, len(self.columns))] * len(kept)
+            yield Chunk(kept, sizes, None, names, errors, codes, unit=self.unit)
 
     def part(self, keep: Bools, name: str) -> "VectorSource":
         """Those rows that are marked, in their order."""

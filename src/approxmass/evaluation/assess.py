@@ -90,6 +90,7 @@ class Assessment:
         known = known_warnings(
             {name: scored.in_fit for name, scored in self.sets.items()},
             {name: len(scored.names) for name, scored in self.sets.items()},
+            self.detector.fitted.unit,
         )
         return known + weak_spots(
             self.detector.statistic,
@@ -247,6 +248,7 @@ def assess(
         {name: sets[name].statistics for name in others},
         group_size=group_size,
         seed=seed,
+        unit=detector.fitted.unit,
     )
     return Assessment(
         detector=detector,
