@@ -170,11 +170,10 @@ class Scores:
     def _said(self) -> str:
         """All together, in few words."""
         if not len(self):
-            return "none"
-        return (
-            f"{len(self):,} scored, {int(self.is_outlier.sum()):,} outliers at 5%, smallest "
-            f"p-value {self.p_value.min():.3g}"
-        )
+            return "none scored"
+        called = int(self.is_outlier.sum())
+        outliers = f"{called:,} outlier{'' if called == 1 else 's'} at 5%"
+        return f"{len(self):,} scored, {outliers}, smallest p-value {self.p_value.min():.3g}"
 
     def _repr_html_(self) -> str:
         """The first rows and all in few words, for a notebook."""

@@ -106,10 +106,11 @@ def _open(source: object) -> ImageSource:
         return open_dataset(source)
     if is_frame(source):
         return _open_frame(source)
+    if hasattr(source, "to_pylist") or hasattr(source, "to_list"):  # a column of a frame
+        return open_list("list", _listed(source))
     if hasattr(source, "__array__"):
         array = as_array("array", source)
-        # Of paths, bytes or arrays, as a column of a frame is.
-        lists = array.ndim == 1 and array.dtype.kind in "OSU"
+        lists = array.ndim == 1 and array.dtype.kind in "OSU"  # of paths, bytes or arrays
         return open_list("list", array.tolist()) if lists else open_array("array", array)
     return _open_iterable(source)
 
@@ -119,11 +120,14 @@ def _open_frame(frame: Any) -> ImageSource:
     known = frame_columns(frame)
     images = frame[image_column("table", known, [], "frame['{}']")]
     label = label_name(known)
-    return open_list(
-        "table",
-        as_array("table", images).tolist(),
-        lambda: None if label is None else np.asarray(frame[label]),
-    )
+    labels = None if label is None else np.asarray(_listed(frame[label]))
+    return open_list("table", _listed(images), lambda: labels)
+
+
+def _listed(column: Any) -> list[Any]:
+    """A column of pandas, polars or Arrow as a list."""
+    found: list[Any] = column.to_pylist() if hasattr(column, "to_pylist") else column.to_list()
+    return found
 
 
 def _open_iterable(source: Any) -> ImageSource:

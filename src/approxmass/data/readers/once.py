@@ -115,7 +115,7 @@ class _Kept:
             items = _Items(self._items, data, self._ends)
             return open_encoded(self._name, self._paths, items, lambda: labels)
         rows = data.view(self._rows.dtype).reshape(self._count, *self._rows.shape)
-        return open_array(self._name, rows, lambda: labels, several=self._rows.ndim > 1)
+        return open_array(self._name, rows, lambda: labels, several=True)
 
 
 class _Items(Sequence[Encoded]):
