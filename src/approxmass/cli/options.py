@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ..data import ImageSource
     from ..detector import Detector
 
-SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+SOURCE = (
+    "A folder of images or of Parquet files, an image, a pattern in quotes ('photos/**/*.jpg'), a "
+    ".npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+)
 # Unreadable images named on the terminal.
 SHOWN = 10
 
