@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from approxmass import Detector
 from approxmass.data import open_images, open_labels
 from approxmass.data.groups import groups_of
 from approxmass.data.readers.once import open_once
 from approxmass.data.vectors import holds_vectors, open_vectors
+from approxmass.settings import Settings
 from conftest import mistake, textures
 
 IMAGES = textures(9, seed=3)
@@ -84,6 +85,16 @@ class Torch(Dataset[Any]):
 
     def __getitem__(self, place: int) -> Any:
         return self._item(place % len(IMAGES))
+
+
+class Stream(IterableDataset[Any]):
+    """One that cannot be indexed, though it has what that takes."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __iter__(self) -> Iterator[Any]:
+        return ((tensor(i), LABELS[i]) for i in range(len(IMAGES)))
 
 
 def tensor(place: int) -> torch.Tensor:
@@ -163,6 +174,8 @@ KINDS: dict[str, Callable[[Path], list[Made]]] = {
         (Torch(lambda i: (tensor(i), LABELS[i])), NUMBERS),
         (Torch(lambda i: (Image.fromarray(IMAGES[i]), LABELS[i])), NUMBERS),
         (Torch(lambda i: {"label": LABELS[i], "image": IMAGES[i]}), NUMBERS),
+        (Stream(), NUMBERS),
+        ([(tensor(i), LABELS[i]) for i in range(9)], NUMBERS),
     ],
     "a torch `DataLoader`": lambda tmp: [
         (DataLoader(Torch(tensor), batch_size=4), NUMBERS),
@@ -298,6 +311,8 @@ def test_labels_come_along(tmp_path: Path) -> None:
     expected = [int(name[0] == "b") for name in sorted(FILES)]
     assert open_labels(f"{tmp_path}/f/**/*.png").tolist() == expected  # type: ignore[union-attr]
     assert open_images(Torch(lambda i: (tensor(i), tensor(i)))).labels() is None  # no class
+    pairs = [(png(x), label) for x, label in zip(IMAGES, LABELS, strict=True)]
+    assert Settings().open(pairs).labels().tolist() == LABELS  # type: ignore[union-attr]
 
 
 def test_a_fit_reads_a_generator_once(detector: Detector) -> None:
@@ -459,6 +474,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     ),
     "a dict of splits": (
         lambda tmp: {"train": IMAGES, "test": IMAGES},
+        "bad-source",
+        "a dict of train, test is not a source of images: give one of them, such as data['train']",
+    ),
+    "a set of splits": (
+        lambda tmp: __import__("datasets").DatasetDict({"train": hub(), "test": hub()}),
         "bad-source",
         "a dict of train, test is not a source of images: give one of them, such as data['train']",
     ),

@@ -18,6 +18,7 @@ from .readers import reader_of
 from .readers.array import as_array, open_array
 from .readers.common import KINDS, label_name
 from .readers.hub import is_dataset, open_dataset, open_hub
+from .readers.items import is_pair
 from .readers.listed import open_list
 from .readers.once import open_once
 from .readers.sample import open_sample
@@ -101,7 +102,8 @@ def _open(source: object) -> ImageSource:
     if isinstance(source, Image.Image | bytes | bytearray | memoryview):
         return open_list("image", [source])
     if isinstance(source, list | tuple):
-        return open_list("list", source)
+        pairs = len(source) > 0 and is_pair(source[0])
+        return open_once("list", source) if pairs else open_list("list", source)
     if is_dataset(source):
         return open_dataset(source)
     if is_frame(source):
@@ -140,10 +142,10 @@ def _open_iterable(source: Any) -> ImageSource:
             f"data[{next(iter(source), 'train')!r}]",
             code="bad-source",
         )
-    if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
-        items: Iterable[Any] = (source[i] for i in range(len(source)))
-    elif isinstance(source, Iterable):
-        items = source
+    if isinstance(source, Iterable):
+        items: Iterable[Any] = source
+    elif hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        items = (source[i] for i in range(len(source)))
     else:
         raise ApproxMassError(f"{name}: not a source of images; give {KINDS}", code="bad-source")
     # A loader of torch says so; what else gives batches, gives arrays of four axes.

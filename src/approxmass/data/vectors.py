@@ -139,11 +139,10 @@ def holds_vectors(source: Any) -> bool:
     if is_frame(source):
         return "image" not in frame_columns(source)
     if isinstance(source, list | tuple):
-        return (
-            bool(len(source))
-            and isinstance(source[0], list | tuple | np.ndarray)
-            and (np.ndim(source[0]) == 1)
-        )
+        first = source[0] if source else None
+        if isinstance(first, list | tuple):
+            return bool(first) and all(isinstance(each, int | float | np.number) for each in first)
+        return getattr(first, "ndim", 0) == 1
     return getattr(source, "ndim", 0) == 2
 
 

@@ -1,6 +1,6 @@
 """The items of a list or of a data set: images of one kind, each perhaps with a label."""
 
-__all__ = ["Kind", "encoded", "kind_of", "told"]
+__all__ = ["Kind", "encoded", "is_pair", "kind_of", "told"]
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +32,24 @@ def kind_of(item: Any) -> Kind | None:
     if isinstance(item, Mapping):
         return "a row of bytes or a path" if {"bytes", "path"} & set(item) else None
     return "an array" if hasattr(item, "__array__") or isinstance(item, list | tuple) else None
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an item is an image with its label, or a dict of such, not an image alone.
+
+    Example:
+        >>> is_pair(("a.png", 3)), is_pair([[0, 1], [2, 3]])
+        (True, False)
+    """
+    if isinstance(item, Mapping):
+        return kind_of(item) is None
+    return (
+        isinstance(item, tuple)
+        and len(item) > 1
+        and not isinstance(item[0], list | tuple)
+        and kind_of(item[0]) is not None
+        and _label(item[1]) is not None
+    )
 
 
 def encoded(item: Any) -> tuple[str | None, Encoded]:
