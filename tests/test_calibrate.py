@@ -148,7 +148,7 @@ def test_cameras_in_subfolders(fitted: Path, tmp_path: Path) -> None:
     assert [row["group"] for row in rows] == ["east"] * 5 + [""] * 2 + ["west"] * 5
     for row in rows:
         strange = row["name"].startswith("north")
-        assert ("calibrate with usual images of it" in row["error"]) == strange
+        assert ("calibrate with usual ones of it" in row["error"]) == strange
         assert (row["p_value"] == "") == strange
     facts = json.loads(scored.stdout)
     assert (facts["scored"], facts["skipped"]) == (10, 2)

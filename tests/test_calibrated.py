@@ -116,9 +116,9 @@ def test_each_group_has_its_own_and_one_for_all_has_no_groups() -> None:
     assert (alone.source, alone.left_out) == ("usual, line west", 0)
     with mistake("bad-group", "per line ('east', 'west')"):
         _ = groups.only
-    with mistake("bad-group", "one calibration for all images"):
+    with mistake("bad-group", "one calibration for all"):
         run().of("east")
-    with mistake("bad-group", "the image is of group 'north'"):
+    with mistake("bad-group", "what is given is of group 'north'"):
         groups.of("north")
 
 
@@ -127,7 +127,7 @@ def test_why_an_image_has_no_p_value() -> None:
     assert groups.refusal("east") is None
     assert groups.refusal("north") == (
         "is of group 'north', for which nothing is calibrated (there is 'east', 'west'): "
-        "calibrate with usual images of it too"
+        "calibrate with usual ones of it too"
     )
     none = groups.refusal(None)
     assert none == "is in no group: it has no value for line, and calibration is per line"

@@ -96,11 +96,11 @@ def test_weak_spots_are_named_and_strong_ones_are_not() -> None:
 @pytest.mark.parametrize(
     ("shift", "count", "words"),
     [
-        (-2.0, 300, "takes these for more usual than usual images"),
+        (-2.0, 300, "takes these for more usual than usual ones"),
         (0.0, 300, "is near chance"),
         (0.0, 10, "is near chance"),
         (0.25, 3000, "is near chance"),  # above .5 beyond doubt, and of no use
-        (0.8, 8, "cannot be told from chance with so few images"),
+        (0.8, 8, "cannot be told from chance with so few"),
         (1.5, 300, None),
     ],
 )

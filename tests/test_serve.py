@@ -201,7 +201,7 @@ def test_a_detector_of_several_groups_wants_to_know_which(folder: Path) -> None:
 def test_a_detector_of_one_calibration_takes_no_group(client: TestClient) -> None:
     answer = client.post("/score", files=forms(FILES[:1]), params={"group": "day"})
     assert answer.status_code == 422
-    assert "one calibration for all images" in answer.json()["detail"]
+    assert "one calibration for all" in answer.json()["detail"]
     assert client.get("/healthz").json()["detector"]["groups"] == []
 
 

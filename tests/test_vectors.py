@@ -19,6 +19,7 @@ from approxmass import Detector
 from approxmass.cli.main import app
 from approxmass.data.vectors import holds_vectors, open_vectors
 from approxmass.encoders import VectorEncoder
+from approxmass.errors import ApproxMassError
 from approxmass.explain.attribution import Explanation
 from approxmass.flows import VectorFlow
 from approxmass.serve import create_app
@@ -106,7 +107,7 @@ def test_missing_values_are_named_and_cost_only_their_row(detector: Detector) ->
     frame = pd.DataFrame(rows(5), columns=list("abcdef"))
     frame.loc[1, "c"] = np.nan
     frame.loc[3, "e"] = np.inf
-    with mistake("bad-image", "image 1 has no value for column c"):
+    with mistake("bad-image", "row 1 has no value for column c"):
         Detector().fit(pd.concat([frame] * 20))
     ((chunk, scores),) = detector.score_chunks(frame)
     assert chunk.errors[3] == "has an infinite value for column e: fill it in, or leave the row out"
@@ -250,6 +251,42 @@ def test_the_commands_take_tables(tmp_path: Path) -> None:
     assert len(found["images"]) == 40
     assert {part["component"] for part in found["images"][0]["components"]} <= set("abcdef")
     run("calibrate", place, tmp_path / "new.csv")
+
+
+def test_rows_are_called_rows_wherever_a_person_reads(tmp_path: Path) -> None:
+    said = ""
+
+    def run(*words: object, fails: bool = False) -> None:
+        nonlocal said
+        done = CliRunner().invoke(app, [str(word) for word in words])
+        assert isinstance(done.exception, ApproxMassError) == fails, done.output
+        said += f"{done.output} {done.exception}"
+
+    frames = {"id": rows(1400), "new": rows(60, 9), "odd": odd(40), "few": rows(5)}
+    for name, values in frames.items():
+        pd.DataFrame(values, columns=list("abcdef")).to_csv(tmp_path / f"{name}.csv", index=False)
+    with (tmp_path / "new.csv").open("a") as file:
+        file.write("1,2,,4,5,6\n")
+    again = pd.concat([pd.read_csv(tmp_path / "id.csv")[:40]] * 3)
+    again.to_csv(tmp_path / "again.csv", index=False)
+    place, tried = tmp_path / "d", tmp_path / "odd.csv"
+    quick = ("--preset", "gaussian")
+    run("fit", tmp_path / "id.csv", "-o", place, "--trim", "0.01", *quick)
+    run("fit", tmp_path / "again.csv", "-o", tmp_path / "d2", *quick)
+    run("fit", tmp_path / "few.csv", "-o", tmp_path / "d3", fails=True)
+    run("score", place, tmp_path / "new.csv", "-o", tmp_path / "s.csv")
+    run("explain", place, tmp_path / "new.csv")
+    run("calibrate", place, tried)
+    run("calibrate", place, tmp_path / "few.csv", fails=True)
+    run("evaluate", place, "--id", tmp_path / "id.csv", "--ood", tried, "-o", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    page, vega = page.split("<script>", 1)[0], page.split("<script>", 1)[1]
+    assert "vega" in vega  # it is the library, which knows images
+    said += re.sub(r"<style>.*?</style>|data:image|\bid=\S+|href=\S+", "", page, flags=re.DOTALL)
+    assert not re.findall(r".{0,40}\bimages?\b.{0,40}", said, re.IGNORECASE)
+    said = " ".join(said.replace("│", "").split())
+    for words in ("of 1,400 rows", "share of rows", "row 60 has no value for column c", "Rows"):
+        assert words in said, words
 
 
 def test_the_document_runs() -> None:

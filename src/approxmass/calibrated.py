@@ -157,12 +157,12 @@ class CalibrationRun:
         """
         if self.per is None:
             raise ApproxMassError(
-                "this detector has one calibration for all images: leave the group out, or "
+                "this detector has one calibration for all: leave the group out, or "
                 "calibrate it per group",
                 code="bad-group",
             )
         if group not in self.groups:
-            raise ApproxMassError(f"the image {self.refusal(group)}", code="bad-group")
+            raise ApproxMassError(f"what is given {self.refusal(group)}", code="bad-group")
         return self.groups[group]
 
     def refusal(self, group: str | None) -> str | None:
@@ -178,7 +178,7 @@ class CalibrationRun:
             return f"is in no group: it has no {what}, and calibration is per {self._word}"
         return (
             f"is of group {group!r}, for which nothing is calibrated (there is "
-            f"{_listed(self.groups)}): calibrate with usual images of it too"
+            f"{_listed(self.groups)}): calibrate with usual ones of it too"
         )
 
     def rows(
@@ -198,7 +198,7 @@ class CalibrationRun:
             return
         if len(groups) != count:
             raise ApproxMassError(
-                f"there are {len(groups):,} groups for {count:,} images: give one an image",
+                f"there are {len(groups):,} groups for {count:,} scores: give each its own",
                 code="bad-group",
             )
         for name in dict.fromkeys(groups) if count else list(self.groups)[:1]:
@@ -212,15 +212,15 @@ class CalibrationRun:
             made=self.made, source=named, sha256=self.sha256, per=None, groups={ONE: found}
         )
 
-    def said(self) -> str:
-        """In words."""
+    def said(self, unit: str = "image") -> str:
+        """In words, of images or what else a detector takes one of."""
         groups = ""
         if self.per is not None:
             counts = (f"{name} {group.count:,}" for name, group in self.groups.items())
             groups = f", per {self._word}: {', '.join(counts)}"
         day, time = self.made[:10], self.made[11:16]
         left = f"; {self.left_out:,} copies left out" if self.left_out else ""
-        return f"{day} {time} UTC, {self.count:,} images of {self.source}{groups}{left}"
+        return f"{day} {time} UTC, {self.count:,} {unit}s of {self.source}{groups}{left}"
 
     @property
     def _word(self) -> str:

@@ -90,8 +90,8 @@ def _calibrated(found: _Found) -> Calibrated:
     }
     if not all(np.isfinite(values).all() for values in scores.values()):
         raise ApproxMassError(
-            "the scores of in-distribution images are not finite: the method did not learn "
-            "from them",
+            "the scores of what calibrates are not finite: the method did not learn from it: "
+            "give others, or another method",
             code="diverged",
         )
     peaks = np.concatenate([np.empty(0), *found.peaks])
@@ -159,7 +159,7 @@ def recalibrated(
             images of the fit; one in none; or unreadable images.
     """
     named = [ONE] * len(source) if groups is None else _given(groups, source)
-    _check_counts(named, source.name, named or [ONE])
+    _check_counts(named, source, named or [ONE])
     digest = hashlib.sha256()
     if source.region is not None:
         digest.update(source.region.text.encode())
@@ -189,7 +189,8 @@ def recalibrated(
             )
 
     found = calibrated_by(pieces(), whole(fitted.model), explains=fitted.model.explains)
-    _check_counts(used, source.name, named, " besides copies of others and images of the fit")
+    which = f" besides copies of others and {source.unit}s of the fit"
+    _check_counts(used, source, named, which)
     run = CalibrationRun.now(
         source.name, digest.hexdigest(), found, per, left_out=len(source) - len(used)
     )
@@ -200,20 +201,23 @@ def _given(groups: Sequence[str | None], source: ImageSource) -> list[str]:
     for place, group in enumerate(groups):
         if group is None:
             raise ApproxMassError(
-                f"{source.name}: image {place} is in no group: give each image one",
+                f"{source.name}: {source.unit} {place} is in no group: give it one",
                 code="bad-group",
             )
     return [str(group) for group in groups]
 
 
-def _check_counts(named: Sequence[str], name: str, asked: Iterable[str], which: str = "") -> None:
+def _check_counts(
+    named: Sequence[str], source: ImageSource, asked: Iterable[str], which: str = ""
+) -> None:
     """Whether there are enough images of each group that was asked for."""
+    name = source.name
     counts = Counter(named)
     for group in dict.fromkeys(asked):
         if counts[group] < FEWEST:
             who = f"{name} has" if group == ONE else f"group {group!r} of {name} has"
             raise ApproxMassError(
-                f"{who} {counts[group]} images{which}: give at least {FEWEST}, which a false-alarm "
-                "rate of 5% needs",
+                f"{who} {counts[group]} {source.unit}s{which}: give at least {FEWEST}, which a "
+                "false-alarm rate of 5% needs",
                 code="too-few",
             )

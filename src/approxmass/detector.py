@@ -190,7 +190,7 @@ class Detector(Scoring):
             return f"{line}, not fitted"
         facts, calibration = self.facts, self.fitted.in_use
         return (
-            f"{line}, fitted on {facts.images:,} images of {facts.source}\n"
+            f"{line}, fitted on {facts.images:,} {self.fitted.unit}s of {facts.source}\n"
             f"  {self.model!r}, decides by {self.statistic}, p >= 1/{calibration.fewest + 1:,}"
         )
 

@@ -13,8 +13,8 @@ from .models.settings import check_number, check_whole
 _SHOWN = 3
 
 
-def trimmed_said(names: Sequence[str], kept: int) -> str:
-    """Which of the images of a fit were the most outlying ones, in words.
+def trimmed_said(names: Sequence[str], kept: int, unit: str = "image") -> str:
+    """Which of the images of a fit, or of what else `unit` says, were the most outlying, in words.
 
     Example:
         >>> trimmed_said(["a.png", "b.png", "c.png", "d.png"], 96)
@@ -23,7 +23,7 @@ def trimmed_said(names: Sequence[str], kept: int) -> str:
     some = ", ".join(names[:_SHOWN])
     more = len(names) - _SHOWN
     listed = f"{some} and {more:,} more" if more > 0 else some
-    return f"the {len(names):,} most outlying of {len(names) + kept:,} images ({listed})"
+    return f"the {len(names):,} most outlying of {len(names) + kept:,} {unit}s ({listed})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from .calibrated import ONE, Calibrated, CalibrationRun
 from .calibration import FALSE_ALARM_RATE
 from .data.copies import pixel_digests
 from .data.frame import Box
+from .data.source import ImageSource
+from .data.vectors import VectorSource
 from .errors import ApproxMassError
 from .explain.attribution import Explanation, as_given, cell_side, peaks_of
 from .fit_facts import FitFacts
@@ -65,6 +67,11 @@ class Fitted:
     def vectors(self) -> bool:
         """Whether it is of rows of numbers, not of images."""
         return self.settings.options.get("encoder") == VECTORS
+
+    @property
+    def unit(self) -> str:
+        """What it takes one of, in words: an image, or a row."""
+        return VectorSource.unit if self.vectors else ImageSource.unit
 
     @property
     def in_use(self) -> CalibrationRun:
@@ -140,7 +147,7 @@ class Fitted:
             names = sorted(set(scores.group))
             if len(names) > 1:
                 raise ApproxMassError(
-                    f"the images are of several groups ({', '.join(names)}): test each group alone",
+                    f"these are of several groups ({', '.join(names)}): test each group alone",
                     code="bad-group",
                 )
             group = names[0] if names else None

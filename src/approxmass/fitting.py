@@ -141,11 +141,11 @@ def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
     copies = units_of(stored_digests(source)) if source.encoded else np.arange(len(source))
     fewest = FEWEST_ROWS if isinstance(source, VectorSource) else FEWEST_UNITS
     while True:
-        units = Units.among(copies, together, source.name, fewest)
+        units = Units.among(copies, together, source.name, fewest, source.unit)
         if units.again and asked.settings.trim:
             raise ApproxMassError(
-                f"{source.name} has {int(copies.max()) + 1} different images, too few to tell "
-                f"which are outlying: give at least {fewest}, or trim none",
+                f"{source.name} has {int(copies.max()) + 1} different {source.unit}s, too few to "
+                f"tell which are outlying: give at least {fewest}, or trim none",
                 code="too-few",
             )
         ready = _ready(asked, units, run, every=every)
@@ -165,7 +165,9 @@ def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
 def _of_trimmed(asked: FitInput) -> list[str]:
     if not asked.trimmed:
         return []
-    return [f"trim: {trimmed_said(asked.trimmed, len(asked.source))} are left out"]
+    return [
+        f"trim: {trimmed_said(asked.trimmed, len(asked.source), asked.source.unit)} are left out"
+    ]
 
 
 def _of_rows(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -291,7 +293,8 @@ def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun) -> Gather
     for _, training in ready.fits():
         if len(np.unique(seen.digests[shares.order[training]])) == 1:
             raise ApproxMassError(
-                "all images are the same: there is nothing to learn from them", code="no-variation"
+                f"all {ready.source.unit}s are the same: there is nothing to learn from them",
+                code="no-variation",
             )
     return seen
 
@@ -323,22 +326,22 @@ def _given(ready: _Ready, seen: Gathered) -> list[FitData]:
 
 def _of_copies(units: Units, copies: Places) -> list[str]:
     """What was done about copies and groups, in words."""
-    count, distinct = len(copies), int(copies.max()) + 1
+    count, distinct, unit = len(copies), int(copies.max()) + 1, units.each
     notes = []
     if units.again:
         notes.append(
-            f"copies: these {count:,} images are {distinct:,} different ones, too few to hold some "
-            "out: they are taken for a set that comes again and again, and the p-values are for "
-            f"these; to detect among new images, give at least {FEWEST_UNITS} different ones"
+            f"copies: these {count:,} {unit}s are {distinct:,} different ones, too few to hold "
+            "some out: they are taken for a set that comes again and again, and the p-values are "
+            f"for these; to detect among new {unit}s, give at least {FEWEST_UNITS} different ones"
         )
     elif distinct < count:
         more = count - distinct
-        are = "1 image is a copy of another" if more == 1 else f"{more:,} images are copies"
+        are = f"1 {unit} is a copy of another" if more == 1 else f"{more:,} {unit}s are copies"
         notes.append(f"copies: {are}: kept on one side, where each counts once to calibrate")
     if units.grouped:
         notes.append(
-            f"groups: {count:,} images in {units.count:,} groups, each kept on one side; one image "
-            "of each calibrates, where it is not trained on"
+            f"groups: {count:,} {unit}s in {units.count:,} groups, each kept on one side; one "
+            f"{unit} of each calibrates, where it is not trained on"
         )
     return notes
 

@@ -2,19 +2,31 @@
 
 __all__ = ["Scores"]
 
+import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Bools, Floats
+from .errors import ApproxMassError
+
+# Rows that a notebook shows.
+_SHOWN = 5
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+def _no_names() -> NDArray[np.object_]:
+    return np.empty(0, object)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Scores:
     """Scores of N images, one row each; every array is `(N,)`.
+
+    A notebook shows the first rows, and `to_pandas` and `to_arrow` give all as a table.
 
     Attributes:
         log_prob: In nats over what the flow models: pixels scaled to [0, 1] with the encoder
@@ -28,6 +40,15 @@ class Scores:
             str; None of others.
         first: Where images calibrate by folds: `statistic`, which is then a mean over folds, by the
             model of the first alone, `(N,)`; None of others.
+        names: Of the images, as the source calls them: file names, else numbers from 0.
+
+    Example:
+        >>> p = np.array([0.4, 0.01])
+        >>> Scores(
+        ...     log_prob=-p, mass=p, statistic=p, p_value=p, is_outlier=p <= 0.05,
+        ...     statistics={"mass": p}, names=np.array(["a.png", "b.png"], object),
+        ... ).to_arrow().select(["name", "p_value", "is_outlier"]).to_pylist()[1]
+        {'name': 'b.png', 'p_value': 0.01, 'is_outlier': True}
     """
 
     log_prob: Floats
@@ -38,6 +59,17 @@ class Scores:
     statistics: Mapping[str, Floats]
     group: NDArray[np.object_] | None = None
     first: Floats | None = None
+    names: NDArray[np.object_] = field(default_factory=_no_names)
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self):
+            if len(self.names):
+                raise ApproxMassError(
+                    f"there are {len(self.names):,} names for {len(self):,} scores: give one each",
+                    code="bad-scores",
+                )
+            numbers = np.array([str(i) for i in range(len(self))], object)
+            object.__setattr__(self, "names", numbers)
 
     def __len__(self) -> int:
         return len(self.p_value)
@@ -50,11 +82,15 @@ class Scores:
         """
         return self.statistic if self.first is None else self.first
 
+    def named(self, names: Sequence[str]) -> "Scores":
+        """The same, of images that are called so."""
+        return replace(self, names=np.array(names, object))
+
     def some(self, rows: Bools | NDArray[np.int64]) -> "Scores":
         """Those of some of the images."""
         found = {
             name: getattr(self, name)[rows]
-            for name in ("log_prob", "mass", "statistic", "p_value", "is_outlier")
+            for name in ("log_prob", "mass", "statistic", "p_value", "is_outlier", "names")
         }
         return Scores(
             **found,
@@ -77,7 +113,85 @@ class Scores:
             statistic=column("statistic"),
             p_value=column("p_value"),
             is_outlier=column("is_outlier"),
+            names=column("names"),
             group=None if parts[0].group is None else column("group"),
             first=None if parts[0].first is None else column("first"),
             statistics={n: np.concatenate([part.statistics[n] for part in parts]) for n in names},
         )
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns of a table of scores, in their order.
+
+        `name`, `log_prob` (nats, of a method with a density), every statistic but the NLL,
+        `statistic`, `p_value`, `is_outlier`, and of detectors calibrated per group `group`.
+        """
+        found: dict[str, NDArray[Any]] = {"name": self.names}
+        if "nll" in self.statistics:
+            found["log_prob"] = self.log_prob
+        found |= {name: each for name, each in self.statistics.items() if name != "nll"}
+        found |= {"statistic": self.statistic, "p_value": self.p_value}
+        found |= {"is_outlier": self.is_outlier}
+        return found if self.group is None else {**found, "group": self.group}
+
+    def to_arrow(self, more: Mapping[str, NDArray[Any]] | None = None) -> Any:
+        """All as an Arrow table, the one that `approxmass score` writes.
+
+        Its last column, `error`, says there why an image has no score; here each has one.
+
+        Arguments:
+            more: Further columns, `(N,)` each, to stand before `error`.
+        """
+        import pyarrow as pa
+
+        columns = self.columns() | dict(more or {})
+        table = {
+            # Text says nothing of itself where there is none.
+            name: pa.array(each, pa.string() if each.dtype == object else None)
+            for name, each in columns.items()
+        }
+        return pa.table(table | {"error": pa.nulls(len(self), pa.string())})
+
+    def to_pandas(self) -> Any:
+        """That table as a frame of pandas.
+
+        Raises:
+            ApproxMassError: pandas is not installed.
+        """
+        if find_spec("pandas") is None:
+            raise ApproxMassError(
+                "to_pandas needs pandas: pip install pandas (or take to_arrow)",
+                code="missing-library",
+            )
+        return self.to_arrow().to_pandas()
+
+    def __repr__(self) -> str:
+        return f"Scores({self._said()})"
+
+    def _said(self) -> str:
+        """All together, in few words."""
+        if not len(self):
+            return "none scored"
+        called = int(self.is_outlier.sum())
+        outliers = f"{called:,} outlier{'' if called == 1 else 's'} at 5%"
+        return f"{len(self):,} scored, {outliers}, smallest p-value {self.p_value.min():.3g}"
+
+    def _repr_html_(self) -> str:
+        """The first rows and all in few words, for a notebook."""
+        columns = self.columns()
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+        rows = "".join(
+            f"<tr>{''.join(_cell(values[row]) for values in columns.values())}</tr>"
+            for row in range(min(_SHOWN, len(self)))
+        )
+        left = len(self) - _SHOWN
+        more = f"<p>... and {left:,} more: <code>to_pandas()</code> has all</p>" if left > 0 else ""
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"<div><p>{html.escape(self._said())}</p>{table}{more}</div>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool | np.bool_):
+        return f"<td>{'yes' if value else 'no'}</td>"
+    if isinstance(value, float | np.floating):
+        return f'<td style="text-align: right">{value:.4g}</td>'
+    return f'<td style="text-align: left">{html.escape(str(value))}</td>'

@@ -5,6 +5,7 @@ __all__ = ["Scoring"]
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -153,7 +154,8 @@ class Scoring:
             those of a group that nothing was calibrated for.
         """
         for chunk in self.chunks(images, per=per):
-            yield chunk, self.score_pixels(chunk.images, chunk.boxes, chunk.groups)
+            scores = self.score_pixels(chunk.images, chunk.boxes, chunk.groups)
+            yield chunk, scores.named(chunk.readable)
 
     def open(self, images: Any) -> ImageSource:
         """Images as the detector sees them: of its mode, on its background, in its frame.
@@ -268,7 +270,8 @@ class Scoring:
         source, parts = self.open(images), []
         for chunk in self.chunks(source, per=per):
             chunk.require_readable(source.name)
-            parts.append(self.explain_pixels(chunk.images, chunk.boxes, chunk.sizes, chunk.groups))
+            found = self.explain_pixels(chunk.images, chunk.boxes, chunk.sizes, chunk.groups)
+            parts.append(replace(found, scores=found.scores.named(chunk.readable)))
         return Explanation.join(parts)
 
     @plainly

@@ -57,7 +57,7 @@ def fitted_on_usual(asked: FitInput, run: FitRun) -> Fitted:
         if error.code != "too-few":
             raise
         raise ApproxMassError(
-            f"{error} (trim has left {int(keep.sum()):,} of {len(keep):,} images: trim fewer)",
+            f"{error} (trim has left {int(keep.sum()):,} of {len(keep):,}: trim fewer)",
             code=error.code,
         ) from error
     took = round(time.monotonic() - started, 2)
@@ -120,18 +120,18 @@ def most_outlying(scores: Floats, fold: NDArray[np.int64], count: int) -> Bools:
 
 def _count(asked: FitInput) -> int:
     """How many images are left out, if that is some and enough are left."""
-    share, total = asked.settings.trim, len(asked.source)
+    share, total, unit = asked.settings.trim, len(asked.source), asked.source.unit
     count = round(share * total)
     if not count:
         raise ApproxMassError(
-            f"trim {share:g} of the {total:,} images of {asked.source.name} is none: give at least "
-            f"{1 / total:.2g}, or 0",
+            f"trim {share:g} of the {total:,} {unit}s of {asked.source.name} is none: give at "
+            f"least {1 / total:.2g}, or 0",
             code="bad-option",
         )
     fewest = FEWEST_WHOLE if asked.settings.calibration == "holdout" else FEWEST_UNITS
     if total - count < fewest:
         raise ApproxMassError(
-            f"trim {share:g} leaves {total - count:,} of the {total:,} images of "
+            f"trim {share:g} leaves {total - count:,} of the {total:,} {unit}s of "
             f"{asked.source.name}: trim fewer or give more, {fewest} are to be left",
             code="too-few",
         )
@@ -141,7 +141,7 @@ def _count(asked: FitInput) -> int:
 def _first_pass(run: FitRun) -> FitRun:
     """With files of its own."""
     checkpoint = None if run.checkpoint is None else first_pass_of(run.checkpoint)
-    notes = ["trim: first pass, by folds, to find the most outlying images", *run.notes]
+    notes = ["trim: first pass, by folds, to find the most outlying ones", *run.notes]
     return replace(run, checkpoint=checkpoint, notes=notes)
 
 

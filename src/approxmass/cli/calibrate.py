@@ -48,5 +48,5 @@ def calibrate(
     say_remarks(images)
     detector.calibrate(images, per=per)
     detector.save(target)
-    say(f"{target}: calibrated {detector.fitted.in_use.said()}")
+    say(f"{target}: calibrated {detector.fitted.in_use.said(detector.fitted.unit)}")
     show_detector(target, detector, json_file)

@@ -52,7 +52,7 @@ def explain(
     if json_file != Path("-"):
         from .tables import explanations_table
 
-        out.print(explanations_table(facts))
+        out.print(explanations_table(facts, detector.fitted.unit))
         if not detector.fitted.vectors:
             out.print(f"Pictures are in {output}/", soft_wrap=True, markup=False)
 
@@ -92,13 +92,13 @@ def explain_files(
         check_file(folder / "001.png")
     rows: list[dict[str, Any]] = []
     reasons: list[str] = []
-    skipped = Skipped()
+    skipped = Skipped(detector.fitted.unit)
     for name in sources:
         source = detector.open(name)
         say_remarks(source)
         for chunk in detector.chunks(source):
             skipped.add(chunk.unreadable)
-            reasons += [f"image {label} {error}" for label, error in chunk.unreadable]
+            reasons += [f"{chunk.unit} {label} {error}" for label, error in chunk.unreadable]
             if not chunk.readable:
                 continue
             shown = [shown_size(size) for size in chunk.sizes]
@@ -130,7 +130,7 @@ def explain_files(
                 )
     if not rows:
         raise ApproxMassError(
-            f"no image can be explained; the first, {skipped.first}", code="bad-image"
+            f"no {skipped.unit} can be explained; the first, {skipped.first}", code="bad-image"
         )
     skipped.close("--json has them all")
     return {"images": rows, "skipped": reasons}

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from ..data import ImageSource
     from ..detector import Detector
 
-SOURCE = "A folder of images, an image, .npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+SOURCE = (
+    "A folder of images or of Parquet files, an image, a pattern in quotes ('photos/**/*.jpg'), a "
+    ".npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+)
 # Unreadable images named on the terminal.
 SHOWN = 10
 
@@ -82,18 +85,20 @@ class Skipped:
     """Says which images are skipped, as they come: the first few by name, then how many more.
 
     Attributes:
+        unit: What they are, in words: images, or rows.
         count: How many there were.
         first: The first, with its reason; empty while there is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
         self.count = 0
         self.first = ""
 
     def add(self, unreadable: Iterable[tuple[str, str]]) -> None:
         """Say some more, each a name and a reason that follows it."""
         for name, reason in unreadable:
-            line = f"image {name} {reason}"
+            line = f"{self.unit} {name} {reason}"
             self.first = self.first or line
             self.count += 1
             if self.count <= SHOWN:

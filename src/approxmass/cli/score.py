@@ -35,7 +35,7 @@ def score(
     detector = loaded(folder, group, device, threads)
     images = detector.open(source)
     say_remarks(images)
-    outliers, skipped = 0, Skipped()
+    outliers, skipped = 0, Skipped(detector.fitted.unit)
     parts = []
     with write_atomic(output) as path, ScoreFile(path, output) as file:
         for chunk, scores in detector.score_chunks(images):
@@ -48,7 +48,8 @@ def score(
         scored = Scores.join(parts)
         if len(scored) == 0:
             raise ApproxMassError(
-                f"{source}: no image can be scored; the first, {skipped.first}", code="bad-image"
+                f"{source}: no {skipped.unit} can be scored; the first, {skipped.first}",
+                code="bad-image",
             )
     skipped.close(f"in the column error of {output}")
     if scored.group is None:

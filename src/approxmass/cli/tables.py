@@ -129,14 +129,16 @@ def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
     return table
 
 
-def explanations_table(facts: Mapping[str, Any]) -> Table:
-    """A row for each image that was explained."""
-    table = Table(title="Images", title_justify="left", title_style="bold")
-    table.add_column("image", overflow="fold")
-    table.add_column("picture", overflow="fold")
+def explanations_table(facts: Mapping[str, Any], unit: str) -> Table:
+    """A row for each image, or what else `unit` says, that was explained."""
+    pictures = any(row["picture"] for row in facts["images"])
+    table = Table(title=f"{unit.capitalize()}s", title_justify="left", title_style="bold")
+    table.add_column(unit, overflow="fold")
+    if pictures:
+        table.add_column("picture", overflow="fold")
     table.add_column("p-value", justify="right")
     table.add_column("verdict")
-    table.add_column("p of\nthe map", justify="right")
+    table.add_column("p of\nthe map" if pictures else "p of its\ngradient", justify="right")
     table.add_column("components, share of the squared gradient", overflow="fold")
     for row in facts["images"]:
         parts = ", ".join(
@@ -146,9 +148,8 @@ def explanations_table(facts: Mapping[str, Any]) -> Table:
         verdict = "outlier" if row["is_outlier"] else "in-distribution"
         p = f"{row['p_value']:.3g}"
         by_map = f"{row['map']['p_value']:.3g}"
-        name, shown = escape(row["name"]), escape(row["picture"] or "-")
-        cells = (name, shown, p, verdict, by_map, parts or "-")
-        table.add_row(*cells)
+        shown = [escape(row["picture"] or "-")] if pictures else []
+        table.add_row(escape(row["name"]), *shown, p, verdict, by_map, parts or "-")
     return table
 
 

@@ -67,7 +67,7 @@ def watch(
     count = len(detector.fitted.calibrated.streamed(detector.statistic))
     say(f"drift: {power_in_words(count)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
-    skipped = Skipped()
+    skipped = Skipped("image")
     with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
         totals = run.totals
         if totals.scored + totals.unreadable:

@@ -22,6 +22,7 @@ class Chunk:
         errors: Of all the images: why one cannot be read, or None (`k` times).
         codes: Of all the images: the kind of mistake, as in `ApproxMassError.code`, or None.
         groups: The group of each of `images`, where the detector is calibrated per group.
+        unit: What one of them is, in words: an image, or a row.
     """
 
     images: Pixels
@@ -31,6 +32,7 @@ class Chunk:
     errors: list[str | None]
     codes: list[Code | None]
     groups: list[str] | None = None
+    unit: str = "image"
 
     @property
     def readable(self) -> list[str]:
@@ -71,10 +73,11 @@ class Chunk:
             errors=errors,
             codes=codes,
             groups=[str(group) for _, group in kept],
+            unit=self.unit,
         )
 
     def require_readable(self, source: str) -> None:
         """Raise `ApproxMassError` for the first unreadable image, if there is any."""
         for name, error, code in zip(self.names, self.errors, self.codes, strict=True):
             if code is not None:
-                raise ApproxMassError(f"{source}: image {name} {error}", code=code)
+                raise ApproxMassError(f"{source}: {self.unit} {name} {error}", code=code)

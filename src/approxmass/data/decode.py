@@ -195,7 +195,9 @@ def _bytes_of(path: Path) -> bytes:
             raise UnreadableError("is not a file: remove it")
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableError(f"cannot be opened ({error.strerror})") from error
+        raise UnreadableError(
+            f"cannot be opened ({error.strerror}): put the file there, or leave it out"
+        ) from error
 
 
 def _flat(item: bytes | Image.Image | Page, how: How, notes: list[Note] | None) -> Image.Image:

@@ -4,14 +4,14 @@ __all__ = ["SUBFOLDER", "check_groups", "groups_of", "open_groups"]
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ApproxMassError
-from .readers.parquet import has_column, texts_of
+from .readers.parquet import texts_of
+from .readers.shards import table_of
 from .source import ImageSource
 
 # The word for: what comes before the first stroke in the name of an image.
@@ -32,6 +32,7 @@ def groups_of(source: ImageSource, how: str) -> list[str | None]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
         >>> from approxmass.data import open_images
         >>> folder = Path(tempfile.mkdtemp())
@@ -43,11 +44,10 @@ def groups_of(source: ImageSource, how: str) -> list[str | None]:
         >>> groups_of(open_images(folder), "ea(.)")
         ['s', None]
     """
-    path = Path(source.name)
-    is_table = path.suffix.lower() == ".parquet" and path.is_file()
-    if is_table and has_column(source.name, path, how):
-        return check_groups(texts_of(source.name, path, how), source)
-    pattern = None if how == SUBFOLDER else _pattern(how, source, is_table=is_table)
+    table = table_of(source.name)
+    if table is not None and how in table.schema.names:
+        return check_groups(texts_of(table, how), source)
+    pattern = None if how == SUBFOLDER else _pattern(how, source, is_table=table is not None)
     names = [name for some, _ in source.parts()[0](1024) for name in some]
     if pattern is None:
         found = [name.split("/")[0] if "/" in name else None for name in names]
@@ -88,8 +88,8 @@ def check_groups(groups: Sequence[Any], source: ImageSource) -> list[str | None]
     """
     if len(groups) != len(source):
         raise _bad(
-            f"there are {len(groups):,} groups for the {len(source):,} images of {source.name}: "
-            "give one an image"
+            f"there are {len(groups):,} groups for the {len(source):,} {source.unit}s of "
+            f"{source.name}: give each its own"
         )
     return [_as_text(group) for group in groups]
 
@@ -98,7 +98,7 @@ def _as_text(group: Any) -> str | None:
     if group is None or group != group:  # a table's word for none is NaN
         return None
     if not isinstance(group, str | int | np.integer | np.bool_ | np.str_):
-        raise _bad(f"groups are text or whole numbers, not {group!r}: give one an image")
+        raise _bad(f"groups are text or whole numbers, not {group!r}: give each its own")
     return str(group) or None
 
 
@@ -123,7 +123,10 @@ def open_groups(groups: Any, source: ImageSource) -> NDArray[np.int64]:
     elif np.ndim(groups) == 1:
         found = check_groups(list(groups), source)
     else:
-        raise _bad(f"groups must be one text or whole number an image, {len(source):,} in all")
+        raise _bad(
+            f"groups must be one text or whole number for each {source.unit}, {len(source):,} in "
+            "all"
+        )
     number: dict[object, int] = {}
     of = [
         number.setdefault(place if group is None else group, len(number))

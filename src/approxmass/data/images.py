@@ -3,8 +3,11 @@
 __all__ = ["open_images"]
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..errors import ApproxMassError
@@ -13,11 +16,14 @@ from .options import check_seen
 from .pages import every_page
 from .readers import reader_of
 from .readers.array import as_array, open_array
-from .readers.common import KINDS
-from .readers.hub import open_hub
+from .readers.common import KINDS, label_name
+from .readers.hub import is_dataset, open_dataset, open_hub
+from .readers.items import is_pair
 from .readers.listed import open_list
-from .readers.npz import open_npz, split_of
+from .readers.once import open_once
 from .readers.sample import open_sample
+from .readers.shards import image_column
+from .readers.tables import frame_columns, is_frame
 from .source import ImageSource
 
 
@@ -37,15 +43,24 @@ def open_images(
     Arguments:
         source: One of
 
-            - an array (or anything that turns into one, such as a tensor) `(N, H, W)`,
-              `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with C = 1 or 3: uint8, bool, uint16
-              (0 to 65535), floats in [0, 1] or other integers in [0, 255]; a list of such images,
-              or of Pillow images;
+            - an array or tensor `(N, H, W)`, `(N, C, H, W)`, `(N, H, W, C)` or `(H, W)`, with
+              C = 1 or 3: uint8, bool, uint16 (0 to 65535), floats in [0, 1] or other integers in
+              [0, 255]; wherever a tensor is, and whether it requires a gradient or not;
+            - a list, an array or a Series of such images, of paths, of Pillow images, or of the
+              bytes of image files, all of one kind; or one Pillow image, or the bytes of one;
             - the path of a folder (every image in it and below, sorted by path; hidden files and
-              links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet`
-              (column `image`) or IDX file; `FILE.npz:SPLIT` for the arrays of one split;
+              links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet` or
+              IDX file; a folder of Parquet files (all as one, sorted by path); a pattern such as
+              `photos/**/*.jpg`; `FILE.npz:SPLIT` for the arrays of one split;
             - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
-              one;
+              one; a `datasets.Dataset`, `IterableDataset`, or a column of one; a frame of pandas
+              or polars, or a table of Arrow. Of a table the column `image`, or the only one that
+              says that it holds images; `FILE.parquet:COLUMN`, `hf:NAME:CONFIG:SPLIT:COLUMN`,
+              `data[COLUMN]` take another;
+            - a torch Dataset or DataLoader, a generator, or anything else that gives images one by
+              one, in batches `(N, C, H, W)`, as tuples whose first entry is the image, or in dicts
+              under `image`. It is read now, once and whole, and kept on disk, for it may end,
+              shuffle or alter: see docs/images.md;
             - `sample:NAME`, images that come with the library;
             - an `ImageSource`, whose own options stay where none is given here.
         size: Bring every image to `size` x `size` pixels, or to a height and width, unsquashed:
@@ -84,15 +99,57 @@ def _open(source: object) -> ImageSource:
         return _open_named(source)
     if isinstance(source, os.PathLike):
         return _open_path(os.fspath(source), Path(source))
-    if isinstance(source, Image.Image):
-        return open_list("array", [source])
+    if isinstance(source, Image.Image | bytes | bytearray | memoryview):
+        return open_list("image", [source])
     if isinstance(source, list | tuple):
-        return open_list("array", source)
+        pairs = len(source) > 0 and is_pair(source[0])
+        return open_once("list", source) if pairs else open_list("list", source)
+    if is_dataset(source):
+        return open_dataset(source)
+    if is_frame(source):
+        return _open_frame(source)
+    if hasattr(source, "to_pylist") or hasattr(source, "to_list"):  # a column of a frame
+        return open_list("list", _listed(source))
     if hasattr(source, "__array__"):
-        return open_array("array", as_array("array", source))
-    raise ApproxMassError(
-        f"{type(source).__name__}: not a source of images; give {KINDS}", code="bad-source"
-    )
+        array = as_array("array", source)
+        lists = array.ndim == 1 and array.dtype.kind in "OSU"  # of paths, bytes or arrays
+        return open_list("list", array.tolist()) if lists else open_array("array", array)
+    return _open_iterable(source)
+
+
+def _open_frame(frame: Any) -> ImageSource:
+    """Images of the column `image` of a frame."""
+    known = frame_columns(frame)
+    images = frame[image_column("table", known, [], "frame['{}']")]
+    label = label_name(known)
+    labels = None if label is None else np.asarray(_listed(frame[label]))
+    return open_list("table", _listed(images), lambda: labels)
+
+
+def _listed(column: Any) -> list[Any]:
+    """A column of pandas, polars or Arrow as a list."""
+    found: list[Any] = column.to_pylist() if hasattr(column, "to_pylist") else column.to_list()
+    return found
+
+
+def _open_iterable(source: Any) -> ImageSource:
+    """Images of a data set or a loader of torch, of a generator, or of whatever gives some."""
+    name = type(source).__name__
+    if isinstance(source, Mapping):
+        listed = ", ".join(map(str, source)) or "nothing"
+        raise ApproxMassError(
+            f"{name}: a dict of {listed} is not a source of images: give one of them, such as "
+            f"data[{next(iter(source), 'train')!r}]",
+            code="bad-source",
+        )
+    if isinstance(source, Iterable):
+        items: Iterable[Any] = source
+    elif hasattr(source, "__len__") and hasattr(source, "__getitem__"):
+        items = (source[i] for i in range(len(source)))
+    else:
+        raise ApproxMassError(f"{name}: not a source of images; give {KINDS}", code="bad-source")
+    # A loader of torch says so; what else gives batches, gives arrays of four axes.
+    return open_once(name, items, batched=getattr(source, "batch_sampler", None) is not None)
 
 
 def _open_named(name: str) -> ImageSource:
@@ -106,11 +163,9 @@ def _open_named(name: str) -> ImageSource:
 
 
 def _open_path(name: str, path: Path) -> ImageSource:
-    if not os.path.lexists(path):
-        split = split_of(name)
-        if split is not None:
-            return open_npz(name, *split)
+    reader = reader_of(name, path)
+    if reader is None:
         raise ApproxMassError(
             f"{name}: there is no such file or folder; give {KINDS}", code="bad-source"
         )
-    return reader_of(name, path).images(name, path)
+    return reader.images(name, path)

@@ -15,7 +15,6 @@ from .options import one_an_image
 from .readers import reader_of
 from .readers.array import as_array
 from .readers.hub import hub_labels
-from .readers.npz import npz_labels, split_of
 from .source import ImageSource
 
 
@@ -54,12 +53,10 @@ def _open(source: object) -> NDArray[Any] | None:
     if isinstance(source, str) and source.startswith("hf:"):
         return hub_labels(source)
     name, path = os.fspath(source), Path(source)
-    if not path.exists():
-        split = split_of(name)
-        if split is not None:
-            return npz_labels(name, *split)
+    reader = reader_of(name, path)
+    if reader is None:
         raise _bad(f"{name}: there is no such file of labels")
-    return reader_of(name, path).labels(name, path)
+    return reader.labels(name, path)
 
 
 def check_labels(labels: Any, count: int, needed_by: str, *, each: int = 5) -> Labels:

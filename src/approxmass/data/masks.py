@@ -19,7 +19,8 @@ from .decode import How, decode
 from .frames import opened
 from .guard import pillow_guard
 from .readers.folder import image_files, image_suffixes, shown_name
-from .readers.parquet import column_of, has_column
+from .readers.parquet import column_of
+from .readers.shards import table_of
 from .source import ImageSource
 from .unreadable import UnreadableError
 
@@ -97,18 +98,16 @@ def open_masks(where: str | os.PathLike[str] | Sequence[Any], source: ImageSourc
         _check_count("masks", len(masks), source)
         return Masks("masks", lambda: iter(masks))
     name = os.fspath(where)
-    path = Path(source.name)
-    is_table = path.suffix.lower() == ".parquet" and path.is_file()
-    if is_table and has_column(source.name, path, name):
-        count, stream = column_of(source.name, path, name)
+    table = table_of(source.name)
+    if table is not None and name in table.schema.names:
         called = f"{source.name}, column {name}"
-        _check_count(called, count, source)
-        return Masks(called, stream)
+        _check_count(called, table.num_rows, source)
+        return Masks(called, column_of(table, name))
     if not os.path.isdir(name):
-        missing = f"{source.name} has no column {name}, and" if is_table else f"{name}:"
+        missing = f"{source.name} has no column {name}, and" if table is not None else f"{name}:"
         raise _bad(
             f"{missing} there is no such folder: give a folder of masks"
-            f"{', or a column of the file' if is_table else ''}"
+            f"{', or a column of the file' if table is not None else ''}"
         )
     files = _files_of(name, Path(name), source)
     return Masks(name, lambda: iter(files))

@@ -35,10 +35,11 @@ def part_of(source: ImageSource, keep: Bools, name: str) -> ImageSource:
     """
     if keep.shape != (len(source),):
         raise ApproxMassError(
-            f"{name}: there are {keep.size} marks for {len(source)} images", code="bad-option"
+            f"{name}: there are {keep.size} marks for {len(source)} {source.unit}s: give one each",
+            code="bad-option",
         )
     if not keep.any():
-        raise ApproxMassError(f"{name}: no image is left", code="bad-source")
+        raise ApproxMassError(f"{name}: no {source.unit} is left: keep some", code="bad-source")
     if isinstance(source, VectorSource):
         return source.part(keep, name)
     batches, some, labels, remarks = source.parts()

@@ -54,9 +54,11 @@ class ImageSource:
         background: Grey, 0 to 255, of the ground that transparent images are drawn on.
         region: What is outside of it becomes mid grey; None where all is looked at.
         dtype: Of what `chunks` and `read` give.
+        unit: What one of them is, in words: an image, or a row.
     """
 
     dtype: ClassVar[type] = np.uint8
+    unit: ClassVar[str] = "image"
 
     def __init__(
         self,

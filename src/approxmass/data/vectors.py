@@ -4,7 +4,7 @@ __all__ = ["SUFFIXES", "VectorSource", "holds_vectors", "open_vectors"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,15 @@ from ..arrays import Bools, Shape
 from ..errors import ApproxMassError, Code
 from .chunk import Chunk
 from .options import at_least_one
+from .readers.array import plain_tensor
 from .readers.common import numbered, reading
-from .readers.parquet import has_column
-from .readers.tables import Table, frame_table, is_frame, is_table, open_table
+from .readers.npz import is_npz, npz_array, npz_shape
+from .readers.shards import Shards, encoded_columns, shards_of
+from .readers.tables import Table, frame_columns, frame_table, is_frame, is_table, open_table
 from .source import ImageSource
 
-if TYPE_CHECKING:
-    pass
-
 # What names of files of rows end in.
-SUFFIXES = (".csv", ".npy", ".parquet")
+SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
 # Opens the rows anew, `(k, D)` each, in order.
 _Blocks = Callable[[int], Iterator[NDArray[Any]]]
 
@@ -41,6 +40,7 @@ class VectorSource(ImageSource):
     """
 
     dtype = np.float64
+    unit = "row"
 
     def __init__(self, name: str, count: int, blocks: _Blocks, columns: Sequence[str]) -> None:
         def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
@@ -101,7 +101,8 @@ class VectorSource(ImageSource):
                 what = "no value" if np.isnan(value) else "an infinite value"
                 errors[place] = f"has {what} for column {column}: fill it in, or leave the row out"
                 codes[place] = "bad-image"
-            yield Chunk(kept, [(1, len(self.columns))] * len(kept), None, names, errors, codes)
+            sizes = [(1, len(self.columns))] * len(kept)
+            yield Chunk(kept, sizes, None, names, errors, codes, unit=self.unit)
 
     def part(self, keep: Bools, name: str) -> "VectorSource":
         """Those rows that are marked, in their order."""
@@ -121,8 +122,8 @@ class VectorSource(ImageSource):
 def holds_vectors(source: Any) -> bool:
     """Whether something is rows of numbers, where nobody has said so.
 
-    It is if it is an array of two axes or the file of one, a CSV file, or a frame or Parquet file
-    without a column `image`.
+    It is if it is an array of two axes or the file of one, a CSV file, or a frame or Parquet files
+    without a column of images.
 
     Example:
         >>> holds_vectors(np.zeros((50, 8))), holds_vectors(np.zeros((50, 8, 8)))
@@ -131,21 +132,29 @@ def holds_vectors(source: Any) -> bool:
     if isinstance(source, ImageSource):
         return isinstance(source, VectorSource)
     if isinstance(source, str | Path):
-        path = Path(source)
+        name, path = str(source), Path(source)
         if path.suffix.lower() == ".npy" and path.is_file():
-            return _saved(str(source), path).ndim == 2
-        if not is_table(path):
-            return False
-        return path.suffix.lower() == ".csv" or not has_column(str(source), path, "image")
+            return _saved(name, path).ndim == 2
+        if is_npz(name):
+            return len(npz_shape(name)) == 2
+        return is_table(name) and not _holds_images(name)
     if is_frame(source):
-        return "image" not in [str(name) for name in source.columns]
+        return "image" not in frame_columns(source)
     if isinstance(source, list | tuple):
-        return (
-            bool(len(source))
-            and isinstance(source[0], list | tuple | np.ndarray)
-            and (np.ndim(source[0]) == 1)
-        )
+        first = source[0] if source else None
+        if isinstance(first, list | tuple):
+            return bool(first) and all(isinstance(each, int | float | np.number) for each in first)
+        return getattr(first, "ndim", 0) == 1
     return getattr(source, "ndim", 0) == 2
+
+
+def _holds_images(name: str) -> bool:
+    """Whether a table has a column of images, or one is asked for."""
+    found = shards_of(name)
+    if found is None:  # a CSV file
+        return False
+    schema = Shards(name, found[0]).schema
+    return found[1] is not None or "image" in schema.names or bool(encoded_columns(schema))
 
 
 def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSource:
@@ -155,7 +164,8 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
         source: One of
 
             - an array `(N, D)` or anything that turns into one, such as a tensor or a list;
-            - the path of a `.npy` file of one, of a `.csv` or a `.parquet` file;
+            - the path of a `.npy` or `.npz` file of one (`FILE.npz:ARRAY` where it holds several),
+              of a `.csv` or a `.parquet` file, or of a folder of the latter;
             - a frame of pandas or polars, or a table of Arrow.
         columns: Those of a table that count, in this order; None for all. A column that holds
             lists of one length is as many numbers.
@@ -181,9 +191,11 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
 def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSource:
     if path.suffix.lower() == ".npy" and path.is_file():
         return _of_array(name, _as_matrix(name, _saved(name, path)), columns)
-    if not is_table(path):
+    if is_npz(name):
+        return _of_array(name, _as_matrix(name, npz_array(name)), columns)
+    if not is_table(name):
         raise ApproxMassError(
-            f"{name}: there are no rows of numbers: give a .npy, .csv or .parquet file",
+            f"{name}: there are no rows of numbers: give a .npy, .npz, .csv or .parquet file",
             code="bad-source",
         )
     return _of_table(open_table(name, path, columns))
@@ -218,11 +230,8 @@ def _saved(name: str, path: Path) -> NDArray[Any]:
 
 
 def _as_matrix(name: str, source: Any) -> NDArray[Any]:
-    if hasattr(source, "detach"):  # a tensor, that may want a gradient or be of bfloat16
-        source = source.detach().cpu()
-        source = source.double() if source.is_floating_point() else source
     try:
-        rows = np.asarray(source)
+        rows = np.asarray(plain_tensor(source))
     except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ApproxMassError(

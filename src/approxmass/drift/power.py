@@ -58,8 +58,8 @@ def drift_power(count: int) -> list[DriftPower]:
     return powers
 
 
-def power_in_words(count: int) -> str:
-    """`drift_power` in a line.
+def power_in_words(count: int, unit: str = "image") -> str:
+    """`drift_power` in a line, of images or what else a detector takes one of.
 
     Example:
         >>> power_in_words(75)
@@ -68,11 +68,11 @@ def power_in_words(count: int) -> str:
         false alarm in 100,000 images'
     """
     first, second = drift_power(count)
-    every = _table()["false_alarm_every"]
+    every, of_some = _table()["false_alarm_every"], second.drift.replace("images", f"{unit}s")
     return (
-        f"with {count:,} calibration scores {first.drift} is found within {first.within:,} images "
-        f"in {_of_100(first)} of 100 cases, {second.drift} within {second.within:,} images in "
-        f"{_of_100(second)} of 100, at one false alarm in {every:,} images"
+        f"with {count:,} calibration scores {first.drift} is found within {first.within:,} {unit}s "
+        f"in {_of_100(first)} of 100 cases, {of_some} within {second.within:,} {unit}s in "
+        f"{_of_100(second)} of 100, at one false alarm in {every:,} {unit}s"
     )
 
 

@@ -90,6 +90,7 @@ class Assessment:
         known = known_warnings(
             {name: scored.in_fit for name, scored in self.sets.items()},
             {name: len(scored.names) for name, scored in self.sets.items()},
+            self.detector.fitted.unit,
         )
         return known + weak_spots(
             self.detector.statistic,
@@ -147,7 +148,6 @@ def score_set(
     started = time.monotonic()
     source = detector.open(images)
     digest = hashlib.sha256()
-    names: list[str] = []
     parts = []
     in_fit = 0
     marks = None if masks is None else masks.stream()
@@ -158,16 +158,16 @@ def score_set(
         else:
             kept = [None if marks is None else next(marks) for _ in chunk.names]
             scores = _placed(detector, chunk, places, masks or NONE, kept, kind)
+        scores = scores.named(chunk.names)
         if on_chunk is not None:
             on_chunk(chunk, scores)
         digest.update(chunk.images.data)
         in_fit += int(detector.fitted.in_fit(chunk.images).sum())
-        names += chunk.names
         parts.append(scores)
     joined = Scores.join(parts)
     return ScoredSet(
         source=source,
-        names=names,
+        names=joined.names.tolist(),
         statistics=joined.statistics,
         p_value=joined.p_value,
         is_outlier=joined.is_outlier,
@@ -248,6 +248,7 @@ def assess(
         {name: sets[name].statistics for name in others},
         group_size=group_size,
         seed=seed,
+        unit=detector.fitted.unit,
     )
     return Assessment(
         detector=detector,

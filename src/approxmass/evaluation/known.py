@@ -5,12 +5,15 @@ __all__ = ["known_warnings"]
 from collections.abc import Mapping
 
 
-def known_warnings(in_fit: Mapping[str, int], counts: Mapping[str, int]) -> list[str]:
+def known_warnings(
+    in_fit: Mapping[str, int], counts: Mapping[str, int], unit: str = "image"
+) -> list[str]:
     """A line for each set that holds images of the fit.
 
     Arguments:
         in_fit: How many images of each set were in the fit, by their pixels.
         counts: How many it has.
+        unit: What one of them is, in words.
 
     Example:
         >>> known_warnings({"new": 0, "test": 37}, {"new": 9, "test": 500})
@@ -20,11 +23,11 @@ def known_warnings(in_fit: Mapping[str, int], counts: Mapping[str, int]) -> list
     for name, known in in_fit.items():
         if not known:
             continue
-        count = f"{counts[name]:,} images"
+        count = f"{counts[name]:,} {unit}s"
         which = f"all {count}" if known == counts[name] else f"{known:,} of these {count}"
         were, them = ("was", "it") if known == 1 else ("were", "them")
         lines.append(
-            f"{name}: {which} {were} in the fit: these figures are not those of new images; leave "
+            f"{name}: {which} {were} in the fit: these figures are not those of new {unit}s; leave "
             f"{them} out"
         )
     return lines

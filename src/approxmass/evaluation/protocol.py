@@ -39,6 +39,7 @@ def evaluate(
     *,
     group_size: int = 1,
     seed: int = 0,
+    unit: str = "image",
 ) -> Evaluation:
     """Metrics of every score on every set of outliers, classes balanced by seeded subsampling.
 
@@ -48,6 +49,7 @@ def evaluate(
         ood_scores: The same for each set of outliers, by name of the set.
         group_size: 1 scores images; n scores groups of n images by their mean.
         seed: Fixes the groups, the balancing and the intervals.
+        unit: What one of them is, in words.
 
     Raises:
         ApproxMassError: fewer images than a group has, or scores that are not finite.
@@ -59,7 +61,7 @@ def evaluate(
         >>> result.protocol, result.rows[0].metrics.auroc.value
         ('per image, balanced', 1.0)
     """
-    unit = "per image" if group_size == 1 else f"per group of {group_size}"
+    per = f"per {unit}" if group_size == 1 else f"per group of {group_size}"
     rows = [
         Row(
             ood,
@@ -73,4 +75,4 @@ def evaluate(
         for ood, scores in ood_scores.items()
         for score in scores
     ]
-    return Evaluation(id_name, f"{unit}, balanced", rows)
+    return Evaluation(id_name, f"{per}, balanced", rows)

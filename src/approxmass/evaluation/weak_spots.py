@@ -68,7 +68,7 @@ def weak_spots(
 def _weakness(area: Interval) -> str | None:
     """What is wrong with an AUROC, in words; None for one that is above chance beyond doubt."""
     if area.high < 0.5:
-        return "takes these for more usual than usual images"
+        return "takes these for more usual than usual ones"
     if area.value < _NEAR_CHANCE:
         return "is near chance"
-    return "cannot be told from chance with so few images" if area.low <= 0.5 else None
+    return "cannot be told from chance with so few" if area.low <= 0.5 else None

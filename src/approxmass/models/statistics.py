@@ -31,7 +31,7 @@ STATISTICS = {
         # Of encoders that are networks: how far what it sees is from the span of usual images,
         # and from the nearest of them.
         Statistic("residual", "residual of the principal components"),
-        Statistic("neighbour", "distance from the nearest usual image"),
+        Statistic("neighbour", "distance from the nearest usual one"),
         # Of the places of an image, as a network sees them: the mean of the highest twentieth.
         Statistic("patch_nll", "negative log-likelihood of its parts", "nats"),
         Statistic("patch_mass", "approximate mass of its parts"),

@@ -100,7 +100,7 @@ def _coloured(alt: Any, names: Sequence[str], start: int = 0) -> Any:
     )
 
 
-def histogram(sets: Mapping[str, Floats], title: str, limit: float) -> Spec:
+def histogram(sets: Mapping[str, Floats], title: str, limit: float, unit: str = "image") -> Spec:
     """Histograms of one score for several sets of images, with the threshold as a line.
 
     Values beyond the picture are counted in its outermost bars.
@@ -109,6 +109,7 @@ def histogram(sets: Mapping[str, Floats], title: str, limit: float) -> Spec:
         sets: Scores `(N,)` by name of the set, the in-distribution set first.
         title: Of the horizontal axis.
         limit: The threshold.
+        unit: What one of the images is, in words.
 
     Example:
         >>> spec = histogram({"clothes": np.arange(9.0), "digits": np.arange(5.0, 20)}, "mass", 8.0)
@@ -123,7 +124,7 @@ def histogram(sets: Mapping[str, Floats], title: str, limit: float) -> Spec:
         .encode(
             x=alt.X("from:Q", bin="binned", title=title, scale=alt.Scale(zero=False, nice=False)),
             x2="to:Q",
-            y=alt.Y("share:Q", stack=None, title="share of images", axis=alt.Axis(format="%")),
+            y=alt.Y("share:Q", stack=None, title=f"share of {unit}s", axis=alt.Axis(format="%")),
             color=_coloured(alt, list(sets)),
             opacity=alt.condition(pick, alt.value(0.55), alt.value(0.05)),
             tooltip=[
@@ -185,7 +186,7 @@ def calibration_histogram(calibration: Floats, title: str, limit: float) -> Spec
 
 
 def operating_charts(
-    inside: Floats, outliers: Mapping[str, Floats], limit: float | None
+    inside: Floats, outliers: Mapping[str, Floats], limit: float | None, unit: str = "image"
 ) -> tuple[Spec, Spec]:
     """ROC and precision-recall curves of one score, with the points where the threshold lies.
 
@@ -196,6 +197,7 @@ def operating_charts(
         inside: Scores `(N,)` of in-distribution images.
         outliers: Scores `(M,)` by name of the set.
         limit: The threshold: a score beyond it is called an outlier. None draws no points.
+        unit: What one of them is, in words.
     """
     alt = _altair()
     curves: dict[str, list[dict[str, Any]]] = {"roc": [], "pr": []}
@@ -244,12 +246,12 @@ def operating_charts(
         return _spec(alt.layer(curve, point))
 
     return (
-        chart("roc", "in-distribution images flagged", "outliers caught"),
+        chart("roc", f"in-distribution {unit}s flagged", "outliers caught"),
         chart("pr", "recall: outliers caught", "precision: outliers among those flagged"),
     )
 
 
-def calibration_chart(p_values: Floats, calibration: int) -> Spec:
+def calibration_chart(p_values: Floats, calibration: int, unit: str = "image") -> Spec:
     """Share of in-distribution images with a p-value of at most e, beside what it should be.
 
     The band holds that share for 95% of draws of the calibration set and of these images.
@@ -257,6 +259,7 @@ def calibration_chart(p_values: Floats, calibration: int) -> Spec:
     Arguments:
         p_values: Of in-distribution images `(N,)` that were not calibrated on.
         calibration: Number of images calibrated on.
+        unit: What one of them is, in words.
     """
     alt = _altair()
     count = len(p_values)
@@ -279,12 +282,12 @@ def calibration_chart(p_values: Floats, calibration: int) -> Spec:
     )
     vertical = alt.Y(
         "share:Q",
-        title="share of images at or below",
+        title=f"share of {unit}s at or below",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(format="%"),
     )
     band = base.mark_area(opacity=0.18, color="#8a8f98").encode(
-        y=alt.Y("low:Q", title="share of images at or below"), y2="high:Q"
+        y=alt.Y("low:Q", title=f"share of {unit}s at or below"), y2="high:Q"
     )
     ideal = base.mark_line(strokeDash=[5, 4], color="#8a8f98").encode(y="e:Q")
     line = base.mark_line(color=_COLOURS[0], strokeWidth=2).encode(

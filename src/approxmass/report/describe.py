@@ -1,6 +1,6 @@
 """What there is to say of a fitted detector and of a table of metrics, in words."""
 
-__all__ = ["LEGEND", "PLACES_LEGEND", "describe", "promised_to"]
+__all__ = ["LEGEND", "PLACES_LEGEND", "describe", "promised_to", "seen"]
 
 from typing import Any
 
@@ -32,34 +32,39 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
     facts, groups = detector.facts, detector.fitted.in_use.groups.values()
     fewest = min(len(group.streamed(detector.statistic)) for group in groups)
     learnt, region = detector.model.describe(), detector.settings.region
+    unit = detector.fitted.unit
     if facts.outliers:
         learnt["has seen outliers"] = facts.outliers
     return {
         **learnt,
-        "images": f"rows of {facts.shape[2]} numbers"
-        if detector.fitted.vectors
-        else describe_shape(facts.shape),
+        f"{unit}s": seen(detector),
         **({"region of interest": str(region)} if region is not None else {}),
         "seed": detector.settings.seed,
-        "fitted on": f"{facts.training:,} images of {facts.source}"
+        "fitted on": f"{facts.training:,} {unit}s of {facts.source}"
         + (f", by each of {facts.folds} models" if facts.folds > 1 else ""),
         "fingerprint": facts.sha256[:16],
         **({"trimmed": _trimmed(detector)} if facts.trimmed else {}),
         **_calibrations(detector, rate),
-        **({"left out": f"{facts.left_out:,} images"} if facts.left_out else {}),
-        "drift": power_in_words(fewest),
+        **({"left out": f"{facts.left_out:,} {unit}s"} if facts.left_out else {}),
+        "drift": power_in_words(fewest, unit),
         "fit seconds": facts.fit_seconds,
         "notes": "; ".join(facts.notes) or "none",
     }
 
 
-def _by_whom(calibrated: Calibrated) -> str:
+def seen(detector: Detector) -> str:
+    """What its images, or its rows, are, in words."""
+    shape = detector.facts.shape
+    return f"{shape[2]} numbers each" if detector.fitted.vectors else describe_shape(shape)
+
+
+def _by_whom(calibrated: Calibrated, unit: str) -> str:
     """Which images of the fit calibrate, and what that guarantees."""
     if calibrated.fold is None:
-        return f"{calibrated.count:,} held-out images: P(p <= e) <= e, on average over fits"
+        return f"{calibrated.count:,} held-out {unit}s: P(p <= e) <= e, on average over fits"
     term = fold_bound(0.0, calibrated.count, calibrated.folds)
     return (
-        f"all {calibrated.count:,} images, by {calibrated.folds} folds: P(p <= e) <= 2 e + "
+        f"all {calibrated.count:,} {unit}s, by {calibrated.folds} folds: P(p <= e) <= 2 e + "
         f"{term:.2g}, on average over fits, and near e by simulation"
     )
 
@@ -72,9 +77,9 @@ def promised_to(detector: Detector) -> str:
     facts = detector.facts
     if not facts.trimmed or len(detector.fitted.calibrations) > 1:
         return ""
-    total = facts.images + len(facts.trimmed)
+    total, unit = facts.images + len(facts.trimmed), detector.fitted.unit
     return (
-        f"the guarantee is for images like the other {facts.images:,}; of images like all "
+        f"the guarantee is for {unit}s like the other {facts.images:,}; of {unit}s like all "
         f"{total:,} up to {len(facts.trimmed) / total:.2%} more may be called"
     )
 
@@ -82,16 +87,18 @@ def promised_to(detector: Detector) -> str:
 def _trimmed(detector: Detector) -> str:
     """What a first pass left out, and for which images the guarantee then is."""
     facts, promised = detector.facts, promised_to(detector)
-    found = f"{trimmed_said(facts.trimmed, facts.images)} are left out"
+    said = trimmed_said(facts.trimmed, facts.images, detector.fitted.unit)
+    found = f"{said} are left out"
     return f"{found}: {promised}" if promised else found
 
 
 def _calibrations(detector: Detector, rate: float) -> dict[str, Any]:
     """What new images are compared with, at a false-alarm rate."""
     first, *later = detector.fitted.calibrations
-    found: dict[str, Any] = {"calibrated on": _by_whom(first.groups[ONE])}
+    unit = detector.fitted.unit
+    found: dict[str, Any] = {"calibrated on": _by_whom(first.groups[ONE], unit)}
     if later:
-        *earlier, latest = [run.said() for run in detector.fitted.calibrations]
+        *earlier, latest = [run.said(unit) for run in detector.fitted.calibrations]
         found = {"calibrated on": latest, "earlier calibrations": "; ".join(earlier)}
     found["statistic"] = detector.statistic
     for name, group in detector.fitted.in_use.groups.items():

@@ -13,7 +13,6 @@ import numpy as np
 from scipy import stats
 
 from ..calibration import FALSE_ALARM_RATE, called_ranks, threshold
-from ..data.source import describe_shape
 from ..detector import Detector
 from ..errors import ApproxMassError
 from ..evaluation.assess import Assessment
@@ -25,7 +24,7 @@ from ..runtime.extras import require_extra
 from ..runtime.machine import machine_facts
 from ..storage.atomic import check_file, write_text
 from .charts import calibration_chart, histogram, operating_charts, training_chart, vega_script
-from .describe import LEGEND, PLACES_LEGEND, describe, promised_to
+from .describe import LEGEND, PLACES_LEGEND, describe, promised_to, seen
 from .gallery import galleries
 
 # Fewer in-distribution images say nothing about a rate of 5%.
@@ -88,12 +87,14 @@ def _content(assessment: Assessment) -> dict[str, Any]:
 
     # The threshold is one for images: no detector decides by it on groups.
     point = limit if assessment.group_size == 1 else None
-    roc, precision = operating_charts(grouped(first), {n: grouped(n) for n in others}, point)
+    unit = detector.fitted.unit
+    roc, precision = operating_charts(grouped(first), {n: grouped(n) for n in others}, point, unit)
     return {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(assessment),
         "warnings": assessment.warnings,
         "id": first,
+        "unit": unit,
         "decides": decides,
         "protocol": assessment.evaluation.protocol,
         "points": point is not None,
@@ -103,7 +104,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         "tables": _tables(assessment),
         "metrics": list(_METRICS.values()),
         "legend": " ".join(LEGEND.split()),
-        "calibration": calibration_chart(inside.p_value, len(detector.calibration[decides])),
+        "calibration": calibration_chart(inside.p_value, len(detector.calibration[decides]), unit),
         "training": _training(assessment),
         "galleries": galleries(assessment),
         "places": _places(assessment),
@@ -138,7 +139,7 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
         catches = (
             f"catches between {caught[worst]:.1%} ({worst}) and {best:.1%} of the sets of outliers"
         )
-    passing = assessment.sets[first]
+    passing, unit = assessment.sets[first], assessment.detector.fitted.unit
     count, n = len(passing.names), len(assessment.detector.calibration[decides])
     called = called_ranks(n, FALSE_ALARM_RATE)
     low, high = stats.betabinom(count, called, n + 1 - called).ppf([0.005, 0.995])
@@ -147,17 +148,17 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
         promise = f"{count:,} of them are too few to tell whether that keeps the promise of 5%."
     elif low <= flags <= high:
         promise = (
-            f"That is what 5% promises for {count:,} images like those of the fit "
+            f"That is what 5% promises for {count:,} {unit}s like those of the fit "
             f"({low / count:.1%} to {high / count:.1%} in 99 of 100 cases)."
         )
     elif flags > high:
         promise = (
-            f"That is more than the {high / count:.1%} which 5% allows for images like those of "
+            f"That is more than the {high / count:.1%} which 5% allows for {unit}s like those of "
             f"the fit in 99 of 100 cases: {first} differs from what the detector learnt."
         )
     else:
         promise = (
-            f"That is less than the {low / count:.1%} to be expected of images like those of the "
+            f"That is less than the {low / count:.1%} to be expected of {unit}s like those of the "
             f"fit in 99 of 100 cases: {first} is blander than what the detector learnt, or part "
             "of it."
         )
@@ -184,9 +185,9 @@ def _one_detector(detector: Detector) -> str:
     calibrated = detector.fitted.calibrated
     if calibrated.fold is not None:
         return f"By {calibrated.folds} folds the rate is {calibrated.rate_said(FALSE_ALARM_RATE)}."
-    rate = detector.realised_rate()
+    rate, unit = detector.realised_rate(), detector.fitted.unit
     return (
-        f"The 5% is an average over fits: of this one detector the rate for such images is "
+        f"The 5% is an average over fits: of this one detector the rate for such {unit}s is "
         f"between {rate.low:.1%} and {rate.high:.1%}, with 95% probability."
     )
 
@@ -196,8 +197,9 @@ def _after_trim(assessment: Assessment) -> str:
     promised, left = promised_to(assessment.detector), assessment.detector.facts.trimmed
     if not promised:
         return ""
+    unit = assessment.detector.fitted.unit
     return (
-        f" Of the images of the fit {len(left):,} were left out as the most outlying: {promised}."
+        f" Of the {unit}s of the fit {len(left):,} were left out as the most outlying: {promised}."
     )
 
 
@@ -210,7 +212,7 @@ def _histograms(assessment: Assessment) -> list[dict[str, Any]]:
         sign = statistic.shown_sign
         values = {key: sign * scored.statistics[name] for key, scored in assessment.sets.items()}
         limit = sign * threshold(detector.calibration[name], FALSE_ALARM_RATE)
-        spec = histogram(values, statistic.shown_axis, limit)
+        spec = histogram(values, statistic.shown_axis, limit, detector.fitted.unit)
         found.append({"spec": spec, "decides": name == decides})
     return found
 
@@ -316,7 +318,7 @@ def _facts(assessment: Assessment) -> list[tuple[str, list[tuple[str, str]]]]:
             "Data of the fit",
             [
                 ("source", detector.facts.source),
-                ("images", describe_shape(detector.shape)),
+                (f"{detector.fitted.unit}s", seen(detector)),
                 ("sha256", detector.facts.sha256),
             ],
         ),

@@ -32,35 +32,21 @@ def score_table(
 ) -> Any:
     """The scores of a chunk as an Arrow table, one row an image.
 
-    Columns: `name`, `log_prob` (nats, of a flow), every statistic but the NLL, `statistic`,
-    `p_value`, `is_outlier`, of detectors calibrated per group `group`, and `error`. An unreadable
-    image has its reason in `error` and no more.
+    With the columns of `Scores.columns`, then `error`. An unreadable image has its reason there
+    and no more.
 
     Arguments:
         chunk: Images, of which k can be read.
         scores: Of these.
         more: Further columns, `(k,)` each, to stand before `error`.
     """
-    values: dict[str, NDArray[Any]] = {}
-    if "nll" in scores.statistics:
-        values["log_prob"] = scores.log_prob
-    values |= {name: each for name, each in scores.statistics.items() if name != "nll"}
-    values |= {"statistic": scores.statistic, "p_value": scores.p_value}
-    values |= {"is_outlier": scores.is_outlier}
-    if scores.group is not None:
-        values["group"] = scores.group
-    values |= more or {}
     readable = np.array([error is None for error in chunk.errors])
     # Row of each image among the readable ones; null for the others.
     place = pa.array(np.cumsum(readable) - 1, mask=~readable)
-    columns = {"name": pa.array(chunk.names, pa.string())}
-    columns |= {
-        # Text says nothing of itself where there is none.
-        name: pa.array(each, pa.string() if each.dtype == object else None).take(place)
-        for name, each in values.items()
-    }
-    columns["error"] = pa.array(chunk.errors, pa.string())
-    return pa.table(columns)
+    table = scores.to_arrow(more).take(place)
+    names, errors = pa.array(chunk.names, pa.string()), pa.array(chunk.errors, pa.string())
+    table = table.set_column(0, "name", names)
+    return table.set_column(table.num_columns - 1, "error", errors)
 
 
 class ScoreFile:

@@ -102,6 +102,7 @@ class Units:
         grouped: A person has said what belongs together.
         again: The images are too few different ones to keep copies apart: they are taken for
             images that come again and again, each is a unit, and copies are on both sides.
+        each: What one of the images is, in words: an image, or a row.
     """
 
     of: Places
@@ -109,10 +110,16 @@ class Units:
     free: Bools
     grouped: bool = False
     again: bool = False
+    each: str = "image"
 
     @classmethod
     def among(
-        cls, copies: Places, groups: Places | None, name: str, fewest: int = FEWEST_UNITS
+        cls,
+        copies: Places,
+        groups: Places | None,
+        name: str,
+        fewest: int = FEWEST_UNITS,
+        each: str = "image",
     ) -> "Units":
         """The groups where there are some, else copies, where enough of these differ.
 
@@ -121,6 +128,7 @@ class Units:
             groups: What a person has said belongs together, `(N,)`: 0, 1, ...
             name: What errors call the images.
             fewest: Images or groups that there must be.
+            each: See the class.
 
         Raises:
             ApproxMassError: there are fewer.
@@ -128,19 +136,19 @@ class Units:
         of = copies if groups is None else groups
         if len(of) < fewest:
             raise ApproxMassError(
-                f"{name} has {len(of)} images: give at least {fewest} (100 or more are better)",
+                f"{name} has {len(of)} {each}s: give at least {fewest} (100 or more are better)",
                 code="too-few",
             )
         count = int(of.max()) + 1
         free = ~_often(of) if groups is None else np.ones(count, bool)
         if free.sum() >= fewest:
-            return cls(of, copies, free, grouped=groups is not None)
+            return cls(of, copies, free, grouped=groups is not None, each=each)
         if groups is not None:
             raise ApproxMassError(
                 f"{name} has {count} groups: give at least {fewest}, smaller ones, or none",
                 code="too-few",
             )
-        return cls(np.arange(len(of)), copies, np.ones(len(of), bool), again=True)
+        return cls(np.arange(len(of)), copies, np.ones(len(of), bool), again=True, each=each)
 
     @property
     def count(self) -> int:
@@ -153,7 +161,7 @@ class Units:
         if self.grouped:
             return f"{self.count} groups"
         different = " different" if len(self.free) < len(self.of) else ""
-        return f"{self.count}{different} images"
+        return f"{self.count}{different} {self.each}s"
 
     def ranked(self, seed: int) -> Places:
         """The rank of each unit in the order of a draw, those that may be held out first."""
@@ -260,7 +268,7 @@ def three_shares(units: Units, holdout: float, seed: int, name: str) -> Shares:
     held = _held_out(units.count, holdout)
     if held > 0.75 * units.count:
         raise ApproxMassError(
-            f"holdout {holdout} leaves too few images: use about 0.1", code="too-few"
+            f"holdout {holdout} leaves too few {units.each}s: use about 0.1", code="too-few"
         )
     rank = units.ranked(seed)[units.of]
     out = rank < held

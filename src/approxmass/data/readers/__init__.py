@@ -2,6 +2,7 @@
 
 __all__ = ["Reader", "reader_of"]
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from .array import npy_labels, open_npy
 from .folder import folder_labels, open_file, open_folder
 from .idx import idx_labels, is_idx, open_idx
 from .mvtec import is_mvtec, open_mvtec
-from .npz import npz_labels, open_npz
+from .npz import is_npz, npz_labels, open_npz
 from .parquet import open_parquet, parquet_labels
+from .pattern import is_pattern, open_pattern, pattern_labels
+from .shards import shards_of
 
 
 class Reader(NamedTuple):
@@ -34,20 +37,33 @@ _FOLDER = Reader(open_folder, folder_labels)
 _MVTEC = Reader(open_mvtec, lambda name, path: None)
 _FILE = Reader(open_file, lambda name, path: None)
 _IDX = Reader(open_idx, idx_labels)
-_BY_SUFFIX = {
-    ".npy": Reader(open_npy, npy_labels),
-    ".npz": Reader(open_npz, npz_labels),
-    ".parquet": Reader(open_parquet, parquet_labels),
-}
+_NPY = Reader(open_npy, npy_labels)
+# These read more in the name than a path.
+_NPZ = Reader(lambda name, path: open_npz(name), lambda name, path: npz_labels(name))
+_TABLE = Reader(lambda name, path: open_parquet(name), lambda name, path: parquet_labels(name))
+_PATTERN = Reader(
+    lambda name, path: open_pattern(name),
+    lambda name, path: pattern_labels(name),
+)
 
 
-def reader_of(name: str, path: Path) -> Reader:
-    """The reader of what is there, by its name or, for the IDX format, its first bytes."""
+def reader_of(name: str, path: Path) -> Reader | None:
+    """The reader of what is there, by its name or, for the IDX format, its first bytes.
+
+    None where nothing is.
+    """
+    if is_npz(name):
+        return _NPZ
+    if path.is_dir() and is_mvtec(path):
+        return _MVTEC
+    if shards_of(name) is not None:
+        return _TABLE
     if path.is_dir():
-        return _MVTEC if is_mvtec(path) else _FOLDER
-    known = _BY_SUFFIX.get(path.suffix.lower())
-    if known is not None:
-        return known
+        return _FOLDER
+    if not os.path.lexists(path):
+        return _PATTERN if is_pattern(name) else None
+    if path.suffix.lower() == ".npy":
+        return _NPY
     if re.search(r"(-idx\d-ubyte|\.idx)(\.gz)?$", path.name) or is_idx(name, path):
         return _IDX
     return _FILE

@@ -1,6 +1,6 @@
 """Arrays in memory and in `.npy` files."""
 
-__all__ = ["as_array", "npy_labels", "open_array", "open_npy"]
+__all__ = ["as_array", "npy_labels", "open_array", "open_npy", "plain_tensor"]
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,12 +31,31 @@ def as_array(name: str, source: object, *, code: Code = "bad-source") -> NDArray
             code="bad-labels" if code == "bad-labels" else "bad-image",
         )
     try:
-        return np.asarray(source)
-    except (TypeError, ValueError, RuntimeError) as error:  # tensors on a GPU, ragged lists
+        return np.asarray(plain_tensor(source))
+    except (TypeError, ValueError, RuntimeError) as error:  # arrays on a GPU, ragged lists
         reason = str(error).partition("\n")[0]
         raise ApproxMassError(
             f"{name}: cannot be turned into a NumPy array: {reason}", code=code
         ) from error
+
+
+def plain_tensor(source: Any) -> Any:
+    """A tensor as NumPy can take it: of no graph, on the CPU, of a type that NumPy has.
+
+    All else as it is.
+
+    Example:
+        >>> import torch
+        >>> np.asarray(plain_tensor(torch.ones(1, dtype=torch.bfloat16, requires_grad=True)))
+        array([1.], dtype=float32)
+    """
+    if not hasattr(source, "detach"):
+        return source
+    tensor = source.detach().cpu()
+    try:
+        return tensor.numpy()
+    except TypeError:  # bfloat16 and smaller floats
+        return tensor.float().numpy()
 
 
 def open_array(

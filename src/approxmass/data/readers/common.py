@@ -1,18 +1,19 @@
 """What the readers of several formats share."""
 
-__all__ = ["KINDS", "label_name", "maybe_gzip", "numbered", "reading", "stored"]
+__all__ = ["KINDS", "label_name", "maybe_gzip", "numbered", "one_column", "reading", "stored"]
 
 import gzip
 import io
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import ApproxMassError
 
 KINDS = (
-    "an array, a list of arrays or of Pillow images, a folder of images, an image file, "
-    "a .npy, .npz, .parquet or IDX file, hf:NAME[:[CONFIG:]SPLIT], or sample:NAME"
+    "an array, a list of arrays, paths or Pillow images, a data set, a folder of images, an image "
+    "file, a pattern of such, a .npy, .npz, .parquet or IDX file, hf:NAME[:[CONFIG:]SPLIT], or "
+    "sample:NAME"
 )
 
 
@@ -66,3 +67,26 @@ def label_name(names: Container[str]) -> str | None:
         'label'
     """
     return next((n for n in ("label", "labels", "fine_label", "y") if n in names), None)
+
+
+def one_column(name: str, column: str, known: Sequence[str]) -> str:
+    """That column, which must be there once.
+
+    Raises:
+        ApproxMassError: it is not.
+
+    Example:
+        >>> one_column("mine.csv", "a", ["a", "b"])
+        'a'
+    """
+    if column not in known:
+        raise ApproxMassError(
+            f"{name}: has no column {column}, only {', '.join(known[:20]) or 'none'}: name one of "
+            "these",
+            code="bad-source",
+        )
+    if known.count(column) > 1:
+        raise ApproxMassError(
+            f"{name}: has several columns {column}: name them apart", code="bad-source"
+        )
+    return column

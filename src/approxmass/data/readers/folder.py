@@ -1,6 +1,7 @@
 """Image files: one, or all of a folder, whose subfolders may be classes."""
 
 __all__ = [
+    "classes_of",
     "files_below",
     "folder_labels",
     "image_files",
@@ -45,7 +46,7 @@ def open_folder(name: str, folder: Path) -> ImageSource:
 
 def folder_labels(name: str, folder: Path) -> Labels | None:
     """Number of each image's subfolder, by name; None where an image is in no subfolder."""
-    return _classes(image_files(name, folder))
+    return classes_of(image_files(name, folder))
 
 
 def open_file(name: str, path: Path) -> ImageSource:
@@ -76,7 +77,7 @@ def open_files(
             yield i, folder / files[i]
 
     return ImageSource(
-        name, len(files), batches, labels=lambda: _classes(files), some=some, remarks=remarks
+        name, len(files), batches, labels=lambda: classes_of(files), some=some, remarks=remarks
     )
 
 
@@ -113,7 +114,13 @@ def shown_name(file: str) -> str:
     return os.fsencode(file).decode(errors="backslashreplace")
 
 
-def _classes(files: list[str]) -> Labels | None:
+def classes_of(files: list[str]) -> Labels | None:
+    """Number of the first subfolder on the way to each file; None where one is in none.
+
+    Example:
+        >>> classes_of(["b/1.png", "a/2.png"])
+        array([1, 0])
+    """
     if not all("/" in file for file in files):
         return None
     return np.unique([file.split("/")[0] for file in files], return_inverse=True)[1]

@@ -1,8 +1,9 @@
-"""Several arrays in a `.npz` file: images, and perhaps labels, of one split or of several."""
+"""Several arrays in a `.npz` file: images or rows of numbers, and perhaps labels, by split."""
 
-__all__ = ["npz_labels", "open_npz", "split_of"]
+__all__ = ["is_npz", "npz_array", "npz_labels", "npz_shape", "open_npz"]
 
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,62 +17,79 @@ from ..source import ImageSource
 from .array import open_array
 from .common import label_name, reading
 
-_IMAGES = ("images", "x", "arr_0")
+_WANTED = "a .npz file of numbers: save it again with numpy.savez"
+_KNOWN = ("images", "x", "arr_0")
 # As in MedMNIST (train_images) and in Keras (x_train); the split, and what goes with it.
 _OF_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 
 
-def split_of(name: str) -> tuple[Path, str] | None:
-    """The file and the split that `FILE.npz:SPLIT` names; None for another name.
-
-    Example:
-        >>> split_of("blood.npz") is None
-        True
-    """
-    match = re.fullmatch(r"(.+\.npz):(\w+)", name)
-    return (Path(match[1]), match[2]) if match and Path(match[1]).exists() else None
+def is_npz(name: str) -> bool:
+    """Whether a name is that of such a file, or `FILE.npz:SPLIT`."""
+    return _parts(name) is not None
 
 
-def open_npz(name: str, path: Path, split: str | None = None) -> ImageSource:
+def open_npz(name: str) -> ImageSource:
     """Images of a `.npz` file: `images`, `x` or `arr_0`, those of a split, or the only array."""
-    with _arrays(name, path) as arrays:
-        array = arrays[_image_key(name, list(arrays.keys()), split)]
-    return open_array(name, array, lambda: npz_labels(name, path, split))
+    return open_array(name, npz_array(name), lambda: npz_labels(name))
 
 
-def npz_labels(name: str, path: Path, split: str | None = None) -> NDArray[Any] | None:
+def npz_array(name: str) -> NDArray[Any]:
+    """The array that a name means, of `FILE.npz`, `FILE.npz:SPLIT` or `FILE.npz:ARRAY`.
+
+    Raises:
+        ApproxMassError: there is none, or there are several; or the file is damaged.
+    """
+    with _arrays(name) as (arrays, split):
+        found: NDArray[Any] = arrays[_key(name, list(arrays.keys()), split)]
+    return found
+
+
+def npz_shape(name: str) -> tuple[int, ...]:
+    """The shape of that array, by its header.
+
+    Raises:
+        ApproxMassError: as `npz_array`.
+    """
+    with _arrays(name) as (arrays, split):
+        key = _key(name, list(arrays.keys()), split)
+        with zipfile.ZipFile(_parts_of(name)[0]) as file, file.open(f"{key}.npy") as array:
+            version = np.lib.format.read_magic(array)
+            of = np.lib.format
+            read = of.read_array_header_1_0 if version == (1, 0) else of.read_array_header_2_0
+            return tuple(read(array)[0])
+
+
+def npz_labels(name: str) -> NDArray[Any] | None:
     """Labels of a `.npz` file: `label`, `labels`, `fine_label` or `y`, or those of a split."""
-    with _arrays(name, path) as arrays:
+    with _arrays(name) as (arrays, split):
         splits = _splits(arrays.keys())
         if split is None and len(splits) == 1:
             (split,) = splits
-        if split is not None:
+        if split is not None and (split in splits or split not in arrays):
             known = [of.format(split) for _, of in _OF_SPLIT if of.format(split) in arrays]
             return arrays[known[0]] if known else None
         key = label_name(arrays.keys())
         return None if key is None else arrays[key]
 
 
-def _image_key(name: str, keys: list[str], split: str | None) -> str:
+def _key(name: str, keys: list[str], split: str | None) -> str:
     splits = _splits(keys)
     listed = ", ".join(keys) or "(none)"
     if split is not None:
-        if split not in splits:
+        if split not in splits and split not in keys:
             raise ApproxMassError(
-                f"{name}: there is no split {split}, only the arrays {listed}", code="bad-source"
+                f"{name}: there is no split {split}, only the arrays {listed}: name one of them",
+                code="bad-source",
             )
-        return splits[split]
-    known = [key for key in _IMAGES if key in keys]
+        return splits.get(split, split)
+    known = [key for key in _KNOWN if key in keys]
     if known or len(keys) == 1:
         return known[0] if known else keys[0]
     if len(splits) == 1:
         return next(iter(splits.values()))
-    cure = (
-        f"choose a split, as in {name}:{next(iter(splits))}"
-        if splits
-        else "call one of them images"
-    )
-    raise ApproxMassError(f"{name}: holds the arrays {listed}: {cure}", code="bad-source")
+    what = "a split" if splits else "an array"
+    cure = f": choose {what}, as in {name}:{next(iter([*splits, *keys]))}" if keys else ""
+    raise ApproxMassError(f"{name}: holds the arrays {listed}{cure}", code="bad-source")
 
 
 def _splits(keys: Iterable[str]) -> dict[str, str]:
@@ -85,10 +103,22 @@ def _splits(keys: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _parts(name: str) -> tuple[Path, str | None] | None:
+    """The file, and the split that is asked for."""
+    if Path(name).suffix.lower() == ".npz" and Path(name).is_file():
+        return Path(name), None
+    match = re.fullmatch(r"(.+\.npz):(\w+)", name, re.IGNORECASE)
+    return (Path(match[1]), match[2]) if match and Path(match[1]).is_file() else None
+
+
+def _parts_of(name: str) -> tuple[Path, str | None]:
+    found = _parts(name)
+    assert found is not None  # whoever opens it has looked
+    return found
+
+
 @contextmanager
-def _arrays(name: str, path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    with (
-        reading(name, "a .npz file of numbers: save it again with numpy.savez"),
-        path.open("rb") as file,
-    ):
-        yield np.load(file, allow_pickle=False)
+def _arrays(name: str) -> Iterator[tuple[Mapping[str, NDArray[Any]], str | None]]:
+    path, split = _parts_of(name)
+    with reading(name, _WANTED), path.open("rb") as file:
+        yield np.load(file, allow_pickle=False), split

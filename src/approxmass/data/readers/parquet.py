@@ -1,160 +1,132 @@
-"""Parquet files: encoded images in the column `image`, and perhaps a column of labels."""
+"""Parquet: encoded images in the column `image`, and perhaps a column of labels."""
 
-__all__ = ["column_of", "has_column", "open_parquet", "parquet_labels", "texts_of"]
+__all__ = ["column_of", "open_parquet", "parquet_labels", "texts_of"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ApproxMassError
 from ..decode import Encoded
+from ..remarks import Remarks
 from ..source import ImageSource
-from .common import label_name, reading, stored
+from .common import label_name, stored
+from .shards import Shards, encoded_columns, image_column, shards_of
 
-_WANTED = "a Parquet file: copy it again"
 
-
-def open_parquet(name: str, path: Path) -> ImageSource:
-    """Images of a Parquet file, of which a few rows are in memory at a time."""
-    import pyarrow.parquet as pq
-
-    with reading(name, _WANTED):
-        file = pq.ParquetFile(path)
-        schema, count = file.schema_arrow, file.metadata.num_rows
-    if "image" not in schema.names:
-        raise ApproxMassError(
-            f"{name}: has no column image, only {', '.join(schema.names) or 'an empty schema'}: "
-            "rename the one that holds the images",
-            code="bad-source",
-        )
-    kind = schema.field("image").type
-    _check_encoded(name, "image", kind)
+def open_parquet(name: str) -> ImageSource:
+    """Images of Parquet files, of which a few rows are in memory at a time; see `shards_of`."""
+    files, asked = _found(name)
+    table = Shards(name, files)
+    column = asked or _image_column(table)
+    _check_encoded(table, column)
 
     def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         done = 0
-        with reading(name, _WANTED):
-            for batch in file.iter_batches(n, columns=["image"]):
-                column = batch.column(0)
-                paths: list[str | None] = [None] * len(column)
-                if _has_field(kind, "path"):
-                    paths = column.field("path").to_pylist()
-                yield stored(paths, done), _encoded(column).to_pylist()
-                done += len(column)
+        for batch in table.iter_batches(n, [column]):
+            rows = batch.column(0)
+            paths = _field(rows, "path").to_pylist()
+            yield stored(paths, done), _images(rows, paths)
+            done += len(rows)
 
     def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
-        with reading(name, _WANTED):
-            yield from _rows(file, places)
+        for place, rows, row in table.rows(column, places):
+            one = rows.slice(row, 1)
+            yield place, _images(one, _field(one, "path").to_pylist())[0]
 
-    return ImageSource(name, count, batches, labels=lambda: parquet_labels(name, path), some=some)
-
-
-def _rows(file: Any, places: list[int]) -> Iterator[tuple[int, Encoded]]:
-    """The images of these rows, out of the groups that they are in."""
-    start = 0
-    for group in range(file.metadata.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        inside = [place for place in places if start <= place < end]
-        for batch in (
-            file.iter_batches(256, row_groups=[group], columns=["image"]) if inside else ()
-        ):
-            column = batch.column(0)
-            encoded = _encoded(column)
-            for place in inside:
-                if start <= place < start + len(column):
-                    yield place, encoded[place - start].as_py()
-            start += len(column)
-            if start > inside[-1]:
-                break
-        start = end
+    remarks = Remarks()
+    if len(files) > 1:
+        remarks.say(f"table: {len(files):,} Parquet files are read as one, in the order of names")
+    return ImageSource(
+        name,
+        table.num_rows,
+        batches,
+        labels=lambda: parquet_labels(name),
+        some=some,
+        remarks=remarks,
+    )
 
 
-def parquet_labels(name: str, path: Path) -> NDArray[Any] | None:
-    """Labels of a Parquet file: the column `label`, `labels`, `fine_label` or `y`."""
-    import pyarrow.parquet as pq
-
-    with reading(name, _WANTED):
-        file = pq.ParquetFile(path)
-        column = label_name(file.schema_arrow.names)
-        if column is None:
-            return None
-        labels: NDArray[Any] = file.read([column]).column(0).to_numpy()
-    return labels
+def parquet_labels(name: str) -> NDArray[Any] | None:
+    """Labels of Parquet files: the column `label`, `labels`, `fine_label` or `y`."""
+    table = Shards(name, _found(name)[0])
+    column = label_name(table.schema.names)
+    return None if column is None else np.asarray(table.column(column).to_numpy())
 
 
-def has_column(name: str, path: Path, column: str) -> bool:
-    """Whether a Parquet file has a column of that name."""
-    import pyarrow.parquet as pq
-
-    with reading(name, _WANTED):
-        return column in pq.ParquetFile(path).schema_arrow.names
-
-
-def texts_of(name: str, path: Path, column: str) -> list[str | None]:
-    """A column of a Parquet file as text, a row each.
+def texts_of(table: Shards, column: str) -> list[str | None]:
+    """A column as text, a row each.
 
     Raises:
         ApproxMassError: it holds something that is neither text nor numbers.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with reading(name, _WANTED):
-        values = pq.read_table(path, columns=[column]).column(0)
+    values = table.column(column)
     try:
         found: list[str | None] = values.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ApproxMassError(
-            f"{name}: the column {column} is {values.type}: give one of names or numbers",
+            f"{table.name}: the column {column} is {values.type}: give one of names or numbers",
             code="bad-source",
         ) from error
     return found
 
 
-def column_of(
-    name: str, path: Path, column: str
-) -> tuple[int, Callable[[], Iterator[bytes | None]]]:
-    """How many rows there are, and what opens a column of encoded images anew.
+def column_of(table: Shards, column: str) -> Callable[[], Iterator[bytes | None]]:
+    """What opens a column of encoded images anew.
 
     Raises:
         ApproxMassError: it holds something else.
     """
-    import pyarrow.parquet as pq
-
-    with reading(name, _WANTED):
-        file = pq.ParquetFile(path)
-        kind, count = file.schema_arrow.field(column).type, file.metadata.num_rows
-    _check_encoded(name, column, kind)
+    _check_encoded(table, column)
 
     def stream() -> Iterator[bytes | None]:
-        with reading(name, _WANTED):
-            for batch in file.iter_batches(64, columns=[column]):
-                yield from _encoded(batch.column(0)).to_pylist()
+        for batch in table.iter_batches(64, [column]):
+            yield from _field(batch.column(0), "bytes").to_pylist()
 
-    return count, stream
+    return stream
 
 
-def _check_encoded(name: str, column: str, kind: Any) -> None:
-    import pyarrow as pa
+def _found(name: str) -> tuple[list[Path], str | None]:
+    found = shards_of(name)
+    assert found is not None  # whoever opens it has looked
+    return found
 
-    data = kind.field("bytes").type if _has_field(kind, "bytes") else kind
-    if not (pa.types.is_binary(data) or pa.types.is_large_binary(data)):
+
+def _image_column(table: Shards) -> str:
+    images = encoded_columns(table.schema)
+    return image_column(table.name, table.schema.names, images, f"{table.name}:{{}}")
+
+
+def _check_encoded(table: Shards, column: str) -> None:
+    kind = table.kind(column)
+    if column not in encoded_columns(table.schema, plain=True):
         raise ApproxMassError(
-            f"{name}: the column {column} is {kind}: give encoded images as binary or "
+            f"{table.name}: the column {column} is {kind}: give encoded images as binary or "
             "struct<bytes>",
             code="bad-source",
         )
 
 
-def _encoded(column: Any) -> Any:
-    """The bytes of a column of encoded images; null where a row has none."""
+def _images(rows: Any, paths: list[str | None]) -> list[Encoded]:
+    """The bytes of each row; where it has none the file at its path, and None without either."""
+    found = _field(rows, "bytes").to_pylist()
+    return [
+        Path(at) if data is None and at else data for data, at in zip(found, paths, strict=True)
+    ]
+
+
+def _field(rows: Any, field: str) -> Any:
+    """A field of encoded images: of plain bytes these alone; null where a row has none."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.struct_field(column, "bytes") if _has_field(column.type, "bytes") else column
-
-
-def _has_field(kind: Any, field: str) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_struct(kind) and kind.get_field_index(field) >= 0)
+    if not pa.types.is_struct(rows.type):
+        return rows if field == "bytes" else pa.nulls(len(rows), pa.string())
+    if rows.type.get_field_index(field) < 0:
+        return pa.nulls(len(rows), pa.string())
+    return pc.struct_field(rows, field)

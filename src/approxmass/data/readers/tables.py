@@ -1,6 +1,6 @@
 """Tables of numbers: Parquet and CSV files, and frames in memory, all as Arrow knows them."""
 
-__all__ = ["Table", "frame_table", "is_frame", "is_table", "open_table"]
+__all__ = ["Table", "frame_columns", "frame_table", "is_frame", "is_table", "open_table"]
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ...arrays import Floats
 from ...errors import ApproxMassError
-from .common import reading
+from .common import one_column, reading
+from .shards import shards_of, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,14 +74,15 @@ class Table:
         return found
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is one, by its name.
+def is_table(name: str) -> bool:
+    """Whether a name is that of a CSV file, or of Parquet files.
 
     Example:
-        >>> is_table(Path("x.png"))
+        >>> is_table("x.png")
         False
     """
-    return path.suffix.lower() in (".csv", ".parquet") and path.is_file()
+    path = Path(name)
+    return (path.suffix.lower() == ".csv" and path.is_file()) or shards_of(name) is not None
 
 
 def is_frame(source: Any) -> bool:
@@ -90,14 +92,19 @@ def is_frame(source: Any) -> bool:
     )
 
 
+def frame_columns(frame: Any) -> list[str]:
+    """The names of the columns of a frame or a table of Arrow."""
+    return [str(name) for name in getattr(frame, "column_names", None) or frame.columns]
+
+
 def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
-    """Some columns of a file; None for all.
+    """Some columns of a CSV file, or of Parquet files (see `shards_of`); None for all.
 
     Raises:
         ApproxMassError: it cannot be read, has no such column, or one that is not of numbers.
     """
     with reading(name, _WANTED):
-        opened = _opened(path)
+        opened = _opened(name, path)
     return _table(name, opened, columns)
 
 
@@ -126,37 +133,19 @@ def frame_table(frame: Any, columns: Sequence[str] | None) -> Table:
     return _table("table", opened, columns)
 
 
-def _opened(path: Path) -> Any:
+def _opened(name: str, path: Path) -> Any:
     if path.suffix.lower() == ".csv":
         import pyarrow.csv
 
         return pyarrow.csv.read_csv(path)
-    import pyarrow.parquet as pq
-
-    return _Parquet(pq.ParquetFile(path))
-
-
-class _Parquet:
-    """A Parquet file behind the face of a table, of which few rows are in memory."""
-
-    def __init__(self, file: Any) -> None:
-        self.schema = file.schema_arrow
-        self.num_rows = file.metadata.num_rows
-        self.iter_batches = file.iter_batches
+    return table_of(name)
 
 
 def _table(name: str, opened: Any, columns: Sequence[str] | None) -> Table:
     known = list(opened.schema.names)
     wanted = known if columns is None else _fields_of(columns, known)
     for column in wanted:
-        if column not in known:
-            raise ApproxMassError(
-                f"{name}: has no column {column}, only {', '.join(known[:20])}", code="bad-source"
-            )
-        if known.count(column) > 1:
-            raise ApproxMassError(
-                f"{name}: has several columns {column}: name them apart", code="bad-source"
-            )
+        one_column(name, column, known)
     fields: list[tuple[str, int | None]] = []
     names: list[str] = []
     for column in wanted:

@@ -1,0 +1,111 @@
+"""The items of a list or of a data set: images of one kind, each perhaps with a label."""
+
+__all__ = ["Kind", "encoded", "is_pair", "kind_of", "told"]
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+
+from ...errors import ApproxMassError
+from ..decode import Encoded
+from .common import label_name
+
+Kind = Literal["bytes", "a path", "a Pillow image", "a row of bytes or a path", "an array"]
+
+
+def kind_of(item: Any) -> Kind | None:
+    """What an image is given as; None of what is no image.
+
+    Example:
+        >>> kind_of("a.png"), kind_of(b""), kind_of(None)
+        ('a path', 'bytes', None)
+    """
+    if isinstance(item, bytes | bytearray | memoryview):
+        return "bytes"
+    if isinstance(item, str | os.PathLike):
+        return "a path"
+    if isinstance(item, Image.Image):
+        return "a Pillow image"
+    if isinstance(item, Mapping):
+        return "a row of bytes or a path" if {"bytes", "path"} & set(item) else None
+    return "an array" if hasattr(item, "__array__") or isinstance(item, list | tuple) else None
+
+
+def is_pair(item: Any) -> bool:
+    """Whether an item is an image with its label, or a dict of such, not an image alone.
+
+    Example:
+        >>> is_pair(("a.png", 3)), is_pair([[0, 1], [2, 3]])
+        (True, False)
+    """
+    if isinstance(item, Mapping):
+        return kind_of(item) is None
+    return (
+        isinstance(item, tuple)
+        and len(item) > 1
+        and not isinstance(item[0], list | tuple)
+        and kind_of(item[0]) is not None
+        and _label(item[1]) is not None
+    )
+
+
+def encoded(item: Any) -> tuple[str | None, Encoded]:
+    """An item that is no array as the decoder takes it, and the path by which it is called."""
+    if isinstance(item, Mapping):
+        data, path = item.get("bytes"), item.get("path")
+        return path, bytes(data) if data else (Path(path) if path else None)
+    if isinstance(item, str | os.PathLike):
+        return os.fspath(item), Path(item)
+    return None, item if isinstance(item, Image.Image) else bytes(item)
+
+
+def told(name: str, place: int, item: Any, *, batched: bool) -> Iterator[tuple[Any, Any]]:
+    """The images of an item of a data set, each with its label, or None.
+
+    Arguments:
+        name: What an error calls the data set.
+        place: Of the item.
+        item: An image; a batch of some, as an array of four axes or a list of what are no arrays;
+            or images and labels, as a tuple or a list; or a dict of both, where the images are
+            called `image`.
+        batched: Every item is known to be a batch.
+
+    Raises:
+        ApproxMassError: there is no image in it, or no one can say which it is.
+    """
+    label = None
+    if isinstance(item, Mapping) and kind_of(item) is None:
+        called = label_name(item)
+        if "image" not in item:
+            raise ApproxMassError(
+                f"{name}: item {place} is a dict of {', '.join(map(str, item)) or 'nothing'}: call "
+                'the image "image", or give the images alone, (item[KEY] for item in data)',
+                code="bad-source",
+            )
+        item, label = item["image"], None if called is None else item[called]
+    elif isinstance(item, tuple | list) and len(item) and not _several(item):
+        item, label = item[0], item[1] if len(item) > 1 else None
+    if _several(item) or batched or getattr(item, "ndim", 0) == 4:
+        yield from zip(item, _labels(label, len(item)), strict=True)
+    else:
+        yield item, _label(label)
+
+
+def _several(item: Any) -> bool:
+    """Whether an item is a list of images that are no arrays."""
+    return isinstance(item, list) and all(kind_of(each) not in ("an array", None) for each in item)
+
+
+def _labels(labels: Any, count: int) -> Sequence[Any]:
+    if labels is None or not hasattr(labels, "__len__") or len(labels) != count:
+        return [None] * count
+    return [_label(each) for each in labels]
+
+
+def _label(label: Any) -> Any:
+    """A class, as plain Python has it; None of anything else."""
+    label = label.item() if getattr(label, "ndim", None) == 0 else label
+    return label if isinstance(label, int | str) else None
