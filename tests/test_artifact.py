@@ -21,7 +21,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def saved(folder: Path, facts: str = "first") -> Path:
-    save_folder(folder, {"facts": facts}, TENSORS)
+    save_folder(folder, {"facts": facts}, TENSORS, "a card")
     return folder
 
 

@@ -584,7 +584,7 @@ def test_tensors_of_another_shape_or_type_are_damage(
     fitted.save(tmp_path / "d")
     manifest, tensors = artifact.load_folder(tmp_path / "d")
     tensors["weights"][name] = change(tensors["weights"][name])
-    artifact.save_folder(tmp_path / "d", manifest, tensors)
+    artifact.save_folder(tmp_path / "d", manifest, tensors, "a card")
     with mistake("damaged"):
         Detector.load(tmp_path / "d")
 

@@ -165,7 +165,7 @@ def test_damaged_bytes_in_a_detector_are_damage(damage: str, tmp_path: Path) -> 
         "noise": noise,
         "empty": whole[:0].clone(),
     }[damage]
-    artifact.save_folder(tmp_path / "d", manifest, tensors)
+    artifact.save_folder(tmp_path / "d", manifest, tensors, "a card")
     with mistake("damaged"):
         Detector.load(tmp_path / "d")
 

@@ -21,12 +21,12 @@ from approxmass.data.images import open_images as opened
 from approxmass.data.open_region import open_region
 from approxmass.data.part import part_of
 from approxmass.data.region import OUTSIDE, Region
+from approxmass.describe import describe
 from approxmass.encoders import PooledEncoder
 from approxmass.encoders.patches import inside_of
 from approxmass.errors import ApproxMassError
 from approxmass.explain.attribution import as_given
 from approxmass.explain.picture import overlay, shown_size
-from approxmass.report.describe import describe
 from approxmass.training import recipes
 from conftest import mistake, textures
 from tiny_network import TinyNetwork

@@ -12,11 +12,11 @@ from PIL import Image
 
 from approxmass import Detector
 from approxmass.data import open_images
+from approxmass.describe import describe
 from approxmass.evaluation.compare import compare
 from approxmass.fitting import FitInput
 from approxmass.models.base import FitRun
 from approxmass.models.flow import FlowModel
-from approxmass.report.describe import describe
 from approxmass.training.folds import in_folds
 from approxmass.training.holdout import Units
 from approxmass.trimming import most_outlying, unseen_scores

@@ -87,4 +87,5 @@ def test_the_command_follows_tables_and_finds_a_drift(detector: Detector, tmp_pa
     facts = json.loads(done.stdout)
     assert facts["scored"] == 200
     assert facts["alarms"][0]["image"].startswith("z.csv:")
-    assert "drift alarm (out-of-distribution)" in done.stderr
+    assert "drift alarm (out-of-distribution) at row z.csv:" in done.stderr
+    assert "image" not in done.stderr

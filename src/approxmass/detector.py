@@ -12,6 +12,7 @@ from torch import nn
 from .arrays import Bools, Pixels
 from .calibrated import GIVEN
 from .calibrating import recalibrated
+from .card import card
 from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
 from .fitted import Fitted
@@ -349,7 +350,7 @@ class Detector(Scoring):
         Raises:
             ApproxMassError: the folder holds something else, or cannot be written.
         """
-        self.fitted.save(Path(folder))
+        self.fitted.save(Path(folder), card(self, Path(folder).name))
 
     @classmethod
     @plainly

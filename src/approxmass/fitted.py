@@ -234,8 +234,8 @@ class Fitted:
                 code="wrong-shape",
             )
 
-    def save(self, folder: Path) -> None:
-        """Write it to a folder; see `Detector.save`."""
+    def save(self, folder: Path, card: str) -> None:
+        """Write it to a folder with a card for people; see `Detector.save`."""
         manifest = {
             "settings": self.settings.as_dict(),
             "facts": self.facts.as_dict(),
@@ -250,7 +250,7 @@ class Fitted:
         scores |= {f"probe.{k}": torch.from_numpy(v) for k, v in self.probe.items()}
         scores["digests"] = torch.from_numpy(self.digests)
         artifact.save_folder(
-            folder, manifest, {"weights": self.model.state(), "calibration": scores}
+            folder, manifest, {"weights": self.model.state(), "calibration": scores}, card
         )
 
     @classmethod

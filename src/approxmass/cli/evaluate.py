@@ -116,7 +116,7 @@ def write_page(assessment: "Assessment", page: Path) -> None:
 
 def show_evaluation(assessment: "Assessment") -> None:
     """Print the metrics, and the share flagged of each set."""
-    from ..report.describe import LEGEND, PLACES_LEGEND
+    from ..evaluation.legend import LEGEND, PLACES_LEGEND
     from .tables import evaluation_tables, places_table
 
     for table in evaluation_tables(assessment.evaluation):

@@ -232,8 +232,8 @@ def show_detector(
     folder: Path, detector: "Detector", json_file: Path | None, rate: float = 0.05
 ) -> None:
     """Print what there is to know of a detector at a false-alarm rate, as a table and as JSON."""
+    from ..describe import describe
     from ..drift import drift_power
-    from ..report.describe import describe
     from .tables import facts_table
 
     facts = describe(detector, rate)

@@ -65,19 +65,20 @@ def watch(
     check_outputs(log, json_file, inputs=[str(source)])
     detector = loaded(folder, group, device, threads)
     count = len(detector.fitted.calibrated.streamed(detector.statistic))
-    say(f"drift: {power_in_words(count)}")
+    unit = detector.fitted.unit
+    say(f"drift: {power_in_words(count, unit)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
     skipped = Skipped("image")
     with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
         totals = run.totals
         if totals.scored + totals.unreadable:
-            say(f"{output} has {totals.scored + totals.unreadable:,} images: going on from there")
+            say(f"{output} has {totals.scored + totals.unreadable:,} {unit}s: going on from there")
         with status if remark.is_terminal else contextlib.nullcontext():
             for batch in run.batches(interval=interval, until_idle=until_idle, stop=stop):
                 skipped.add(batch.unreadable)
-                _say_alarms(batch.alarms, totals, false_alarm_every, output)
+                _say_alarms(batch.alarms, totals, false_alarm_every, output, unit)
                 if remark.is_terminal:
-                    status.update(_status(totals), refresh=True)
+                    status.update(_status(totals, unit), refresh=True)
     skipped.close(f"in the column error of {output}")
     facts = {
         "scored": totals.scored,
@@ -97,12 +98,14 @@ def watch(
         raise typer.Exit(128 + stop[0])  # as a shell counts: 130 for Ctrl-C
 
 
-def _say_alarms(alarms: "list[Alarm]", totals: "Totals", every: int, output: Path) -> None:
+def _say_alarms(
+    alarms: "list[Alarm]", totals: "Totals", every: int, output: Path, unit: str
+) -> None:
     for alarm in alarms[:SHOWN]:
         since = "start" if alarm is totals.alarms[0] else "last one"
         say(
-            f"drift alarm ({alarm.direction}) at image {alarm.image}, {alarm.images:,} images "
-            f"since the {since}; in-distribution images raise the first in {every:,} or more, "
+            f"drift alarm ({alarm.direction}) at {unit} {alarm.image}, {alarm.images:,} {unit}s "
+            f"since the {since}; in-distribution {unit}s raise the first in {every:,} or more, "
             "on average",
             style="red",
         )
@@ -110,9 +113,9 @@ def _say_alarms(alarms: "list[Alarm]", totals: "Totals", every: int, output: Pat
         say(f"and {len(alarms) - SHOWN:,} more alarms, in {output}")
 
 
-def _status(totals: "Totals") -> str:
+def _status(totals: "Totals", unit: str) -> str:
     return (
-        f"{totals.scored:,} images scored, {totals.unreadable:,} unreadable, "
+        f"{totals.scored:,} {unit}s scored, {totals.unreadable:,} unreadable, "
         f"{len(totals.alarms):,} alarms, drift {totals.drift:.3g} (1 raises an alarm)"
     )
 

@@ -13,10 +13,12 @@ import numpy as np
 from scipy import stats
 
 from ..calibration import FALSE_ALARM_RATE, called_ranks, threshold
+from ..describe import describe, promised_to, seen
 from ..detector import Detector
 from ..errors import ApproxMassError
 from ..evaluation.assess import Assessment
 from ..evaluation.intervals import interval_text
+from ..evaluation.legend import LEGEND, PLACES_LEGEND
 from ..evaluation.localize import Localization
 from ..evaluation.metrics import group_means
 from ..explain.picture import scale_of
@@ -24,7 +26,6 @@ from ..runtime.extras import require_extra
 from ..runtime.machine import machine_facts
 from ..storage.atomic import check_file, write_text
 from .charts import calibration_chart, histogram, operating_charts, training_chart, vega_script
-from .describe import LEGEND, PLACES_LEGEND, describe, promised_to, seen
 from .gallery import galleries
 
 # Fewer in-distribution images say nothing about a rate of 5%.

@@ -2,7 +2,7 @@
 
 It holds `detector.json` (versioned, readable), `weights.safetensors` and
 `calibration.safetensors`. The JSON has the digests of the other two and of itself. Nothing is
-pickled.
+pickled. `card.md` is for people, and not read.
 """
 
 __all__ = ["FORMAT_VERSION", "check_target", "is_detector", "load_folder", "save_folder"]
@@ -23,7 +23,8 @@ from .atomic import plain_os_errors, probe, replace_folder
 FORMAT_VERSION = 4
 _MANIFEST = "detector.json"
 _TENSOR_FILES = ("weights", "calibration")
-_FILES = {_MANIFEST, *(f"{name}.safetensors" for name in _TENSOR_FILES)}
+_CARD = "card.md"
+_FILES = {_MANIFEST, _CARD, *(f"{name}.safetensors" for name in _TENSOR_FILES)}
 
 
 def _digest(data: bytes) -> str:
@@ -68,7 +69,10 @@ def check_target(folder: Path) -> None:
 
 
 def save_folder(
-    folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+    folder: Path,
+    manifest: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    card: str,
 ) -> None:
     """Write a detector's folder; an older detector there is replaced once the new one is whole.
 
@@ -76,6 +80,7 @@ def save_folder(
         folder: Where; made if absent.
         manifest: JSON-ready facts.
         tensors: Named tensors of `weights` and `calibration`.
+        card: What a person should know of it, as Markdown.
 
     Raises:
         ApproxMassError: `folder` holds something else, or as `write_atomic`.
@@ -95,6 +100,7 @@ def save_folder(
             (fresh / f"{name}.safetensors").write_bytes(data)
         full = {"format_version": FORMAT_VERSION, **manifest, "files": digests}
         full["digest"] = _manifest_digest(full)
+        (fresh / _CARD).write_text(card)
         (fresh / _MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
 
 

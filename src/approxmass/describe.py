@@ -1,29 +1,18 @@
-"""What there is to say of a fitted detector and of a table of metrics, in words."""
+"""What there is to say of a fitted detector, in words."""
 
-__all__ = ["LEGEND", "PLACES_LEGEND", "describe", "promised_to", "seen"]
+__all__ = ["describe", "promised_to", "seen"]
 
 from typing import Any
 
-from ..calibrated import ONE, Calibrated
-from ..calibration import FALSE_ALARM_RATE, fold_bound, smallest_p_value, threshold
-from ..data import describe_shape
-from ..detector import Detector
-from ..drift import power_in_words
-from ..fit_facts import trimmed_said
-
-LEGEND = (
-    "Larger score = more out-of-distribution. ID or OOD after a metric: its positive\n"
-    "class. TNR95: share of OOD rejected where 95% of ID pass; FPR95: share of ID\n"
-    "flagged where 95% of OOD are caught. Intervals are 95%, by formulas."
-)
-PLACES_LEGEND = (
-    "By the pixels of these images and of the in-distribution ones, of which none is\n"
-    "a defect. AU-PRO: mean share of each defect that is found, up to 30% of the\n"
-    "other pixels. Hottest place: on a defect, or no farther than a cell of the map."
-)
+from .calibrated import ONE, Calibrated
+from .calibration import FALSE_ALARM_RATE, fold_bound, smallest_p_value, threshold
+from .data import describe_shape
+from .drift import power_in_words
+from .fit_facts import trimmed_said
+from .scoring import Scoring
 
 
-def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, Any]:
+def describe(detector: Scoring, rate: float = FALSE_ALARM_RATE) -> dict[str, Any]:
     """What a person wants to know of a fitted detector at a false-alarm rate, as plain types.
 
     Raises:
@@ -52,7 +41,7 @@ def describe(detector: Detector, rate: float = FALSE_ALARM_RATE) -> dict[str, An
     }
 
 
-def seen(detector: Detector) -> str:
+def seen(detector: Scoring) -> str:
     """What its images, or its rows, are, in words."""
     shape = detector.facts.shape
     return f"{shape[2]} numbers each" if detector.fitted.vectors else describe_shape(shape)
@@ -69,7 +58,7 @@ def _by_whom(calibrated: Calibrated, unit: str) -> str:
     )
 
 
-def promised_to(detector: Detector) -> str:
+def promised_to(detector: Scoring) -> str:
     """For which images the guarantee is, where a first pass left some out of the fit; else empty.
 
     After a later calibration it is for images like those of that, of which none was left out.
@@ -84,7 +73,7 @@ def promised_to(detector: Detector) -> str:
     )
 
 
-def _trimmed(detector: Detector) -> str:
+def _trimmed(detector: Scoring) -> str:
     """What a first pass left out, and for which images the guarantee then is."""
     facts, promised = detector.facts, promised_to(detector)
     said = trimmed_said(facts.trimmed, facts.images, detector.fitted.unit)
@@ -92,7 +81,7 @@ def _trimmed(detector: Detector) -> str:
     return f"{found}: {promised}" if promised else found
 
 
-def _calibrations(detector: Detector, rate: float) -> dict[str, Any]:
+def _calibrations(detector: Scoring, rate: float) -> dict[str, Any]:
     """What new images are compared with, at a false-alarm rate."""
     first, *later = detector.fitted.calibrations
     unit = detector.fitted.unit
