@@ -415,3 +415,24 @@ def test_small_groups_have_the_p_value_of_all_orders(n: int, m: int) -> None:
 def test_a_group_of_none_is_refused() -> None:
     with mistake("too-few", "a group needs at least one image"):
         group_p_value(np.arange(9.0), np.empty(0))
+
+
+def test_what_is_beyond_all_is_counted_and_told_where_the_caller_is() -> None:
+    p = np.array([0.01, 0.02, 0.3, 0.7, 0.9])
+
+    def predict() -> None:
+        called(p, 0.01, "discoveries", 99)
+
+    def user() -> None:
+        predict()
+
+    with pytest.warns(UserWarning, match="1 are further out than all 99") as found:
+        user()
+    assert found[0].lineno == user.__code__.co_firstlineno + 1
+
+
+def test_what_is_missing_and_what_would_do_is_said() -> None:
+    with mistake("not-fitted", "there are no calibration scores"):
+        p_values(np.empty(0), np.ones(2))
+    with mistake("rate", f"ask for at least {1 / 41:.2g}"):
+        check_rate(0.01, 40)

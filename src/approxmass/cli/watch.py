@@ -68,7 +68,7 @@ def watch(
     unit = detector.fitted.unit
     say(f"drift: {power_in_words(count, unit)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
-    skipped = Skipped("image")
+    skipped = Skipped(unit)
     with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
         totals = run.totals
         if totals.scored + totals.unreadable:
