@@ -153,7 +153,7 @@ def test_rows_are_those_of_each_group_in_the_order_they_come() -> None:
     assert (name, found, at.tolist()) == (ONE, one.groups[ONE], [0, 1, 2, 3])
     ((name, found, at),) = groups.rows([], 0)  # no images still have all columns
     assert (name, found, at.tolist()) == ("east", groups.groups["east"], [])
-    with mistake("bad-group", "2 groups for 3 images"):
+    with mistake("bad-group", "2 groups for 3 scores"):
         list(groups.rows(["west", "east"], 3))
     with mistake("bad-group", "north"):
         list(groups.rows(["west", "north"], 2))

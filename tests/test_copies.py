@@ -356,8 +356,8 @@ def test_groups_by_folder_by_name_and_by_column(tmp_path: Path) -> None:
         ("(x)", "finds nothing in the names of its images, such as a0.png"),
         ([1, 2], "2 groups for the 6 images"),
         ([0.5] * 6, "text or whole numbers, not 0.5"),
-        (np.zeros((6, 2), int), "one text or whole number an image, 6"),
-        (7, "one text or whole number an image, 6"),
+        (np.zeros((6, 2), int), "one text or whole number for each image, 6"),
+        (7, "one text or whole number for each image, 6"),
     ],
 )
 def test_groups_that_are_none(groups: object, words: str, tmp_path: Path) -> None:

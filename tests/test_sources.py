@@ -183,12 +183,17 @@ KINDS: dict[str, Callable[[Path], list[Made]]] = {
         (DataLoader(Torch(lambda i: (IMAGES[i], LABELS[i])), batch_size=3), NUMBERS),
         (DataLoader(Torch(lambda i: {"image": tensor(i), "n": i}), batch_size=4), NUMBERS),
         (DataLoader(Torch(lambda i: (tensor(i), 0)), batch_size=None), NUMBERS),
+        (DataLoader(Torch(lambda i: (tensor(i), tensor(i) * 0)), batch_size=4), NUMBERS),
+        (DataLoader(Torch(lambda i: (tensor(i), i)), batch_size=4, collate_fn=list), NUMBERS),
+        (DataLoader(Torch(lambda i: (paths[i], i)), batch_size=4), paths := files(tmp / "f")),
         (
             DataLoader(Torch(lambda i: Image.fromarray(IMAGES[i])), batch_size=2, collate_fn=list),
             NUMBERS,
         ),
     ],
     "a generator": lambda tmp: [
+        (iter(IMAGES.tolist()), NUMBERS),
+        ((x.tolist() for x in IMAGES[:, None].repeat(3, 1)), NUMBERS),
         ((x for x in IMAGES), NUMBERS),
         ((x / 255 for x in IMAGES), NUMBERS),
         ((x for x in np.split(IMAGES[:, None], [2, 5])), NUMBERS),
@@ -471,6 +476,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         lambda tmp: Torch(lambda i: {"pixel_values": tensor(i)}),
         "bad-source",
         'item 0 is a dict of pixel_values: call the image "image", or give the images alone',
+    ),
+    "a list of arrays, an item": (
+        lambda tmp: DataLoader(Torch(tensor), batch_size=4, collate_fn=list),
+        "bad-source",
+        "item 0 is a list of several arrays: give them as one, or give the images alone",
     ),
     "a dict of splits": (
         lambda tmp: {"train": IMAGES, "test": IMAGES},

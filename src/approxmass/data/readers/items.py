@@ -49,6 +49,7 @@ def is_pair(item: Any) -> bool:
         and not isinstance(item[0], list | tuple)
         and kind_of(item[0]) is not None
         and _label(item[1]) is not None
+        and kind_of(item[1]) != kind_of(item[0])
     )
 
 
@@ -68,35 +69,60 @@ def told(name: str, place: int, item: Any, *, batched: bool) -> Iterator[tuple[A
     Arguments:
         name: What an error calls the data set.
         place: Of the item.
-        item: An image; a batch of some, as an array of four axes or a list of what are no arrays;
-            or images and labels, as a tuple or a list; or a dict of both, where the images are
-            called `image`.
+        item: An image; a batch of some, as an array of four axes or a list; or images and labels,
+            as a tuple or a list of both; or a dict, where the images are called `image`.
         batched: Every item is known to be a batch.
 
     Raises:
         ApproxMassError: there is no image in it, or no one can say which it is.
     """
-    label = None
+    if isinstance(item, list) and item and is_pair(item[0]):
+        for each in item:
+            yield from told(name, place, each, batched=False)
+        return
+    images, label = _parts(name, place, item)
+    if batched or _encoded(images, list | tuple) or getattr(images, "ndim", 0) == 4:
+        yield from zip(images, _labels(label, len(images)), strict=True)
+    else:
+        yield images, _label(label)
+
+
+def _parts(name: str, place: int, item: Any) -> tuple[Any, Any]:
+    """The image or images of an item, and what goes with them."""
     if isinstance(item, Mapping) and kind_of(item) is None:
         called = label_name(item)
         if "image" not in item:
-            raise ApproxMassError(
+            raise _unclear(
                 f"{name}: item {place} is a dict of {', '.join(map(str, item)) or 'nothing'}: call "
-                'the image "image", or give the images alone, (item[KEY] for item in data)',
-                code="bad-source",
+                'the image "image"'
             )
-        item, label = item["image"], None if called is None else item[called]
-    elif isinstance(item, tuple | list) and len(item) and not _several(item):
-        item, label = item[0], item[1] if len(item) > 1 else None
-    if _several(item) or batched or getattr(item, "ndim", 0) == 4:
-        yield from zip(item, _labels(label, len(item)), strict=True)
-    else:
-        yield item, _label(label)
+        return item["image"], None if called is None else item[called]
+    if not isinstance(item, tuple | list) or _encoded(item, list):
+        return item, None
+    first = item[0] if item else None
+    if _encoded(first, list | tuple) or kind_of(first) not in ("an array", None):
+        return first, item[1] if len(item) > 1 else None
+    if isinstance(first, list | tuple | int | float | None):  # numbers alone
+        return item, None
+    images = [getattr(each, "ndim", 0) in (2, 3) for each in item]
+    if isinstance(item, list) and len(images) > 1 and all(images):
+        raise _unclear(f"{name}: item {place} is a list of several arrays: give them as one")
+    return first, item[1] if len(item) > 1 else None
 
 
-def _several(item: Any) -> bool:
+def _unclear(message: str) -> ApproxMassError:
+    return ApproxMassError(
+        f"{message}, or give the images alone, (item[KEY] for item in data)", code="bad-source"
+    )
+
+
+def _encoded(item: Any, kind: Any) -> bool:
     """Whether an item is a list of images that are no arrays."""
-    return isinstance(item, list) and all(kind_of(each) not in ("an array", None) for each in item)
+    return (
+        isinstance(item, kind)
+        and len(item) > 0
+        and all(kind_of(each) not in ("an array", None) for each in item)
+    )
 
 
 def _labels(labels: Any, count: int) -> Sequence[Any]:
