@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from approxmass.models.statistics import FUSED, STATISTICS, capped, fused
+from approxmass.models.statistics import FUSED, STATISTICS, capped, fused, range_of
+from conftest import mistake
 
 
 def test_each_statistic_is_found_by_its_name() -> None:
@@ -49,3 +50,19 @@ def test_one_statistic_far_out_decides_and_two_that_agree_count_more(far: float)
     assert of(far, 0.0) == pytest.approx(far - math.log(2))
     assert of(0.0, far) == pytest.approx(far - math.log(2))
     assert of(far, far) == pytest.approx(far)
+
+
+def test_the_range_is_that_of_the_values_and_no_narrower_than_rounding() -> None:
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    for name in ("nll", "mass", "patch_mass", "patch_nll", "neighbour"):
+        assert range_of(name, values, 9).tolist() == pytest.approx([3.0, 3.5**0.5])
+    alike = torch.full((5,), -7.0, dtype=torch.float64)
+    assert range_of("nll", alike, 400).tolist() == pytest.approx([-7.0, 0.008])
+    # The mass of a normal density of 400 dimensions is about 20.
+    for name in ("mass", "patch_mass"):
+        assert range_of(name, alike, 400).tolist() == pytest.approx([-7.0, 0.2])
+        assert range_of(name, alike, 4).tolist() == pytest.approx([-7.0, 0.02])
+        assert range_of(name, 100 * alike, 4).tolist() == pytest.approx([-700.0, 0.701])
+    for far in (1e30, 2e30):
+        with mistake("diverged", "the mass of in-distribution images overflows"):
+            range_of("mass", torch.tensor([1.0, far], dtype=torch.float64), 4)
