@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import ApproxMassError
 from .common import one_column, reading
-from .folder import image_suffixes
+from .folder import files_below, image_suffixes
 
 _WANTED = "a Parquet file: copy it again"
 
@@ -171,14 +171,7 @@ def _files(name: str) -> list[Path]:
                 return []
         except OSError:  # the reader of folders says why
             return []
-        walked = ((folder, names) for folder, _, names in os.walk(path))
-        below = (os.path.join(folder, each) for folder, names in walked for each in names)
-        hidden = re.compile(r"(^|/)\.")
-        return [
-            path / each
-            for each in sorted(Path(file).relative_to(path).as_posix() for file in below)
-            if _is_parquet(each) and not hidden.search(each)
-        ]
+        return [path / each for each in files_below(name, path, [".parquet"])]
     if not glob.has_magic(name):
         return []
     matched = sorted(glob.glob(name, recursive=True))
