@@ -1,6 +1,14 @@
 """Parquet files: one, or all of a folder or a pattern, read as one table."""
 
-__all__ = ["Shards", "encoded_columns", "image_column", "is_shards", "shards_of", "table_of"]
+__all__ = [
+    "Shards",
+    "encoded_columns",
+    "image_column",
+    "is_shards",
+    "remarks_of",
+    "shards_of",
+    "table_of",
+]
 
 import glob
 import os
@@ -10,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ApproxMassError
+from ..remarks import Remarks
 from .common import one_column, reading
 from .folder import files_below, image_suffixes
 
@@ -142,6 +151,15 @@ def table_of(name: str) -> Shards | None:
     """
     found = shards_of(name)
     return None if found is None else Shards(name, found[0])
+
+
+def remarks_of(name: str) -> Remarks:
+    """What is said of a source where its name is of several files."""
+    found = shards_of(name)
+    if found is None or len(found[0]) == 1:
+        return Remarks()
+    count = len(found[0])
+    return Remarks(f"table: {count:,} Parquet files are read as one, in the order of names")
 
 
 def is_shards(folder: Path) -> bool:
