@@ -573,6 +573,7 @@ def test_rows_of_numbers_in_npz_and_in_shards(tmp_path: Path) -> None:
         assert holds_vectors(source), source
         np.testing.assert_array_equal(open_vectors(source).read()[:, 0, 0], values)
     assert open_vectors(tmp_path / "s").columns == list("abcd")
+    assert "2 Parquet files are read as one" in open_vectors(tmp_path / "s").remarks()[0]
     assert not holds_vectors(f"{tmp_path}/two.npz:other")
     with mistake("bad-source", "two.npz: holds the arrays train, other: choose an array, as in"):
         Detector().fit(tmp_path / "two.npz")

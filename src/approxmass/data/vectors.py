@@ -16,8 +16,9 @@ from .options import at_least_one
 from .readers.array import plain_tensor
 from .readers.common import numbered, reading
 from .readers.npz import is_npz, npz_array, npz_shape
-from .readers.shards import Shards, encoded_columns, shards_of
+from .readers.shards import Shards, encoded_columns, remarks_of, shards_of
 from .readers.tables import Table, frame_columns, frame_table, is_frame, is_table, open_table
+from .remarks import Remarks
 from .source import ImageSource
 
 # What names of files of rows end in.
@@ -34,6 +35,7 @@ class VectorSource(ImageSource):
         count: Rows.
         blocks: Opens it anew: the rows in order, up to so many at a time.
         columns: Names of the D numbers.
+        remarks: What has been done to them.
 
     Attributes:
         columns: See above.
@@ -42,7 +44,14 @@ class VectorSource(ImageSource):
     dtype = np.float64
     unit = "row"
 
-    def __init__(self, name: str, count: int, blocks: _Blocks, columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        blocks: _Blocks,
+        columns: Sequence[str],
+        remarks: Remarks | None = None,
+    ) -> None:
         def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
             start = 0
             for block in blocks(n):
@@ -50,7 +59,7 @@ class VectorSource(ImageSource):
                 yield numbered(start, len(rows)), rows[:, None, None, :]
                 start += len(rows)
 
-        super().__init__(name, count, batches, shape=(1, 1, len(columns)))
+        super().__init__(name, count, batches, shape=(1, 1, len(columns)), remarks=remarks)
         self.columns = list(columns)
 
     def __repr__(self) -> str:
@@ -198,11 +207,11 @@ def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSo
             f"{name}: there are no rows of numbers: give a .npy, .npz, .csv or .parquet file",
             code="bad-source",
         )
-    return _of_table(open_table(name, path, columns))
+    return _of_table(open_table(name, path, columns), remarks_of(name))
 
 
-def _of_table(table: Table) -> VectorSource:
-    return VectorSource(table.name, table.count, table.blocks, table.columns)
+def _of_table(table: Table, remarks: Remarks | None = None) -> VectorSource:
+    return VectorSource(table.name, table.count, table.blocks, table.columns, remarks)
 
 
 def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> VectorSource:

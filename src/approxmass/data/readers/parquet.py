@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ...errors import ApproxMassError
 from ..decode import Encoded
-from ..remarks import Remarks
 from ..source import ImageSource
 from .common import label_name, stored
-from .shards import Shards, encoded_columns, image_column, shards_of
+from .shards import Shards, encoded_columns, image_column, remarks_of, shards_of
 
 
 def open_parquet(name: str) -> ImageSource:
@@ -37,16 +36,13 @@ def open_parquet(name: str) -> ImageSource:
             one = rows.slice(row, 1)
             yield place, _images(one, _field(one, "path").to_pylist())[0]
 
-    remarks = Remarks()
-    if len(files) > 1:
-        remarks.say(f"table: {len(files):,} Parquet files are read as one, in the order of names")
     return ImageSource(
         name,
         table.num_rows,
         batches,
         labels=lambda: parquet_labels(name),
         some=some,
-        remarks=remarks,
+        remarks=remarks_of(name),
     )
 
 

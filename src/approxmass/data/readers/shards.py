@@ -1,6 +1,14 @@
 """Parquet files: one, or all of a folder or a pattern, read as one table."""
 
-__all__ = ["Shards", "encoded_columns", "image_column", "is_shards", "shards_of", "table_of"]
+__all__ = [
+    "Shards",
+    "encoded_columns",
+    "image_column",
+    "is_shards",
+    "remarks_of",
+    "shards_of",
+    "table_of",
+]
 
 import glob
 import os
@@ -10,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ApproxMassError
+from ..remarks import Remarks
 from .common import one_column, reading
-from .folder import image_suffixes
+from .folder import files_below, image_suffixes
 
 _WANTED = "a Parquet file: copy it again"
 
@@ -144,6 +153,15 @@ def table_of(name: str) -> Shards | None:
     return None if found is None else Shards(name, found[0])
 
 
+def remarks_of(name: str) -> Remarks:
+    """What is said of a source where its name is of several files."""
+    found = shards_of(name)
+    if found is None or len(found[0]) == 1:
+        return Remarks()
+    count = len(found[0])
+    return Remarks(f"table: {count:,} Parquet files are read as one, in the order of names")
+
+
 def is_shards(folder: Path) -> bool:
     """Whether a folder and those below hold Parquet files, and no images."""
     found, waiting = False, [os.fspath(folder)]
@@ -171,14 +189,7 @@ def _files(name: str) -> list[Path]:
                 return []
         except OSError:  # the reader of folders says why
             return []
-        walked = ((folder, names) for folder, _, names in os.walk(path))
-        below = (os.path.join(folder, each) for folder, names in walked for each in names)
-        hidden = re.compile(r"(^|/)\.")
-        return [
-            path / each
-            for each in sorted(Path(file).relative_to(path).as_posix() for file in below)
-            if _is_parquet(each) and not hidden.search(each)
-        ]
+        return [path / each for each in files_below(name, path, [".parquet"])]
     if not glob.has_magic(name):
         return []
     matched = sorted(glob.glob(name, recursive=True))
