@@ -358,6 +358,7 @@ def test_power_in_words_is_rounded_down() -> None:
             f"within 1,000 images in {math.floor(100 * far.found)} of 100, at one false alarm in "
             "100,000 images"
         )
+        assert power_in_words(count, "row") == power_in_words(count).replace("image", "row")
 
 
 def test_the_table_in_the_package_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
