@@ -22,6 +22,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# As the package sets it, which torch may be loaded before: a busy machine is not to spin.
+export GOMP_SPINCOUNT ?= 1000
+
 # What every change must pass: within 8 minutes on two cores.
 test: lint
 	$(BIN)/pytest -n auto --dist loadfile -m "not slow"

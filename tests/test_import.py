@@ -1,6 +1,7 @@
 """What importing the package costs, and what it offers."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +65,25 @@ def test_help_does_not_wait_for_torch() -> None:
         "    assert end.code == 0, end\n"
         "assert 'torch' not in sys.modules\n"
     )
+
+
+def test_threads_that_wait_do_not_spin_for_long_unless_a_person_says_how() -> None:
+    code = (
+        "import os, sys\n"
+        "before = dict(os.environ)\n"
+        "import approxmass\n"
+        "assert 'torch' not in sys.modules\n"
+        "print({k: v for k, v in os.environ.items() if before.get(k) != v})\n"
+    )
+    for own, wanted in (
+        ({}, "{'GOMP_SPINCOUNT': '1000'}"),
+        ({"GOMP_SPINCOUNT": "7"}, "{}"),
+        ({"OMP_WAIT_POLICY": "active"}, "{}"),
+    ):
+        kept = {
+            k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=kept | own
+        )
+        assert done.stdout.strip() == wanted
