@@ -22,8 +22,6 @@ from approxmass.encoders import VectorEncoder
 from approxmass.errors import ApproxMassError
 from approxmass.explain.attribution import Explanation
 from approxmass.flows import VectorFlow
-from approxmass.serve import create_app
-from approxmass.watch import Watch
 from conftest import mistake
 
 Rows = NDArray[np.float64]
@@ -197,13 +195,6 @@ def test_odd_rows_are_called_and_their_column_named(detector: Detector, tmp_path
     np.testing.assert_array_equal(loaded.score(shuffled).p_value, detector.score(odd(9)).p_value)
 
 
-def test_doors_for_images_alone_say_so(detector: Detector, tmp_path: Path) -> None:
-    with mistake("bad-option", "serve takes images"):
-        create_app(detector)
-    with mistake("bad-option", "watch takes images"):
-        Watch(detector, tmp_path, tmp_path / "log.csv")
-
-
 def test_one_column_alone_says_which() -> None:
     """Independent columns: the one that moved has the largest share."""
     generator = np.random.default_rng(0)
@@ -289,11 +280,13 @@ def test_rows_are_called_rows_wherever_a_person_reads(tmp_path: Path) -> None:
         assert words in said, words
 
 
-def test_the_document_runs() -> None:
+def test_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[1] / "docs" / "vectors.md").read_text()
-    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)  # it saves a detector
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 4
     names: dict[str, object] = {}
-    exec(compile(first + second, "docs/vectors.md", "exec"), names)
+    exec(compile("".join(blocks), "docs/vectors.md", "exec"), names)
     found = names["found"]
     assert isinstance(found, Explanation)
     assert (found.scores.p_value <= 0.05).mean() > 0.5
