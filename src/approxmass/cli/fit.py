@@ -300,12 +300,13 @@ def _check_target(
     output: Path, json_file: Path | None, inputs: list[str | None], *, resume: bool
 ) -> Path:
     """Before any work: the detector can be written; returns where its checkpoint goes."""
+    from ..runtime.machine import is_main_process
     from ..storage.artifact import check_target
 
     check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
     check_outputs(checkpoint, json_file, inputs=inputs, making=output)
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and any(output.iterdir()) and is_main_process():
         say(f"{output} holds a detector: it is replaced when the new one is whole")
     if (files := _kept(checkpoint)) and not resume:
         listed = " and ".join(map(str, files))

@@ -21,6 +21,7 @@ from .readers.hub import is_dataset, open_dataset, open_hub
 from .readers.items import is_pair
 from .readers.listed import open_list
 from .readers.once import open_once
+from .readers.remote import is_url, open_remote
 from .readers.sample import open_sample
 from .readers.shards import image_column
 from .readers.tables import frame_columns, is_frame
@@ -52,6 +53,8 @@ def open_images(
               links to folders are left out), of an image, or of a `.npy`, `.npz`, `.parquet` or
               IDX file; a folder of Parquet files (all as one, sorted by path); a pattern such as
               `photos/**/*.jpg`; `FILE.npz:SPLIT` for the arrays of one split;
+            - the URL of a folder of images or of Parquet files, or of one, in a store that fsspec
+              knows: `s3://`, `gs://`, ...;
             - `hf:NAME[:[CONFIG:]SPLIT]`, a dataset of the Hugging Face hub or a local folder of
               one; a `datasets.Dataset`, `IterableDataset`, or a column of one; a frame of pandas
               or polars, or a table of Arrow. Of a table the column `image`, or the only one that
@@ -159,6 +162,8 @@ def _open_named(name: str) -> ImageSource:
         return open_sample(name)
     if name.startswith("hf:"):
         return open_hub(name)
+    if is_url(name):
+        return open_remote(name)
     return _open_path(name, Path(name))
 
 

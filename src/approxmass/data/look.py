@@ -4,8 +4,10 @@ __all__ = [
     "HEADERS",
     "LOOKED_AT",
     "Batches",
+    "Onward",
     "Some",
     "first_shape",
+    "partly",
     "sample_places",
     "samples_of",
     "sizes_of",
@@ -31,6 +33,8 @@ from .unreadable import UnreadableError
 
 # Up to n items at a time, with their names: encoded images, or pixels (k, C, H, W).
 Batches = Callable[[int], Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]]
+# The same from a place on: `(n, start)`.
+Onward = Callable[[int, int], Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]]
 # An item, or a block of one image, with its place.
 _Sample = tuple[int, Encoded | NDArray[Any]]
 # The items at these places, which rise.
@@ -145,3 +149,19 @@ def first_shape(name: str, batches: Batches, keep: _Keep) -> Shape:
                     first = first or f"image {image} {error}"
                     place += 1
     raise ApproxMassError(f"{name}: no image can be read; the first, {first}", code="bad-image")
+
+
+def partly(batches: Batches, onward: Onward | None, start: int, stop: int) -> Batches:
+    """The items from one place up to another."""
+
+    def some(n: int) -> Iterator[tuple[list[str], Sequence[Encoded] | Pixels]]:
+        place = start if onward is not None else 0
+        for names, items in onward(n, start) if onward is not None else batches(n):
+            low, high = max(0, start - place), min(len(names), stop - place)
+            place += len(names)
+            if low < high:
+                yield names[low:high], items[low:high]
+            if place >= stop:
+                return
+
+    return some

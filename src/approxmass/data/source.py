@@ -18,7 +18,17 @@ from .chunk import Chunk
 from .convert import Converter
 from .decode import Encoded, How, decode
 from .frame import Frame
-from .look import HEADERS, Batches, Some, first_shape, samples_of, sizes_of, votes_of
+from .look import (
+    HEADERS,
+    Batches,
+    Onward,
+    Some,
+    first_shape,
+    partly,
+    samples_of,
+    sizes_of,
+    votes_of,
+)
 from .options import at_least_one, check_seen, one_an_image, row_of_each
 from .region import Region
 from .remarks import Note, Remarks
@@ -46,6 +56,7 @@ class ImageSource:
         labels: Reads the labels; None where there are none.
         some: Gives single images; None where they can only be had in order.
         remarks: Where what is done to the images is noted.
+        onward: As `batches`, from a place on; None where all before it must be gone through.
 
     Attributes:
         name: The source as a person wrote it, or "array".
@@ -70,6 +81,7 @@ class ImageSource:
         labels: Callable[[], NDArray[Any] | None] | None = None,
         some: Some | None = None,
         remarks: Remarks | None = None,
+        onward: Onward | None = None,
     ) -> None:
         if not count:
             raise ApproxMassError(
@@ -83,6 +95,7 @@ class ImageSource:
         self._count = count
         self._batches = batches
         self._some = some
+        self._onward = onward
         self._stored = shape
         self._native: Shape | None = None
         self._chosen: str | None = None  # how auto came out
@@ -160,6 +173,23 @@ class ImageSource:
         For a source made from it.
         """
         return self._batches, self._some, self._labels, self._remarks.anew()
+
+    def span(self, start: int, stop: int) -> Self:
+        """The images from one place up to another, called as in the whole; without labels.
+
+        Where a shape is given each is as in the whole; mode "auto" looks at these alone.
+
+        Example:
+            >>> from approxmass.data import open_images
+            >>> [chunk.names for chunk in open_images("sample:mnist").span(7, 10).chunks(2)]
+            [['7', '8'], ['9']]
+        """
+        other = copy.copy(self)
+        other._batches = partly(self._batches, self._onward, start, stop)
+        other._count, other._some, other._labels, other._onward = stop - start, None, None, None
+        other._native, other._chosen, other._sizes, other._among = None, None, None, None
+        other._decoded, other._remarks = {}, self._remarks.anew()
+        return other
 
     def looking_at(self, places: NDArray[np.int64]) -> Self:
         """The same source, whose mode and sizes are told by the images at these places alone.

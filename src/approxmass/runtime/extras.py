@@ -15,6 +15,7 @@ _EXTRAS = {
     },
     "transformers": {"transformers": "transformers"},
     "timm": {"timm": "timm"},
+    "ray": {"ray": "ray[data]"},
     "serve": {
         "altair": "altair",
         "vl_convert": "vl-convert-python",

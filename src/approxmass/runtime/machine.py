@@ -6,6 +6,7 @@ __all__ = [
     "end_processes",
     "fast_autocast",
     "fast_bf16",
+    "from_main_process",
     "is_main_process",
     "limited_threads",
     "machine_facts",
@@ -18,16 +19,18 @@ import functools
 import os
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ApproxMassError
 
 if TYPE_CHECKING:
     import torch
     from accelerate import PartialState
+
+T = TypeVar("T")
 
 
 def machine_facts() -> dict[str, Any]:
@@ -179,6 +182,18 @@ def all_processes() -> "PartialState":
     from accelerate.utils import parse_flag_from_env
 
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def from_main_process(make: Callable[[], T]) -> T:
+    """What the first of the processes that train together makes, for all of them.
+
+    The files of the others may be of another machine.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = [make() if is_main_process() else None]
+    made: T = broadcast_object_list(found)[0] if processes() > 1 else found[0]
+    return made
 
 
 def end_processes() -> None:

@@ -1,6 +1,14 @@
 """Scores as a table on disk: one row an image, Parquet or CSV, written as they come."""
 
-__all__ = ["ScoreFile", "check_suffix", "score_table"]
+__all__ = [
+    "FIRST",
+    "ScoreFile",
+    "check_suffix",
+    "score_table",
+    "scores_in",
+    "unreadable_in",
+    "whole_table",
+]
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +24,8 @@ from ..data.source import Chunk
 from ..errors import ApproxMassError
 from ..scores import Scores
 
+# Of a detector by folds, the column that is kept of `Scores.first` until all rows are there.
+FIRST = "first"
 _WRITERS = {".parquet": pyarrow.parquet.ParquetWriter, ".csv": pyarrow.csv.CSVWriter}
 
 
@@ -49,6 +59,41 @@ def score_table(
     return table.set_column(table.num_columns - 1, "error", errors)
 
 
+def whole_table(chunk: Chunk, scores: Scores) -> Any:
+    """As `score_table`, with all that `scores_in` gives back: by folds a column more, `FIRST`."""
+    return score_table(chunk, scores, {} if scores.first is None else {FIRST: scores.first})
+
+
+def scores_in(table: Any) -> Scores:
+    """The scores in a `whole_table` of the images that could be read.
+
+    But for the statistics and the density, whose columns are those of the method.
+    """
+    rows = table.filter(table["error"].is_null())
+
+    def column(name: str) -> NDArray[Any]:
+        found: NDArray[Any] = rows[name].to_numpy(zero_copy_only=False)
+        return found
+
+    none = np.full(len(rows), np.nan)
+    return Scores(
+        log_prob=none,
+        mass=none,
+        statistic=column("statistic"),
+        p_value=column("p_value"),
+        is_outlier=column("is_outlier").astype(bool),
+        statistics={},
+        group=column("group") if "group" in table.column_names else None,
+        first=column(FIRST) if FIRST in table.column_names else None,
+    )
+
+
+def unreadable_in(table: Any) -> list[tuple[str, str]]:
+    """Names of the images that could not be read, each with the reason, worded to follow it."""
+    rows = table.filter(table["error"].is_valid())
+    return list(zip(rows["name"].to_pylist(), rows["error"].to_pylist(), strict=True))
+
+
 class ScoreFile:
     """Writes scores to `path` in the format that `target` names, with the columns of `score_table`.
 
@@ -72,7 +117,10 @@ class ScoreFile:
 
     def write(self, chunk: Chunk, scores: Scores) -> None:
         """Append the rows of a chunk."""
-        table = score_table(chunk, scores)
+        self.append(score_table(chunk, scores))
+
+    def append(self, table: Any) -> None:
+        """Append rows, an Arrow table."""
         if self._writer is None:
             # An open file, since Arrow takes no name that is not valid text.
             self._file = self._path.open("wb")

@@ -223,11 +223,10 @@ class _Work:
         # The averaging of gradients over processes is not for a graph.
         graphed = device.type == "cuda" and self.processes == 1
         self.backward = GraphedObjective(self.objective) if graphed else self._eager
-        batch = min(settings.batch_size, len(data))
         self.plan = Plan(
             name="the flow",
             count=len(data),
-            batch_size=max(self.processes, batch // self.processes * self.processes),
+            batch_size=min(settings.batch_size, len(data)),
             epochs=settings.epochs,
             seed=settings.seed,
             schedule=_learning_rate,
@@ -245,7 +244,6 @@ class _Work:
         x = unit_pixels(self.data[at.rows.to(self.device)])
         # The noise is drawn for the whole batch, so that it does not depend on the processes.
         x = self.flow.perturb(x, at.generator("noise", self.device))
-        x = x[self.accelerator.process_index :: self.processes]
         lazy = self._is_lazy(at)
         loss, nll, mass = self.backward(x, 0.0 if lazy else settings.penalty_every * settings.alpha)
         clip = settings.clip * (1 if lazy else settings.penalty_every)
@@ -271,10 +269,18 @@ class _Work:
         return at.number % self.settings.penalty_every != 0
 
     def _eager(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The terms of a batch, of which each process takes a share, and the gradients.
+
+        What is averaged over processes is the mean over all rows, however many each has; one
+        that has none takes a row that does not count.
+        """
+        mine = x[self.accelerator.process_index :: self.processes]
+        weight = len(mine) * self.processes / len(x)
         self.optimizer.zero_grad()
-        terms: tuple[Tensor, Tensor, Tensor] = self.objective(x, alpha)
-        self.accelerator.backward(terms[0])
-        return terms
+        terms = self.objective(mine if len(mine) else x[:1], alpha)
+        loss, nll, mass = (weight * term for term in terms)
+        self.accelerator.backward(loss)
+        return loss, nll, mass
 
 
 def _accelerator() -> Accelerator:

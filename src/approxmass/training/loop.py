@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
-from ..runtime.machine import is_main_process
+from ..runtime.machine import from_main_process, is_main_process
 from ..runtime.random import seeded_generator
 from ..runtime.stop import stop_requests
 from ..storage.atomic import write_atomic
@@ -199,8 +199,9 @@ class Loop:
             KeyboardInterrupt: the run was asked to stop; the checkpoint has been written.
         """
         plan = self.plan
-        if resume and self.checkpoint is not None and self.checkpoint.exists():
-            self._unpack(self.checkpoint.read_bytes(), str(self.checkpoint))
+        packed = self._packed() if resume else None
+        if packed is not None:
+            self._unpack(packed, str(self.checkpoint))
         stopping = False
         begun, saved_at = time.monotonic() - self.state.seconds, time.monotonic()
         good = self._good() if plan.keep_good else None
@@ -298,6 +299,15 @@ class Loop:
 
     def _unpack(self, packed: bytes, name: str) -> None:
         self.state = unpack(packed, name, self.kept, self.optimizers, self.identity, State.of)
+
+    def _packed(self) -> bytes | None:
+        """What the checkpoint holds, if it is there; for all processes as the first sees it."""
+
+        def read() -> bytes | None:
+            there = self.checkpoint is not None and self.checkpoint.exists()
+            return self.checkpoint.read_bytes() if self.checkpoint is not None and there else None
+
+        return read() if self.reduce is None else from_main_process(read)
 
     def _save(self) -> None:
         if self.checkpoint is not None and is_main_process():

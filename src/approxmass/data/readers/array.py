@@ -83,8 +83,8 @@ def open_array(
     if kind[0] in "iu" and kind not in ("u1", "u2"):
         remarks.say(f"pixels: {view.dtype} does not say its range: taken as 8-bit values, 0 to 255")
 
-    def batches(n: int) -> Iterator[tuple[list[str], Pixels]]:
-        for i in range(0, len(view), n):
+    def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Pixels]]:
+        for i in range(start, len(view), n):
             block = view[i : i + n]
             try:
                 pixels = to_uint8(block)
@@ -101,7 +101,14 @@ def open_array(
             yield i, view[i : i + 1]
 
     return ImageSource(
-        name, len(view), batches, shape=shape_of(view), labels=labels, some=some, remarks=remarks
+        name,
+        len(view),
+        batches,
+        shape=shape_of(view),
+        labels=labels,
+        some=some,
+        remarks=remarks,
+        onward=batches,
     )
 
 

@@ -67,8 +67,8 @@ def open_files(
 ) -> ImageSource:
     """Image files, as paths from `folder`, in this order; `name` is what an error calls them."""
 
-    def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
-        for i in range(0, len(files), n):
+    def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
+        for i in range(start, len(files), n):
             some = files[i : i + n]
             yield [shown_name(file) for file in some], [folder / file for file in some]
 
@@ -77,7 +77,13 @@ def open_files(
             yield i, folder / files[i]
 
     return ImageSource(
-        name, len(files), batches, labels=lambda: classes_of(files), some=some, remarks=remarks
+        name,
+        len(files),
+        batches,
+        labels=lambda: classes_of(files),
+        some=some,
+        remarks=remarks,
+        onward=batches,
     )
 
 

@@ -1,6 +1,6 @@
 """Parquet: encoded images in the column `image`, and perhaps a column of labels."""
 
-__all__ = ["column_of", "open_parquet", "parquet_labels", "texts_of"]
+__all__ = ["column_of", "images_of", "open_parquet", "parquet_labels", "texts_of"]
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,23 +13,30 @@ from ...errors import ApproxMassError
 from ..decode import Encoded
 from ..source import ImageSource
 from .common import label_name, stored
-from .shards import Shards, encoded_columns, image_column, remarks_of, shards_of
+from .shards import Shards, encoded_columns, image_column, shards_of
 
 
 def open_parquet(name: str) -> ImageSource:
     """Images of Parquet files, of which a few rows are in memory at a time; see `shards_of`."""
     files, asked = _found(name)
-    table = Shards(name, files)
+    return images_of(Shards(name, files), asked, lambda: parquet_labels(name))
+
+
+def images_of(
+    table: Shards,
+    asked: str | None = None,
+    labels: Callable[[], NDArray[Any] | None] | None = None,
+) -> ImageSource:
+    """Images of a table: of the column asked for, or of that which holds them."""
     column = asked or _image_column(table)
     _check_encoded(table, column)
 
-    def batches(n: int) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
-        done = 0
-        for batch in table.iter_batches(n, [column]):
+    def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
+        for batch in table.iter_batches(n, [column], start):
             rows = batch.column(0)
             paths = _field(rows, "path").to_pylist()
-            yield stored(paths, done), _images(rows, paths)
-            done += len(rows)
+            yield stored(paths, start), _images(rows, paths)
+            start += len(rows)
 
     def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
         for place, rows, row in table.rows(column, places):
@@ -37,12 +44,13 @@ def open_parquet(name: str) -> ImageSource:
             yield place, _images(one, _field(one, "path").to_pylist())[0]
 
     return ImageSource(
-        name,
+        table.name,
         table.num_rows,
         batches,
-        labels=lambda: parquet_labels(name),
+        labels=labels,
         some=some,
-        remarks=remarks_of(name),
+        remarks=table.remarks(),
+        onward=batches,
     )
 
 

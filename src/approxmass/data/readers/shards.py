@@ -31,6 +31,7 @@ class Shards:
     Arguments:
         name: What an error calls them.
         files: Their paths, in order, at least one.
+        system: The file system of fsspec that they are in; None for this machine's.
 
     Attributes:
         name: See above.
@@ -41,33 +42,44 @@ class Shards:
         ApproxMassError: one cannot be read.
     """
 
-    def __init__(self, name: str, files: Sequence[Path]) -> None:
+    def __init__(self, name: str, files: Sequence[Path | str], system: Any = None) -> None:
         import pyarrow.parquet as pq
 
         self.name = name
-        self._files = list(files)
+        self._files, self._system = list(files), system
         self._counts = []
         for file in files:
             with reading(self._called(file), _WANTED):
-                self._counts.append(pq.read_metadata(file).num_rows)
+                self._counts.append(pq.read_metadata(file, filesystem=system).num_rows)
         with reading(self._called(files[0]), _WANTED):
-            self.schema = pq.read_schema(files[0])
+            self.schema = pq.read_schema(files[0], filesystem=system)
         self.num_rows = sum(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def remarks(self) -> Remarks:
+        """What is said of several files."""
+        return _remarks(len(self))
 
     def kind(self, column: str) -> Any:
         """The Arrow type of a column, which must be one of that name."""
         one_column(self.name, column, self.schema.names)
         return self.schema.field(column).type
 
-    def iter_batches(self, n: int, columns: list[str]) -> Iterator[Any]:
-        """Record batches of some columns, up to `n` rows each, in order.
+    def iter_batches(self, n: int, columns: list[str], start: int = 0) -> Iterator[Any]:
+        """Record batches of some columns, up to `n` rows each, in order from a row on.
+
+        Files and groups of rows that lie before it are not read.
 
         Raises:
             ApproxMassError: a file breaks off, or its columns are not those of the first.
         """
-        for path in self._files:
-            with reading(self._called(path), _WANTED):
-                yield from self._opened(path, columns).iter_batches(n, columns=columns)
+        for path, count in zip(self._files, self._counts, strict=True):
+            if start < count:
+                with reading(self._called(path), _WANTED):
+                    yield from _onward(self._opened(path, columns), n, columns, max(0, start))
+            start -= count
 
     def rows(self, column: str, places: list[int]) -> Iterator[tuple[int, Any, int]]:
         """Where single rows are, which rise: the place, a batch of the column, the row in it."""
@@ -88,10 +100,10 @@ class Shards:
         parts = [batch.column(0) for batch in self.iter_batches(65536, [column])]
         return pa.chunked_array(parts, kind)
 
-    def _opened(self, path: Path, columns: list[str]) -> Any:
+    def _opened(self, path: Path | str, columns: list[str]) -> Any:
         import pyarrow.parquet as pq
 
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, filesystem=self._system)
         for column in columns:
             one_column(self._called(path), column, file.schema_arrow.names)
             kind, first = file.schema_arrow.field(column).type, self.schema.field(column).type
@@ -104,8 +116,20 @@ class Shards:
                 )
         return file
 
-    def _called(self, path: Path) -> str:
+    def _called(self, path: Path | str) -> str:
         return self.name if len(self._files) == 1 else str(path)
+
+
+def _onward(file: Any, n: int, columns: list[str], start: int) -> Iterator[Any]:
+    """Record batches of a file from a row on."""
+    place, groups = 0, list(range(file.metadata.num_row_groups))
+    while groups and place + file.metadata.row_group(groups[0]).num_rows <= start:
+        place += file.metadata.row_group(groups.pop(0)).num_rows
+    for batch in file.iter_batches(n, row_groups=groups, columns=columns):
+        rest = batch.slice(min(len(batch), max(0, start - place)))
+        place += len(batch)
+        if len(rest):
+            yield rest
 
 
 def _rows(file: Any, column: str, places: list[int]) -> Iterator[tuple[int, Any, int]]:
@@ -156,9 +180,12 @@ def table_of(name: str) -> Shards | None:
 def remarks_of(name: str) -> Remarks:
     """What is said of a source where its name is of several files."""
     found = shards_of(name)
-    if found is None or len(found[0]) == 1:
+    return _remarks(1 if found is None else len(found[0]))
+
+
+def _remarks(count: int) -> Remarks:
+    if count == 1:
         return Remarks()
-    count = len(found[0])
     return Remarks(f"table: {count:,} Parquet files are read as one, in the order of names")
 
 
