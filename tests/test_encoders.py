@@ -175,10 +175,11 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_encoders import Counting, images, whiten
 from approxmass.encoders import WhitenedEncoder
-from approxmass.runtime.machine import end_processes, is_main_process
+from approxmass.runtime.machine import end_processes, is_main_process, shared_by_processes
 torch.manual_seed(0)
 encoder = WhitenedEncoder(5, Counting())
-codes = whiten(encoder, images(1001))
+with shared_by_processes():
+    codes = whiten(encoder, images(1001))
 rows = torch.tensor(sum(encoder.module.rows))
 torch.distributed.all_reduce(rows)
 assert sum(encoder.module.rows) == 512  # 500 or 501 in batches of 64

@@ -14,6 +14,7 @@ from typing import Any
 import drift_power
 import false_alarms
 import photos
+import scale
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
 from altered_photos import markdown as altered_photos
@@ -43,6 +44,7 @@ DOCUMENTS = (
     "docs/promises.md",
     "docs/architecture.md",
     "docs/vectors.md",
+    "docs/scale.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -116,6 +118,9 @@ def fragments() -> dict[str, str]:
         "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),
         "drift_quiet": drift_power.quiet_markdown(_read("results/drift_power.json")),
         "mutants": mutants(_read("results/mutants.json")),
+        "scale": scale.markdown(_read("results/scale.json")),
+        "scale_memory": scale.memory_markdown(_read("results/scale.json")),
+        "ray_kills": scale.kills_markdown(_read("results/ray_kills.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {

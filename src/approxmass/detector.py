@@ -22,7 +22,7 @@ from .models.base import FitRun
 from .models.kinds import MODULE
 from .models.registry import make_model
 from .models.settings import check_whole
-from .runtime.machine import is_main_process, pick_device
+from .runtime.machine import is_main_process, pick_device, shared_by_processes
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
@@ -245,7 +245,8 @@ class Detector(Scoring):
             options=self._given,
         )
         # A fit that fails leaves an earlier one as it was.
-        self._fitted = fitted_on_usual(asked, run)
+        with shared_by_processes():
+            self._fitted = fitted_on_usual(asked, run)
         return self
 
     @classmethod

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SOURCE = (
     "A folder of images or of Parquet files, an image, a pattern in quotes ('photos/**/*.jpg'), a "
-    ".npy, .npz, .parquet or IDX file, hf:NAME, or sample:NAME."
+    ".npy, .npz, .parquet or IDX file, a URL (s3://, gs://, ...) of images or of Parquet files, "
+    "hf:NAME, or sample:NAME."
 )
 # Unreadable images named on the terminal.
 SHOWN = 10

@@ -14,7 +14,7 @@ from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..runtime.batches import padded
-from ..runtime.machine import all_processes, processes
+from ..runtime.machine import all_processes, is_shared
 
 # What belongs together among N images, `(N,)`: copies of an image, or a group.
 UnitOf = NDArray[np.int64]
@@ -113,7 +113,7 @@ def through(
 ) -> Tensor:
     """What `function` makes of pixels in [0, 1], `(N, D)` float32 on the CPU.
 
-    Of several processes each computes a share, and all get the whole.
+    Of several processes that fit together each computes a share, and all get the whole.
 
     Arguments:
         function: From pixels `(n, C, H, W)` on the device to `(n, ...)`.
@@ -143,9 +143,10 @@ def through(
 
 
 def _together() -> bool:
-    """Whether several processes train together; Accelerate sets them up on first use."""
-    if processes() > 1:
-        all_processes()
+    """Whether several processes share the work; Accelerate sets them up on first use."""
+    if not is_shared():
+        return False
+    all_processes()
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

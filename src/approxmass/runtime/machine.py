@@ -8,11 +8,13 @@ __all__ = [
     "fast_bf16",
     "from_main_process",
     "is_main_process",
+    "is_shared",
     "limited_threads",
     "machine_facts",
     "one_thread_after_a_fork",
     "pick_device",
     "processes",
+    "shared_by_processes",
 ]
 
 import functools
@@ -21,6 +23,7 @@ import platform
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -74,11 +77,12 @@ def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
     import torch
 
     if processes() > 1:
-        if asked is not None:
+        if asked is not None and not isinstance(asked, torch.device):
             raise ApproxMassError(
                 "each of several processes has a device of its own: give none", code="bad-option"
             )
-        return torch.device(all_processes().device)
+        # One that was picked here before, as for a detector, may come back.
+        return torch.device(all_processes().device) if asked is None else asked
     if asked is None:
         flag = os.environ.get("ACCELERATE_USE_CPU", "").lower()
         if flag in ("1", "true", "yes", "y", "on", "t") or not torch.cuda.is_available():
@@ -182,6 +186,28 @@ def all_processes() -> "PartialState":
     from accelerate.utils import parse_flag_from_env
 
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+# Whether what this thread computes is work that all processes share.
+_SHARED: ContextVar[bool] = ContextVar("shared", default=False)
+
+
+@contextmanager
+def shared_by_processes() -> Iterator[None]:
+    """Within, processes that train together share what goes through a network, as all must call.
+
+    Outside one may compute alone, as the first that scores when the fit is over.
+    """
+    before = _SHARED.set(processes() > 1)
+    try:
+        yield
+    finally:
+        _SHARED.reset(before)
+
+
+def is_shared() -> bool:
+    """Whether several processes share what is computed here."""
+    return _SHARED.get()
 
 
 def from_main_process(make: Callable[[], T]) -> T:

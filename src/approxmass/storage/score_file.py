@@ -67,7 +67,7 @@ def whole_table(chunk: Chunk, scores: Scores) -> Any:
 def scores_in(table: Any) -> Scores:
     """The scores in a `whole_table` of the images that could be read.
 
-    But for the statistics and the density, whose columns are those of the method.
+    But for their names, the statistics and the density, whose columns are those of the method.
     """
     rows = table.filter(table["error"].is_null())
 
@@ -85,6 +85,7 @@ def scores_in(table: Any) -> Scores:
         statistics={},
         group=column("group") if "group" in table.column_names else None,
         first=column(FIRST) if FIRST in table.column_names else None,
+        names=np.broadcast_to(np.array("", object), len(rows)),  # of many images much to keep
     )
 
 
