@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from approxmass import Detector
 from approxmass.cli.main import app
 from approxmass.data import open_images
+from approxmass.data.vectors import open_vectors
 from approxmass.integrations import ray as door
 from approxmass.runtime.extras import has_extra
 from approxmass.storage.blocks import Blocks
@@ -74,13 +75,21 @@ def test_some_images_of_a_source_are_those_of_the_whole(saved: Path) -> None:
             assert np.array_equal(found, np.concatenate([c.images for c in whole])[rows])
 
 
-def test_rows_of_numbers_can_be_had_from_a_place_on() -> None:
-    from approxmass.data.vectors import open_vectors
-
+def test_rows_of_numbers_can_be_had_from_a_place_on(tmp_path: Path) -> None:
     rows = np.arange(40.0).reshape(20, 2)
-    chunks = list(open_vectors(rows).span(3, 9).chunks(4))
-    assert [name for chunk in chunks for name in chunk.names] == [*"345678"]
-    assert np.array_equal(np.concatenate([c.images for c in chunks])[:, 0, 0], rows[3:9])
+    table = pa.table({"a": rows[:, 0], "b": rows[:, 1]})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=7)
+    whole = open_vectors(rows)
+    marks = np.ones(20, bool)
+    marks[[1, 9]] = False
+    sources: list[Any] = [whole, open_vectors(table), open_vectors(tmp_path / "rows.parquet")]
+    wanted = [rows, rows, rows, rows[marks]]
+    for source, values in zip([*sources, whole.part(marks, "some")], wanted, strict=True):
+        for start, stop in ((0, 2), (3, 9), (7, 8), (10, 18)):
+            chunks = list(source.span(start, stop).chunks(4))
+            assert [n for chunk in chunks for n in chunk.names] == [*map(str, range(start, stop))]
+            found = np.concatenate([chunk.images for chunk in chunks])
+            assert np.array_equal(found[:, 0, 0], values[start:stop])
 
 
 def test_images_behind_a_url_are_those_of_the_folder(saved: Path) -> None:

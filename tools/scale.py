@@ -3,8 +3,8 @@
     python tools/scale.py results/scale.json ../shared/data
 
 Each kind of image in one run: small ones (28x28, PNG) by pca, photos (JPEG of 0.5 million pixels)
-by lite0 without parts. One core is by its own seconds, whatever else the machine does; all others by
-the clock. A rate is of images after the start; a start is what a run takes besides.
+by lite0 without parts. One core is by its own seconds, whatever else the machine does; the others
+by the clock. A rate is of images after the start; a start is what a run takes besides.
 Ray's actors run at the niceness of the others. Memory is the peak of a process that fits.
 """
 
@@ -83,8 +83,8 @@ def markdown(facts: dict[str, Any]) -> str:
     lines += [
         "",
         f"{machine['processor']}, {machine['cores']} cores, torch {machine['packages']['torch']}; "
-        f"beside others with a load of {facts['load before']:.1f}, which the columns by the clock (Ray, "
-        "the command) share; one core is by its own seconds.",
+        f"beside others with a load of {facts['load before']:.1f}, which slow down what is by the "
+        "clock (Ray, the command); one core is by its own seconds.",
     ]
     return "\n".join(lines)
 

@@ -23,8 +23,8 @@ from .source import ImageSource
 
 # What names of files of rows end in.
 SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
-# Opens the rows anew, `(k, D)` each, in order.
-_Blocks = Callable[[int], Iterator[NDArray[Any]]]
+# Opens the rows anew, `(k, D)` each, in order: up to `n` at a time, from a place on.
+_Blocks = Callable[[int, int], Iterator[NDArray[Any]]]
 
 
 class VectorSource(ImageSource):
@@ -33,7 +33,7 @@ class VectorSource(ImageSource):
     Arguments:
         name: What an error calls it.
         count: Rows.
-        blocks: Opens it anew: the rows in order, up to so many at a time.
+        blocks: Opens it anew: the rows in order, up to so many at a time, from one on.
         columns: Names of the D numbers.
         remarks: What has been done to them.
 
@@ -52,14 +52,14 @@ class VectorSource(ImageSource):
         columns: Sequence[str],
         remarks: Remarks | None = None,
     ) -> None:
-        def batches(n: int) -> Iterator[tuple[list[str], NDArray[Any]]]:
-            start = 0
-            for block in blocks(n):
+        def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], NDArray[Any]]]:
+            for block in blocks(n, start):
                 rows = np.asarray(block, dtype=np.float64)
                 yield numbered(start, len(rows)), rows[:, None, None, :]
                 start += len(rows)
 
-        super().__init__(name, count, batches, shape=(1, 1, len(columns)), remarks=remarks)
+        shape = (1, 1, len(columns))
+        super().__init__(name, count, batches, shape=shape, remarks=remarks, onward=batches)
         self.columns = list(columns)
 
     def __repr__(self) -> str:
@@ -117,13 +117,15 @@ class VectorSource(ImageSource):
         """Those rows that are marked, in their order."""
         batches = self.parts()[0]
 
-        def blocks(n: int) -> Iterator[NDArray[Any]]:
-            start = 0
+        def blocks(n: int, start: int) -> Iterator[NDArray[Any]]:
+            place = 0
             for names, rows in batches(n):
-                marks = keep[start : start + len(names)]
-                start += len(names)
-                if marks.any():
-                    yield np.asarray(rows)[marks, 0, 0]
+                marks = keep[place : place + len(names)]
+                place += len(names)
+                found = np.asarray(rows)[marks, 0, 0]
+                if start < len(found):
+                    yield found[start:]
+                start = max(0, start - len(found))
 
         return VectorSource(name, int(keep.sum()), blocks, self.columns)
 
@@ -225,9 +227,9 @@ def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> V
         )
     chosen = slice(None) if columns is None else [int(each) for each in columns]
 
-    def blocks(n: int) -> Iterator[NDArray[Any]]:
-        for start in range(0, len(rows), n):
-            yield rows[start : start + n, chosen]
+    def blocks(n: int, start: int) -> Iterator[NDArray[Any]]:
+        for place in range(start, len(rows), n):
+            yield rows[place : place + n, chosen]
 
     return VectorSource(name, len(rows), blocks, names if columns is None else columns)
 

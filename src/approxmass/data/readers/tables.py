@@ -40,14 +40,14 @@ class Table:
     _opened: Any
     _fields: list[tuple[str, int | None]]  # of each column the length of its lists
 
-    def blocks(self, n: int) -> Iterator[Floats]:
-        """Rows `(k, D)` in order, up to `n` at a time; NaN where there is no value."""
+    def blocks(self, n: int, start: int = 0) -> Iterator[Floats]:
+        """Rows `(k, D)` in order from one on, up to `n` at a time; NaN where there is no value."""
         names = [name for name, _ in self._fields]
         with reading(self.name, _WANTED):
             if hasattr(self._opened, "iter_batches"):
-                batches = self._opened.iter_batches(n, columns=names)
+                batches = self._opened.iter_batches(n, names, start)
             else:
-                batches = self._opened.select(names).to_batches(n)
+                batches = self._opened.select(names).slice(start).to_batches(n)
             for batch in batches:
                 parts = [
                     self._numbers(batch.column(name), name, length) for name, length in self._fields
