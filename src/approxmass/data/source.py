@@ -181,8 +181,9 @@ class ImageSource:
 
         Example:
             >>> from approxmass.data import open_images
-            >>> [chunk.names for chunk in open_images("sample:mnist").span(7, 10).chunks(2)]
-            [['7', '8'], ['9']]
+            >>> chunks = open_images("sample:mnist").span(7, 10).chunks()
+            >>> [name for chunk in chunks for name in chunk.names]
+            ['7', '8', '9']
         """
         other = copy.copy(self)
         other._batches = partly(self._batches, self._onward, start, stop)
