@@ -80,6 +80,7 @@ class Case:
         times: How often each image of the fit is stored.
         doors: Also through other doors than `score`.
         parts: Parted anew as well.
+        rows: Of each image the means of its 49 parts, a row of numbers, takes its place.
     """
 
     of: tuple[str, int | None] = ("fashion_mnist/test", None)
@@ -90,6 +91,7 @@ class Case:
     times: int = 1
     doors: bool = False
     parts: bool = False
+    rows: bool = False
     holdout: float = 0.25
 
 
@@ -118,6 +120,7 @@ CASES = {
     "nearest-neighbour": Case(options=_with(method="nearest-neighbour")),
     "gradcon": Case(options=_with(method="gradcon", epochs=1), fit=500, tested=300, holdout=0.3),
     "pca, by folds": Case(options=_with(encoder="pca", epochs=5, calibration="folds"), fit=110),
+    "vectors": Case(options=_with(encoder="vectors"), rows=True),
     **{
         f"{name}, stored {times} times": Case(
             options=options, fit=400, tested=300, times=times, holdout=0.4,
@@ -159,6 +162,7 @@ def one(name: str, images: Images, seed: int) -> dict[str, Any]:
     """One fit, and what it calls."""
     case = CASES[name]
     options = {"calibration": "holdout", "holdout": case.holdout, **case.options()}
+    images = means(images) if case.rows else images
     fitted, new = images[: case.fit], images[case.fit : case.fit + case.tested]
     started = time.process_time()
     detector = Detector(seed=seed, threads=1, **options).fit(np.repeat(fitted, case.times, 0))
@@ -182,6 +186,12 @@ def one(name: str, images: Images, seed: int) -> dict[str, Any]:
             anew = images[case.fit + case.tested :]
             doors |= calibrated_anew(place, anew[: 2 * ANEW], new)
     return row | {"doors": doors, "groups": groups, "streams": streams}
+
+
+def means(images: Images) -> NDArray[Any]:
+    """Of 28 x 28 pixels the means of 7 x 7 parts, `(N, 49)`."""
+    found: NDArray[Any] = images.reshape(-1, 7, 4, 7, 4).mean((2, 4)).reshape(-1, 49)
+    return found
 
 
 def loaded(place: str) -> Detector:
