@@ -7,8 +7,9 @@ detector is fitted on them by folds and, where there are 100, with images held o
 images of the set and outliers are scored. In turn come FashionMNIST against MNIST (`pca`, seeds 0
 to 99) and small sets of photos (`lite0` without parts, seeds 0 to 19), all sizes of one seed before
 the next; and of FashionMNIST and MNIST the means of 49 parts of each image, as rows of numbers
-(`vectors`). Time is that of the processor; what the network sees in a photo is cached by the first fit
-that needs it, so that compared times of photos leave it out. Stopped, it goes on with the next fit.
+(`vectors`). Time is that of the processor; what the network sees in a photo is cached by the first
+fit that needs it, so that compared times of photos leave it out. Stopped, it goes on with the next
+fit.
 """
 
 import os
@@ -24,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from approxmass import Detector, open_images
 from approxmass.data import ImageSource
 from approxmass.data.part import part_of
-from approxmass.data.vectors import VectorSource, open_vectors
+from approxmass.data.vectors import open_vectors
 from approxmass.paper.runs import Runs
 
 SIZES = (60, 110, 300)
@@ -49,8 +50,6 @@ def some(source: ImageSource, count: int, seed: int) -> ImageSource:
     """So many images of a source, drawn at random."""
     marks = np.zeros(len(source), dtype=bool)
     marks[np.random.default_rng(seed).permutation(len(source))[:count]] = True
-    if isinstance(source, VectorSource):
-        return source.part(marks, source.name)
     return part_of(source, marks, source.name)
 
 
