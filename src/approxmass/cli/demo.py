@@ -83,7 +83,7 @@ def run_demo(
     from ..runtime.plain import plain_process
     from ..storage.artifact import check_target
     from ..storage.atomic import check_file, write_atomic, write_json
-    from ..storage.score_file import ScoreFile
+    from ..storage.score_file import ScoreFile, score_table
 
     check_target(folder / "detector")
     check_file(folder / "demo.json")
@@ -97,9 +97,12 @@ def run_demo(
         name = source.removeprefix("sample:").replace("/", "-")
         with (
             write_atomic(folder / f"{name}.parquet") as path,
-            ScoreFile(path, folder / f"{name}.parquet") as file,
+            path.open("wb") as file,
+            ScoreFile(file, "parquet") as rows,
         ):
-            sets[source] = score_set(detector, source, file.write)
+            sets[source] = score_set(
+                detector, source, lambda chunk, scores: rows.append(score_table(chunk, scores))
+            )
         found[source] = {key: sets[source].statistics[key] for key in ("mass", "nll", "fused")}
         images = open_images(source).read(threads=threads)
         with plain_process(threads):

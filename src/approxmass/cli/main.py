@@ -2,16 +2,19 @@
 
 __all__ = ["app", "main"]
 
+import functools
 import io
+import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import ApproxMassError
 from .calibrate import calibrate
 from .compare import compare
-from .console import fail, out
+from .console import fail, out, say
 from .demo import demo
 from .evaluate import evaluate, report
 from .explain import explain
@@ -21,7 +24,30 @@ from .score import score
 from .serve import serve
 from .watch import watch
 
+_CODES = (
+    "Exit codes: 0 done; 2 a mistake, told in one line on standard error; 130 stopped by Ctrl-C; "
+    "141 whoever read the output has gone."
+)
+
+
+def _ending(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the exit codes of a shell, where typer's own are 1."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            say("stopped")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os._exit(141)  # another flush, on the way out, would fail as well
+
+    return run
+
+
 app = typer.Typer(
+    epilog=_CODES,
     help="Tell which images do not belong, with calibrated p-values, from in-distribution images "
     "alone.",
     no_args_is_help=True,
@@ -43,8 +69,8 @@ for command in (
     serve,
     watch,
 ):
-    app.command()(command)
-app.add_typer(paper, name="paper")
+    app.command(epilog=_CODES)(_ending(command))
+app.add_typer(paper, name="paper", epilog=_CODES)
 
 
 def main() -> None:

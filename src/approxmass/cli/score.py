@@ -2,15 +2,17 @@
 
 __all__ = ["score"]
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 
 from ..errors import ApproxMassError
-from .console import check_outputs, emit, out
+from .console import check_outputs, emit, out, remark
 from .options import SOURCE, Device, Folder, For, Json, Skipped, Threads, loaded, say_remarks
 
 if TYPE_CHECKING:
@@ -19,14 +21,34 @@ if TYPE_CHECKING:
     from ..scores import Scores
 
 Engine = Literal["torch", "ray"]
+Format = Literal["csv", "jsonl", "parquet"]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help=f"{SOURCE} Of several, the table says in a column which. - reads names of image "
+        "files from standard input, a line each.",
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "-o", metavar="FILE", help="Table to write: .parquet, .csv or .jsonl; - prints it."
+    ),
+]
 
 
 def score(
     folder: Folder,
-    source: Annotated[str, typer.Argument(help=SOURCE)],
-    output: Annotated[
-        Path, typer.Option("-o", metavar="FILE", help="Table to write: .parquet or .csv.")
-    ],
+    sources: Sources,
+    output: Output,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Of what -o - prints: csv or jsonl.")
+    ] = None,
+    false_alarm_rate: Annotated[
+        float,
+        typer.Option(metavar="RATE", help="Share of usual images that is_outlier may call."),
+    ] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
     group: For = None,
     engine: Annotated[
@@ -42,47 +64,131 @@ def score(
     json_file: Json = None,
 ) -> None:
     """Score images: log-likelihood, mass, p-value and verdict, one row an image."""
-    from ..scores import Scores
-    from ..storage.atomic import write_atomic
-    from ..storage.score_file import FIRST, ScoreFile, check_suffix, scores_in, unreadable_in
+    from ..calibration import check_rate
+    from ..storage.score_file import format_of
 
-    check_suffix(output)
-    check_outputs(output, json_file, inputs=[source])
-    if engine != "ray" and address is not None:
-        raise ApproxMassError("--address is of a Ray cluster: add --engine ray", code="bad-option")
+    form = cast(Format, format_of(output, form))
+    printed = output == Path("-")
+    _check_options(output, json_file, engine, address, sources)
+    check_outputs(output, json_file, inputs=sources)
     detector = loaded(folder, group, device, threads)
-    images = detector.open(source)
-    say_remarks(images)
-    tables: AbstractContextManager[Iterator[Any]] = nullcontext(_here(detector, images, strict))
-    if engine == "ray":
-        given = {"address": address, "device": device, "group": group, "strict": strict}
-        tables = _by_ray(detector, folder, images, output, **given)
-    outliers, skipped, parts = 0, Skipped(detector.fitted.unit), []
-    with tables as found, write_atomic(output) as path, ScoreFile(path, output) as file:
+    check_rate(false_alarm_rate, detector.fitted.in_use.fewest)
+    opened = [detector.open(names_in(sys.stdin.buffer) if s == "-" else s) for s in sources]
+    for images in opened:
+        say_remarks(images)
+    with ExitStack() as stack:
+        if engine == "ray":
+            given = {"address": address, "device": device, "group": group, "strict": strict}
+            tables = _by_ray(stack, detector, folder, opened, output, **given)
+        else:
+            tables = [_here(detector, images, strict) for images in opened]
+        several = sources if len(sources) > 1 else None
+        rows = _verdicts(tables, several, false_alarm_rate)
+        summary = _written(rows, output, form, detector, " ".join(sources))
+    facts = {**summary, "false_alarm_rate": false_alarm_rate, "output": str(output)}
+    emit(facts, json_file)
+    if json_file != Path("-"):
+        from .tables import facts_table
+
+        (remark if printed else out).print(facts_table(" ".join(sources), facts))
+
+
+def _check_options(
+    output: Path, json_file: Path | None, engine: str, address: str | None, sources: Sequence[str]
+) -> None:
+    """Refuse options that do not go together."""
+    printed = output == Path("-")
+    for wrong, reason in (
+        (
+            engine != "ray" and address is not None,
+            "--address is of a Ray cluster: add --engine ray",
+        ),
+        (printed and json_file == output, "only one of -o and --json can be -: name a file"),
+        (sources.count("-") > 1, "standard input can be read once: give - once"),
+        (
+            engine == "ray" and "-" in sources,
+            "--engine ray opens sources by name on every machine: give a folder or a file, not -",
+        ),
+        (
+            printed and engine == "ray",
+            "--engine ray keeps finished blocks beside its output: give -o FILE",
+        ),
+    ):
+        if wrong:
+            raise ApproxMassError(reason, code="bad-option")
+
+
+def names_in(stream: BinaryIO) -> list[str]:
+    """Names of files, a line each, or each ended by a NUL as `find -print0` does.
+
+    Raises:
+        ApproxMassError: there is none.
+
+    Example:
+        >>> import io
+        >>> names_in(io.BytesIO(b"a.png\\nb c.png\\n"))
+        ['a.png', 'b c.png']
+    """
+    data = stream.read()
+    parts = data.split(b"\0") if b"\0" in data else data.splitlines()
+    names = [os.fsdecode(part) for part in parts if part]
+    if not names:
+        raise ApproxMassError(
+            "standard input has no names of images: give some, a line each", code="bad-source"
+        )
+    return names
+
+
+def _verdicts(
+    tables: Sequence[Iterator[Any]], sources: Sequence[str] | None, rate: float
+) -> Iterator[Any]:
+    """All the tables, with the verdicts at a rate and, of several, where they are from."""
+    from ..calibration import FALSE_ALARM_RATE
+    from ..storage.score_file import at_rate, from_source
+
+    for place, found in enumerate(tables):
         for table in found:
+            known = table if rate == FALSE_ALARM_RATE else at_rate(table, rate)
+            yield known if sources is None else from_source(known, sources[place])
+
+
+def _written(
+    tables: Iterator[Any], output: Path, form: str, detector: "Detector", name: str
+) -> dict[str, Any]:
+    """Write tables as they come, and sum them up."""
+    from ..scores import Scores
+    from ..storage.score_file import FIRST, ScoreFile, scores_in, unreadable_in
+
+    outliers, skipped, parts = 0, Skipped(detector.fitted.unit), []
+    with _opened(output) as file, ScoreFile(file, form) as rows:
+        for table in tables:
             skipped.add(unreadable_in(table))
-            file.append(table.drop_columns({FIRST} & {*table.column_names}))
+            rows.append(table.drop_columns({FIRST} & {*table.column_names}))
             parts.append(scores_in(table))
             outliers += int(parts[-1].is_outlier.sum())
         scored = Scores.join(parts)
         if len(scored) == 0:
             raise ApproxMassError(
-                f"{source}: no {skipped.unit} can be scored; the first, {skipped.first}",
+                f"{name}: no {skipped.unit} can be scored; the first, {skipped.first}",
                 code="bad-image",
             )
     skipped.close(f"in the column error of {output}")
-    facts = {
-        "scored": len(scored),
-        "skipped": skipped.count,
-        "outliers_at_5_percent": outliers,
-        "group_p_value": _shift(detector, scored),
-        "output": str(output),
-    }
-    emit(facts, json_file)
-    if json_file != Path("-"):
-        from .tables import facts_table
+    shift = _shift(detector, scored)
+    counts = {"scored": len(scored), "skipped": skipped.count, "outliers": outliers}
+    return {**counts, "group_p_value": shift}
 
-        out.print(facts_table(f"{source}", facts))
+
+@contextmanager
+def _opened(output: Path) -> Iterator[BinaryIO]:
+    """Where the rows go: standard output, or a file that is there once it is whole."""
+    from ..storage.atomic import write_atomic
+
+    if output == Path("-"):
+        yield sys.stdout.buffer
+        return
+    # An open file, since Arrow takes no name that is not valid text.
+    with write_atomic(output) as path, path.open("wb") as file:
+        yield file
 
 
 def _here(detector: "Detector", images: "ImageSource", strict: bool) -> Iterator[Any]:
@@ -96,13 +202,22 @@ def _here(detector: "Detector", images: "ImageSource", strict: bool) -> Iterator
 
 
 def _by_ray(
-    detector: "Detector", folder: Path, images: "ImageSource", output: Path, **given: Any
-) -> AbstractContextManager[Iterator[Any]]:
-    """The same by Ray; finished blocks wait beside the output."""
+    stack: ExitStack,
+    detector: "Detector",
+    folder: Path,
+    opened: "Sequence[ImageSource]",
+    output: Path,
+    **given: Any,
+) -> list[Iterator[Any]]:
+    """The same by Ray; finished blocks of each source wait beside the output until all is done."""
     from ..integrations.ray import scored_blocks
 
-    kept = output.with_name(f"{output.name}.blocks")
-    return scored_blocks(detector, folder, images, kept, progress=True, **given)
+    found = []
+    for place, images in enumerate(opened):
+        kept = output.with_name(f"{output.name}.blocks{place or ''}")
+        blocks = scored_blocks(detector, folder, images, kept, progress=True, **given)
+        found.append(stack.enter_context(blocks))
+    return found
 
 
 def _shift(detector: "Detector", scored: "Scores") -> Any:

@@ -1,21 +1,26 @@
-"""Scores as a table on disk: one row an image, Parquet or CSV, written as they come."""
+"""Scores as a table: one row an image, Parquet, CSV or lines of JSON, written as they come."""
 
 __all__ = [
     "FIRST",
     "ScoreFile",
-    "check_suffix",
+    "at_rate",
+    "format_of",
+    "from_source",
     "score_table",
     "scores_in",
     "unreadable_in",
     "whole_table",
 ]
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
@@ -26,15 +31,66 @@ from ..scores import Scores
 
 # Of a detector by folds, the column that is kept of `Scores.first` until all rows are there.
 FIRST = "first"
-_WRITERS = {".parquet": pyarrow.parquet.ParquetWriter, ".csv": pyarrow.csv.CSVWriter}
 
 
-def check_suffix(target: Path) -> None:
-    """Raise `ApproxMassError` unless `target` ends in .parquet or .csv."""
-    if target.suffix.lower() not in _WRITERS:
+class _JSONLines:
+    """Rows as JSON, one a line; what is missing or no number is null."""
+
+    def __init__(self, file: BinaryIO, schema: Any) -> None:
+        self._file = file
+
+    def write_table(self, table: Any) -> None:
+        for row in table.to_pylist():
+            known = {k: None if v != v or v in _INFINITE else v for k, v in row.items()}
+            self._file.write(json.dumps(known, ensure_ascii=False).encode() + b"\n")
+
+    def close(self) -> None:
+        pass
+
+
+_INFINITE = (math.inf, -math.inf)
+_WRITERS = {
+    "csv": pyarrow.csv.CSVWriter,
+    "jsonl": _JSONLines,
+    "parquet": pyarrow.parquet.ParquetWriter,
+}
+
+
+def format_of(
+    target: Path, asked: str | None = None, known: Sequence[str] = tuple(_WRITERS)
+) -> str:
+    """The format of a table of scores: that asked for, or as its name ends; of `-` CSV.
+
+    Arguments:
+        target: The file to write; `-` is standard output.
+        asked: One of csv, jsonl and parquet; None to go by the name.
+        known: The formats that there may be.
+
+    Raises:
+        ApproxMassError: a name that ends otherwise, or a format that it may not have.
+    """
+    if target == Path("-"):
+        if asked == "parquet":
+            raise ApproxMassError(
+                "a Parquet file is not for a pipe: give -o FILE.parquet, or --format csv or jsonl",
+                code="bad-option",
+            )
+        return asked or "csv"
+    found = target.suffix.lower().removeprefix(".")
+    if found not in known:
+        listed = [f".{name}" for name in known]
         raise ApproxMassError(
-            f"{target}: scores are written as .parquet or .csv: end it in one", code="bad-option"
+            f"{target}: scores are written as {', '.join(listed[:-1])} or {listed[-1]}: end it in "
+            "one",
+            code="bad-option",
         )
+    if asked not in (None, found):
+        raise ApproxMassError(
+            f"{target} is {found} by its name, and not {asked}: leave --format out, or name it "
+            "otherwise",
+            code="bad-option",
+        )
+    return found
 
 
 def score_table(
@@ -95,17 +151,27 @@ def unreadable_in(table: Any) -> list[tuple[str, str]]:
     return list(zip(rows["name"].to_pylist(), rows["error"].to_pylist(), strict=True))
 
 
+def at_rate(table: Any, rate: float) -> Any:
+    """The same table with the verdicts at another false-alarm rate."""
+    verdicts = pyarrow.compute.less_equal(table["p_value"], rate)
+    return table.set_column(table.column_names.index("is_outlier"), "is_outlier", verdicts)
+
+
+def from_source(table: Any, source: str) -> Any:
+    """The same table with a column that says where its images are from."""
+    return table.add_column(0, "source", pa.repeat(source, len(table)))
+
+
 class ScoreFile:
-    """Writes scores to `path` in the format that `target` names, with the columns of `score_table`.
+    """Writes tables of one schema to an open file, in one of the formats of `format_of`.
 
     Arguments:
-        path: The file to write.
-        target: The name that it will have in the end.
+        file: Open for writing bytes; it stays open.
+        format: Its format.
     """
 
-    def __init__(self, path: Path, target: Path) -> None:
-        self._path = path
-        self._make = _WRITERS[target.suffix.lower()]
+    def __init__(self, file: BinaryIO, format: str) -> None:
+        self._file, self._make = file, _WRITERS[format]
         self._writer: Any = None
 
     def __enter__(self) -> "ScoreFile":
@@ -114,16 +180,10 @@ class ScoreFile:
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._file.close()
-
-    def write(self, chunk: Chunk, scores: Scores) -> None:
-        """Append the rows of a chunk."""
-        self.append(score_table(chunk, scores))
 
     def append(self, table: Any) -> None:
-        """Append rows, an Arrow table."""
+        """Append rows, an Arrow table; whoever reads a pipe has them then."""
         if self._writer is None:
-            # An open file, since Arrow takes no name that is not valid text.
-            self._file = self._path.open("wb")
             self._writer = self._make(self._file, table.schema)
         self._writer.write_table(table)
+        self._file.flush()

@@ -25,7 +25,7 @@ from ..drift import DriftMonitor, DriftSteps
 from ..errors import ApproxMassError
 from ..scores import Scores
 from ..storage.atomic import plain_os_errors
-from ..storage.score_file import check_suffix, score_table
+from ..storage.score_file import format_of, score_table
 from .arrivals import Arrivals
 from .log import Log, open_log
 from .tables import file_of, rows_of, table_files
@@ -342,7 +342,7 @@ def check_log(log: Path, folder: Path) -> None:
     Raises:
         ApproxMassError: as said.
     """
-    check_suffix(log)
+    format_of(log, known=("csv", "parquet"))
     place, watched = os.path.realpath(log), os.path.realpath(folder)
     if os.path.commonpath([place, watched]) == watched:
         raise ApproxMassError(
