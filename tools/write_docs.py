@@ -14,6 +14,7 @@ from typing import Any
 import drift_power
 import false_alarms
 import photos
+import small_wheel
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
 from altered_photos import markdown as altered_photos
@@ -28,6 +29,7 @@ from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
 from mutants import markdown as mutants
+from onnx_parity import markdown as onnx_parity
 from promise import markdown as promise
 from tables import markdown as tables
 
@@ -43,6 +45,7 @@ DOCUMENTS = (
     "docs/promises.md",
     "docs/architecture.md",
     "docs/vectors.md",
+    "docs/export.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -116,6 +119,8 @@ def fragments() -> dict[str, str]:
         "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),
         "drift_quiet": drift_power.quiet_markdown(_read("results/drift_power.json")),
         "mutants": mutants(_read("results/mutants.json")),
+        "onnx_parity": onnx_parity(_read("results/onnx_parity.json")),
+        "small_wheel": small_wheel.markdown(_read("results/small_wheel.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {

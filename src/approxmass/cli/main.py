@@ -15,6 +15,7 @@ from .console import fail, out
 from .demo import demo
 from .evaluate import evaluate, report
 from .explain import explain
+from .export import export
 from .fit import fit, inspect, methods
 from .paper import paper
 from .score import score
@@ -38,6 +39,7 @@ for command in (
     report,
     compare,
     explain,
+    export,
     methods,
     inspect,
     serve,
