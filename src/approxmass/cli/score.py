@@ -52,7 +52,10 @@ def score(
     )
     images = detector.open(source)
     say_remarks(images)
-    outliers, skipped = 0, Skipped(detector.fitted.unit)
+    outliers, skipped = (
+        0,
+        Skipped(images.unit),
+    )
     parts = []
     with write_atomic(output) as path, ScoreFile(path, output) as file:
         for chunk, scores in detector.score_chunks(images):
