@@ -10,8 +10,9 @@ from torch import Tensor
 
 from approxmass import Detector
 from approxmass.data.frame import Box, Frame, box_in
+from approxmass.data.region import inside_of
 from approxmass.encoders import PooledEncoder
-from approxmass.encoders.patches import PatchEncoder, Patches, inside_of, patch_maps
+from approxmass.encoders.patches import PatchEncoder, Patches, patch_maps
 from approxmass.evaluation.patch_lines import PatchLines
 from approxmass.flows import VectorFlow
 from approxmass.models.parts import PARTS, Parts, highest

@@ -20,10 +20,9 @@ from approxmass.data.frame import Box, Frame, box_in
 from approxmass.data.images import open_images as opened
 from approxmass.data.open_region import open_region
 from approxmass.data.part import part_of
-from approxmass.data.region import OUTSIDE, Region
+from approxmass.data.region import OUTSIDE, Region, inside_of
 from approxmass.describe import describe
 from approxmass.encoders import PooledEncoder
-from approxmass.encoders.patches import inside_of
 from approxmass.errors import ApproxMassError
 from approxmass.explain.attribution import as_given
 from approxmass.explain.picture import overlay, shown_size
@@ -322,10 +321,10 @@ def test_places_are_those_that_hold_any_pixel_of_the_region() -> None:
     mask[7:9, 40] = True  # a pixel each in two cells of 8
     whole = Box(0, 0, 64, 64)
     found = inside_of(whole, (64, 64), (8, 8), open_region(mask))
-    assert np.argwhere(found.numpy()).tolist() == [[0, 5], [1, 5]]
+    assert np.argwhere(found).tolist() == [[0, 5], [1, 5]]
     # In the box of a lying image, rows 16 to 48 of the frame.
     lying = inside_of(box_in(32, 64, Frame(64, 64)), (64, 64), (8, 8), open_region(mask))
-    assert np.argwhere(lying.numpy()).tolist() == [[2, 5]]
+    assert np.argwhere(lying).tolist() == [[2, 5]]
     # All of it is in a cell whose middle the image does not cover: it counts all the same.
     edge = np.zeros((20, 64), bool)
     edge[:2] = True

@@ -27,10 +27,11 @@ from approxmass import Detector, encoders
 from approxmass.data import open_images
 from approxmass.data.frame import Frame, box_in
 from approxmass.data.framing import framed
+from approxmass.data.region import inside_of
 from approxmass.encoders import network
 from approxmass.encoders.base import through
 from approxmass.encoders.ledoit_wolf import shrunk_covariance, symmetric_root, unit
-from approxmass.encoders.patches import PatchEncoder, Patches, inside_of
+from approxmass.encoders.patches import PatchEncoder, Patches
 from approxmass.evaluation.metrics import auroc
 from approxmass.flows import VectorFlow
 from approxmass.mass import log_prob_and_mass
@@ -93,7 +94,7 @@ class Looker:
         differs = (np.abs(pixels.astype(int) - same).max(1) > 8).astype(np.float32)
         return Seen(
             rows.unflatten(1, (2, sum(WIDTHS), *grid)).transpose(0, 1).half(),
-            torch.stack(inside),
+            torch.from_numpy(np.stack(inside)),
             F.avg_pool2d(torch.from_numpy(differs)[:, None], 16)[:, 0],
         )
 

@@ -15,6 +15,7 @@ import drift_power
 import false_alarms
 import photos
 import scale
+import small_wheel
 from altered_images import markdown as altered_images
 from altered_parts import markdown as altered_parts
 from altered_photos import markdown as altered_photos
@@ -29,6 +30,7 @@ from foreign_patches import markdown as foreign_patches
 from full_cost import markdown as full_cost
 from interval_coverage import markdown as coverage
 from mutants import markdown as mutants
+from onnx_parity import markdown as onnx_parity
 from promise import markdown as promise
 from tables import markdown as tables
 
@@ -45,6 +47,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/vectors.md",
     "docs/scale.md",
+    "docs/export.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 
@@ -121,6 +124,8 @@ def fragments() -> dict[str, str]:
         "scale": scale.markdown(_read("results/scale.json")),
         "scale_memory": scale.memory_markdown(_read("results/scale.json")),
         "ray_kills": scale.kills_markdown(_read("results/ray_kills.json")),
+        "onnx_parity": onnx_parity(_read("results/onnx_parity.json")),
+        "small_wheel": small_wheel.markdown(_read("results/small_wheel.json")),
         "full_cost": full_cost(_read("results/full_cost.json")),
     }
     return {

@@ -15,6 +15,7 @@ from .calibrating import recalibrated
 from .card import card
 from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
+from .exporting import export_onnx
 from .fitted import Fitted
 from .fitting import FitInput
 from .mass import LogProb
@@ -343,6 +344,30 @@ class Detector(Scoring):
             self.fitted, source, by, groups, device=self.device, threads=self.threads
         )
         return self
+
+    @plainly
+    def export(self, file: str | Path, *, dtype: str | None = None) -> None:
+        """Write the detector as one ONNX graph, with the gradient and the calibration inside.
+
+        Beside it, as `.pt2`, goes the same program as torch.export keeps it. In go pixels or rows,
+        as many as there are; out come every statistic, p-values and, with parts, the map. What
+        must be done to an image before is in docs/export.md; `approxmass.onnx_engine.OnnxDetector`
+        does it without PyTorch.
+
+        Arguments:
+            file: To write; ends in .onnx.
+            dtype: Of what goes in: `uint8`, or `float32` for pixels in [0, 1]; of rows of numbers
+                `float64` or `float32`. None for the first.
+
+        Raises:
+            ApproxMassError: a baseline, a calibration per group, an encoder or flow that ONNX has
+                no words for, or the extra `onnx` is not installed.
+        """
+        try:
+            self.model.to(torch.device("cpu"))
+            export_onnx(self.fitted, Path(file), dtype)
+        finally:
+            self.model.to(self.device)
 
     @plainly
     def save(self, folder: str | Path) -> None:

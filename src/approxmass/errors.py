@@ -24,6 +24,7 @@ Code = Literal[
     "other-run",  # a checkpoint, log or table of another run
     "wrong-encoder",  # loaded with a module where there was none, or the reverse
     "no-explanation",  # the method has no density to explain
+    "no-export",  # a detector that no graph can hold
     "bad-scores",  # scores that are none, NaN, or not one an image
     "rate",  # a false-alarm rate that the calibration cannot resolve
     "diverged",  # the training or the scores became NaN or grew without bound

@@ -124,17 +124,8 @@ class Fitted:
             if calibrated.fold is not None:
                 values, first = np.stack([each[decides] for each in by_fold]), by_fold[0][decides]
             p[rows] = calibrated.p_values(decides, values[:, rows])
-        none = np.full(len(p), np.nan)
-        return Scores(
-            log_prob=-statistics.get("nll", none),
-            mass=statistics.get("mass", none),
-            statistic=statistic,
-            p_value=p,
-            is_outlier=p <= FALSE_ALARM_RATE,
-            statistics=statistics,
-            group=None if groups is None else np.array(groups, object),
-            first=first,
-        )
+        group = None if groups is None else np.array(groups, object)
+        return Scores.of(statistics, decides, p, FALSE_ALARM_RATE, group=group, first=first)
 
     def group_p_value(self, scores: Scores) -> float:
         """One p-value for the images of some scores together.

@@ -70,7 +70,7 @@ def log_prob_and_mass(
         if gradient is None:
             _check_flat(log_prob, x, log_p)
             gradient = torch.zeros_like(x)
-        mass = torch.linalg.vector_norm(gradient.reshape(len(x), x.shape[1:].numel()), dim=1)
+        mass = torch.linalg.vector_norm(gradient.reshape(x.shape[0], x.shape[1:].numel()), dim=1)
     return (log_p, mass) if create_graph else (log_p.detach(), mass)
 
 
@@ -97,6 +97,8 @@ def _check_input(log_prob: LogProb, x: Tensor) -> None:
 def _values(log_prob: LogProb, x: Tensor) -> Tensor:
     """Log-densities `(N,)`, known to be such."""
     found: object = log_prob(x)
+    if isinstance(found, Tensor) and found.shape == x.shape[:1]:
+        return found
     wanted = f"log_prob must map {tuple(x.shape)} to ({len(x)},), but it returned "
     if not isinstance(found, Tensor):
         raise ApproxMassError(
@@ -104,9 +106,7 @@ def _values(log_prob: LogProb, x: Tensor) -> Tensor:
             "density or flow itself",
             code="no-density",
         )
-    if found.shape != x.shape[:1]:
-        raise ApproxMassError(f"{wanted}{tuple(found.shape)}", code="no-density")
-    return found
+    raise ApproxMassError(f"{wanted}{tuple(found.shape)}", code="no-density")
 
 
 @torch.no_grad()

@@ -86,6 +86,35 @@ class Scores:
         """The same, of images that are called so."""
         return replace(self, names=np.array(names, object))
 
+    @classmethod
+    def of(
+        cls,
+        statistics: Mapping[str, Floats],
+        decides: str,
+        p_value: Floats,
+        rate: float,
+        *,
+        group: NDArray[np.object_] | None = None,
+        first: Floats | None = None,
+    ) -> "Scores":
+        """Of images with these statistics and p-values, of which one decides at a rate.
+
+        Example:
+            >>> Scores.of({"nll": np.array([7.0])}, "nll", np.array([0.01]), 0.05).is_outlier
+            array([ True])
+        """
+        none = np.full(len(p_value), np.nan)
+        return cls(
+            log_prob=-statistics.get("nll", none),
+            mass=statistics.get("mass", none),
+            statistic=statistics[decides],
+            p_value=p_value,
+            is_outlier=p_value <= rate,
+            statistics=statistics,
+            group=group,
+            first=first,
+        )
+
     def some(self, rows: Bools | NDArray[np.int64]) -> "Scores":
         """Those of some of the images."""
         found = {

@@ -3,7 +3,6 @@
 __all__ = ["Scoring"]
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -22,6 +21,7 @@ from .calibration import (
     realised_rate,
 )
 from .data import Chunk, ImageSource
+from .data.chunk import chunk_size
 from .data.frame import Box, Frame
 from .data.groups import check_groups, groups_of
 from .errors import ApproxMassError
@@ -32,9 +32,6 @@ from .models.base import Model, Statistic
 from .runtime.plain import plainly
 from .scores import Scores
 from .settings import Settings
-
-# Images scored at a time: as many as make so many bytes, within bounds.
-_MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
 
 
 class Scoring:
@@ -182,9 +179,8 @@ class Scoring:
         """Images as the detector sees them, some at a time; `per` as of `score`."""
         source = self.open(images)
         groups = self._groups(source, per)
-        size = min(_MOST, max(_FEWEST, _BYTES // math.prod(self.shape)))
         done = 0
-        for chunk in source.chunks(size, shape=self.shape, threads=self.threads):
+        for chunk in source.chunks(chunk_size(self.shape), shape=self.shape, threads=self.threads):
             some = None if groups is None else groups[done : done + len(chunk.names)]
             done += len(chunk.names)
             yield chunk if some is None else chunk.grouped(some, self.fitted.in_use.refusal)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from .data import ImageSource, open_images
+from .data import ImageSource
 from .data.frame import Resample
 from .data.options import check_seen
 from .data.region import Region
-from .data.vectors import holds_vectors, open_vectors
+from .data.seen import open_seen
+from .data.vectors import holds_vectors
 from .errors import ApproxMassError
 from .models.kinds import VECTORS
 from .models.registry import OF_ROWS
@@ -110,8 +111,13 @@ class Settings:
         """
         encoder = self.options.get("encoder", "auto")
         left_open = encoder == "auto" and self.method in OF_ROWS
-        if self.columns is not None or encoder == VECTORS or (left_open and holds_vectors(images)):
-            rows: ImageSource = open_vectors(images, self.columns)
-            return rows.seen(mode=self.mode, background=self.background, region=self.region)
-        found = open_images(images, mode=self.mode, background=self.background, pages=self.pages)
-        return found if self.roi is None else found.seen(region=self.region)
+        asked = self.columns is not None or encoder == VECTORS
+        return open_seen(
+            images,
+            rows=asked or (left_open and holds_vectors(images)),
+            columns=self.columns,
+            mode=self.mode,
+            background=self.background,
+            pages=self.pages,
+            region=self.region,
+        )

@@ -18,6 +18,7 @@ from .console import fail, out, say
 from .demo import demo
 from .evaluate import evaluate, report
 from .explain import explain
+from .export import export
 from .fit import fit, inspect, methods
 from .paper import paper
 from .score import score
@@ -64,6 +65,7 @@ for command in (
     report,
     compare,
     explain,
+    export,
     methods,
     inspect,
     serve,

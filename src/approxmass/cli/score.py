@@ -13,14 +13,12 @@ import typer
 
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out, remark
-from .options import SOURCE, Device, Folder, For, Json, Skipped, Threads, loaded, say_remarks
+from .engines import Engine, by_ray, detector_for, fewest_of, here
+from .options import SOURCE, Device, For, Json, Skipped, Threads, say_remarks
 
 if TYPE_CHECKING:
-    from ..data import ImageSource
-    from ..detector import Detector
     from ..scores import Scores
 
-Engine = Literal["torch", "ray"]
 Format = Literal["csv", "jsonl", "parquet"]
 Sources = Annotated[
     list[str],
@@ -39,7 +37,12 @@ Output = Annotated[
 
 
 def score(
-    folder: Folder,
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="A fitted detector; with --engine onnx the file of an export."
+        ),
+    ],
     sources: Sources,
     output: Output,
     form: Annotated[
@@ -53,7 +56,9 @@ def score(
     group: For = None,
     engine: Annotated[
         Engine,
-        typer.Option(help="What computes: PyTorch here, or Ray on all cores, GPUs and machines."),
+        typer.Option(
+            help="What computes: PyTorch here; Ray on all cores, GPUs and machines; ONNX Runtime."
+        ),
     ] = "torch",
     address: Annotated[
         str | None,
@@ -71,21 +76,23 @@ def score(
     printed = output == Path("-")
     _check_options(output, json_file, engine, address, sources)
     check_outputs(output, json_file, inputs=sources)
-    detector = loaded(folder, group, device, threads)
-    check_rate(false_alarm_rate, detector.fitted.in_use.fewest)
+    detector = detector_for(engine, folder, group, device, threads)
+    check_rate(false_alarm_rate, fewest_of(detector))
     opened = [detector.open(names_in(sys.stdin.buffer) if s == "-" else s) for s in sources]
     for images in opened:
         say_remarks(images)
     with ExitStack() as stack:
         if engine == "ray":
             given = {"address": address, "device": device, "group": group, "strict": strict}
-            tables = _by_ray(stack, detector, folder, opened, output, **given)
+            tables = by_ray(stack, detector, folder, opened, output, **given)
         else:
-            tables = [_here(detector, images, strict) for images in opened]
+            tables = [here(detector, images, strict) for images in opened]
         several = sources if len(sources) > 1 else None
         rows = _verdicts(tables, several, false_alarm_rate)
-        summary = _written(rows, output, form, detector, " ".join(sources))
-    facts = {**summary, "false_alarm_rate": false_alarm_rate, "output": str(output)}
+        scored, counts = _written(rows, output, form, opened[0].unit, " ".join(sources))
+    if engine != "onnx":  # whose file has what calibrates for p-values alone
+        counts["group_p_value"] = _shift(detector, scored)
+    facts = {**counts, "false_alarm_rate": false_alarm_rate, "output": str(output)}
     emit(facts, json_file)
     if json_file != Path("-"):
         from .tables import facts_table
@@ -153,13 +160,13 @@ def _verdicts(
 
 
 def _written(
-    tables: Iterator[Any], output: Path, form: str, detector: "Detector", name: str
-) -> dict[str, Any]:
+    tables: Iterator[Any], output: Path, form: str, unit: str, name: str
+) -> tuple["Scores", dict[str, Any]]:
     """Write tables as they come, and sum them up."""
     from ..scores import Scores
     from ..storage.score_file import FIRST, ScoreFile, scores_in, unreadable_in
 
-    outliers, skipped, parts = 0, Skipped(detector.fitted.unit), []
+    outliers, skipped, parts = 0, Skipped(unit), []
     with _opened(output) as file, ScoreFile(file, form) as rows:
         for table in tables:
             skipped.add(unreadable_in(table))
@@ -173,9 +180,7 @@ def _written(
                 code="bad-image",
             )
     skipped.close(f"in the column error of {output}")
-    shift = _shift(detector, scored)
-    counts = {"scored": len(scored), "skipped": skipped.count, "outliers": outliers}
-    return {**counts, "group_p_value": shift}
+    return scored, {"scored": len(scored), "skipped": skipped.count, "outliers": outliers}
 
 
 @contextmanager
@@ -191,36 +196,7 @@ def _opened(output: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _here(detector: "Detector", images: "ImageSource", strict: bool) -> Iterator[Any]:
-    """The tables of all images in order, scored by this process."""
-    from ..storage.score_file import whole_table
-
-    for chunk, scores in detector.score_chunks(images):
-        if strict:
-            chunk.require_readable(images.name)
-        yield whole_table(chunk, scores)
-
-
-def _by_ray(
-    stack: ExitStack,
-    detector: "Detector",
-    folder: Path,
-    opened: "Sequence[ImageSource]",
-    output: Path,
-    **given: Any,
-) -> list[Iterator[Any]]:
-    """The same by Ray; finished blocks of each source wait beside the output until all is done."""
-    from ..integrations.ray import scored_blocks
-
-    found = []
-    for place, images in enumerate(opened):
-        kept = output.with_name(f"{output.name}.blocks{place or ''}")
-        blocks = scored_blocks(detector, folder, images, kept, progress=True, **given)
-        found.append(stack.enter_context(blocks))
-    return found
-
-
-def _shift(detector: "Detector", scored: "Scores") -> Any:
+def _shift(detector: Any, scored: "Scores") -> Any:
     """One p-value for all images, or one a group."""
     if scored.group is None:
         return detector.fitted.group_p_value(scored)

@@ -1,13 +1,27 @@
 """A few consecutive images of a source."""
 
-__all__ = ["Chunk"]
+__all__ = ["Chunk", "chunk_size"]
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..arrays import Pixels
+from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError, Code
 from .frame import Box
+
+# Images scored at a time: as many as make so many bytes, within bounds.
+_MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
+
+
+def chunk_size(shape: Shape) -> int:
+    """How many images `(C, H, W)` are read to be scored together.
+
+    Example:
+        >>> chunk_size((1, 28, 28)), chunk_size((3, 256, 256))
+        (2048, 85)
+    """
+    return min(_MOST, max(_FEWEST, _BYTES // math.prod(shape)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """A region of interest: what of every image is looked at, stretched over it."""
 
-__all__ = ["OUTSIDE", "Region"]
+__all__ = ["OUTSIDE", "Region", "inside_of"]
 
 import base64
 import functools
@@ -113,6 +113,42 @@ class Region:
     def cells(self, box: Box, frame: tuple[int, int], grid: tuple[int, int]) -> Bools:
         """Which cells of a grid `(h, w)` over the frame hold a pixel that is looked at."""
         return _stretched(self.placed(box, frame), *grid)
+
+
+def inside_of(
+    box: Box, shape: tuple[int, int], grid: tuple[int, int], region: Region | None = None
+) -> Bools:
+    """Which cells `(h, w)` of a grid over a frame have their middle in an image's box.
+
+    At least one row and one column have. With a region, those of them that hold any pixel of it.
+
+    Arguments:
+        box: Where the image lies.
+        shape: Height and width of the frame.
+        grid: Rows and columns of cells.
+        region: Of the image; None for all of it.
+
+    Example:
+        >>> inside_of(Box(0, 32, 64, 32), (64, 64), (4, 4)).astype(int).tolist()[0]
+        [0, 0, 1, 1]
+    """
+    lines = []
+    for start, length, of, cells in (
+        (box.top, box.height, shape[0], grid[0]),
+        (box.left, box.width, shape[1], grid[1]),
+    ):
+        middles = (np.arange(cells) + 0.5) * of / cells
+        line = (middles >= start) & (middles < start + length)
+        if not line.any():
+            line[np.abs(middles - start - length / 2).argmin()] = True
+        lines.append(line)
+    inside: Bools = lines[0][:, None] & lines[1][None]
+    if region is None:
+        return inside
+    holding = region.cells(box, shape, grid)
+    both = inside & holding
+    # All of a region at the image's edge may lie in cells whose middle does not.
+    return both if both.any() else holding
 
 
 def _stretched(mask: Bools, height: int, width: int) -> Bools:

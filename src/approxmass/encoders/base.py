@@ -55,6 +55,15 @@ class Encoder(nn.Module, ABC):
         """
         return images
 
+    def view_at_once(self, images: Tensor, inside: Tensor | None = None) -> Tensor:
+        """As `view`, of all images together, for a graph that is to take any number of them.
+
+        Arguments:
+            images: `(N, C, H, W)`, uint8 or in [0, 1].
+            inside: With parts, which places are of an image, `(N, k)`, bool; else None.
+        """
+        return images
+
     def kept(self, views: Tensor, places: Sequence[int], count: int, seed: int) -> Tensor:
         """What a fit on `count` images keeps of some views; see `Model.kept`."""
         return views

@@ -1,6 +1,6 @@
 """What a frozen network sees at every place of an image, whitened."""
 
-__all__ = ["PatchEncoder", "Patches", "inside_of", "patch_maps", "patch_widths"]
+__all__ = ["PatchEncoder", "Patches", "patch_maps", "patch_widths"]
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.copies import folds_of, times_of
-from ..data.frame import Box
-from ..data.region import Region
 from ..runtime.batches import fixed_batches
 from ..runtime.random import seeded_generator
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
@@ -71,42 +69,6 @@ def patch_widths(network: Network, shape: tuple[int, int]) -> tuple[list[int], t
     device = next((b.device for b in network.buffers()), torch.device("cpu"))
     maps = patch_maps(network(torch.zeros(1, 3, *shape, device=device)), shape)
     return [each.shape[1] for each in maps], (maps[0].shape[2], maps[0].shape[3])
-
-
-def inside_of(
-    box: Box, shape: tuple[int, int], grid: tuple[int, int], region: Region | None = None
-) -> Tensor:
-    """Which cells `(h, w)` of a grid over a frame have their middle in an image's box, bool.
-
-    At least one row and one column have. With a region, those of them that hold any pixel of it.
-
-    Arguments:
-        box: Where the image lies.
-        shape: Height and width of the frame.
-        grid: Rows and columns of cells.
-        region: Of the image; None for all of it.
-
-    Example:
-        >>> inside_of(Box(0, 32, 64, 32), (64, 64), (4, 4)).int().tolist()[0]
-        [0, 0, 1, 1]
-    """
-    lines = []
-    for start, length, of, cells in (
-        (box.top, box.height, shape[0], grid[0]),
-        (box.left, box.width, shape[1], grid[1]),
-    ):
-        middles = (torch.arange(cells) + 0.5) * of / cells
-        line = (middles >= start) & (middles < start + length)
-        if not line.any():
-            line[(middles - start - length / 2).abs().argmin()] = True
-        lines.append(line)
-    inside = lines[0][:, None] & lines[1][None]
-    if region is None:
-        return inside
-    holding = torch.tensor(region.cells(box, shape, grid))
-    both = inside & holding
-    # All of a region at the image's edge may lie in cells whose middle does not.
-    return both if both.any() else holding
 
 
 class PatchEncoder(nn.Module):

@@ -6,19 +6,21 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..arrays import Shape
 from ..data.copies import among, folds_of, times_of
 from ..data.frame import Box
-from ..data.region import Region
+from ..data.pixels import unit_pixels
+from ..data.region import Region, inside_of
 from ..errors import ApproxMassError
 from ..runtime.random import seeded_generator
 from .base import Encoder, UnitOf, through
 from .ledoit_wolf import shrunk_covariance, symmetric_root, unit
 from .network import Network
-from .patches import Patches, inside_of, patch_maps, patch_widths
+from .patches import Patches, patch_maps, patch_widths
 
 # Images that go through the network together, no more and no less: so the arithmetic of each is
 # the same whatever it comes with, and what a layer makes of a few stays in the processor's cache.
@@ -108,20 +110,26 @@ class PooledEncoder(Encoder):
         rows = through(self._seen, images, device=self.center.device, size=_TOGETHER)
         if not self.widths:
             return rows
+        where = boxes or [Box(0, 0, *self.input)] * len(rows)
+        known = [inside_of(box, self.input, self.grid, self.region).ravel() for box in where]
+        inside = np.array(known, bool).reshape(len(rows), math.prod(self.grid))
+        return self._with_places(rows, torch.from_numpy(inside))
+
+    def view_at_once(self, images: Tensor, inside: Tensor | None = None) -> Tensor:
+        """As `view`, of all images together; see `Encoder.view_at_once`."""
+        rows = self._seen(unit_pixels(images))
+        return rows if inside is None else self._with_places(rows, inside)
+
+    def _with_places(self, rows: Tensor, inside: Tensor) -> Tensor:
         everywhere = torch.arange(math.prod(self.grid)).float()
-        places = everywhere.expand(len(rows), -1)
-        if boxes is not None or self.region is not None:
-            where = boxes or [Box(0, 0, *self.input)] * len(rows)
-            known = [inside_of(box, self.input, self.grid, self.region).flatten() for box in where]
-            places = torch.where(torch.stack(known), everywhere, -1.0)
-        return torch.cat([rows, places], 1)
+        return torch.cat([rows, torch.where(inside, everywhere, -1.0)], 1)
 
     def patches(self, views: Tensor) -> Patches:
         """What is seen at the places of images, of their views."""
         rest = views[:, sum(self.pools) :]
         count = rest.shape[1] // (sum(self.widths) + 1)
         values, places = torch.split(rest, [rest.shape[1] - count, count], dim=1)
-        return Patches(values.reshape(len(views), count, -1), places.long())
+        return Patches(values.reshape(views.shape[0], count, -1), places.long())
 
     def kept(self, views: Tensor, places: Sequence[int], count: int, seed: int) -> Tensor:
         """All pooled maps, and some patches of each image, drawn by its place in the fit.

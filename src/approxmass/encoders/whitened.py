@@ -94,6 +94,10 @@ class WhitenedEncoder(Encoder):
         size = max(_FEWEST, min(_MOST_IMAGES, _PIXELS // images[0].numel())) if len(images) else 1
         return through(self._features, images, device=self.mean.device, size=size)
 
+    def view_at_once(self, images: Tensor, inside: Tensor | None = None) -> Tensor:
+        """As `view`, of all images together; see `Encoder.view_at_once`."""
+        return images if self.module is None else self.module(unit_pixels(images)).flatten(1)
+
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """The pixels, or what the module makes of them."""
         return super().features(views) if self.module is None else {"features": views}

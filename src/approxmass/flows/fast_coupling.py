@@ -133,7 +133,7 @@ def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tupl
         inverses: `(K + 1, D)`, of `row_orders`.
     """
     y = x.T
-    logdet = x.new_zeros(len(x))
+    logdet = x.new_zeros(x.shape[0])
     for coupling, order, inverse in zip(_couplings(flow), orders, inverses, strict=False):
         y = take_rows(y, order, inverse)
         kept, change = torch.split(

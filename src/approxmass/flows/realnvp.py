@@ -62,7 +62,7 @@ class _Scale(nn.Module):
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return the part that is done, the part that goes on (None at the end) and logdet."""
-        y, logdet = _through(self.checkerboard, y, y.new_zeros(len(y)))
+        y, logdet = _through(self.checkerboard, y, y.new_zeros(y.shape[0]))
         if self.last:
             return y, None, logdet
         y, logdet = _through(self.channel, squeeze(y), logdet)

@@ -60,7 +60,7 @@ def capped(scores: Tensor) -> Tensor:
         >>> capped(torch.tensor([1.0, torch.nan, torch.inf]))
         tensor([1.0000e+00, 1.0000e+30, 1.0000e+30])
     """
-    return scores.nan_to_num(nan=OVERFLOW, neginf=OVERFLOW).clamp_max(OVERFLOW)
+    return scores.nan_to_num(nan=OVERFLOW, posinf=OVERFLOW, neginf=OVERFLOW).clamp_max(OVERFLOW)
 
 
 def range_of(name: str, values: Tensor, dimension: int) -> Tensor:

@@ -13,6 +13,8 @@ _EXTRAS = {
         "vl_convert": "vl-convert-python",
         "jinja2": "jinja2",
     },
+    "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+    "onnxruntime": {"onnxruntime": "onnxruntime"},
     "transformers": {"transformers": "transformers"},
     "timm": {"timm": "timm"},
     "ray": {"ray": "ray[data]"},

@@ -5,7 +5,7 @@ archive is stripped of sample inputs and remarks, and read only if it is a graph
 whose every word is a plain name or number.
 """
 
-__all__ = ["exported", "program_of"]
+__all__ = ["exported", "program_of", "stripped"]
 
 import io
 import json
@@ -55,8 +55,8 @@ def exported(module: nn.Module, example: Tensor) -> Tensor | None:
             rows = {0: torch.export.Dim.AUTO}
             program = torch.export.export(module, (example,), dynamic_shapes=(rows,))
             torch.export.save(program, buffer)
-        stripped = _stripped(buffer.getvalue())
-        again = program_of(stripped)
+        written = torch.frombuffer(bytearray(stripped(buffer.getvalue())), dtype=torch.uint8)
+        again = program_of(written)
         generator = torch.Generator().manual_seed(0)  # not the caller's
         for count in (len(example), 1, 2 * len(example)):
             tried = torch.rand(count, *example.shape[1:], generator=generator).to(example)
@@ -64,7 +64,7 @@ def exported(module: nn.Module, example: Tensor) -> Tensor | None:
                 return None
     except Exception:  # what cannot be exported fails in many ways, and load(encoder=...) is there
         return None
-    return stripped
+    return written
 
 
 def program_of(written: Tensor) -> nn.Module:
@@ -115,7 +115,15 @@ def _files(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise ValueError("the exported module is damaged") from error
 
 
-def _stripped(data: bytes) -> Tensor:
+def stripped(data: bytes) -> bytes:
+    """What torch.export wrote, without sample inputs, which are pickled, and remarks on the code.
+
+    Arguments:
+        data: As `torch.export.save` gave it.
+
+    Raises:
+        ValueError: it is no such archive.
+    """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in _files(data):
@@ -127,7 +135,7 @@ def _stripped(data: bytes) -> Tensor:
                     node["metadata"] = {}
                 content = json.dumps(graph).encode()
             archive.writestr(name, content)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    return buffer.getvalue()
 
 
 def _check_graph(graph: dict[str, Any]) -> None:

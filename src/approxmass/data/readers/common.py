@@ -22,7 +22,7 @@ def reading(name: str, wanted: str) -> Iterator[None]:
     """Name the file in whatever its reader raises; `wanted` says what it should be, and a cure."""
     try:
         yield
-    except ApproxMassError:
+    except (ApproxMassError, ImportError):
         raise
     except Exception as error:  # zip, zlib, NumPy and Arrow have one kind each, and more
         if isinstance(error, OSError) and error.strerror:

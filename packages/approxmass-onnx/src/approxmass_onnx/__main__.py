@@ -1,0 +1,5 @@
+"""`python -m approxmass_onnx`."""
+
+from .command import main
+
+main()
