@@ -82,16 +82,43 @@ def test_bfloat16_and_whole_numbers_are_numbers() -> None:
     np.testing.assert_array_equal(open_vectors(x.numpy().astype(int)).read()[:, 0, 0], x.numpy())
 
 
+def test_numbered_columns_go_by_their_numbers_wherever_they_stand() -> None:
+    """As a frame made of an array has them; by place only where no name is known."""
+    values = rows(60)
+    frame = pd.DataFrame(values)
+    numbered = Detector(epochs=1).fit(frame)
+    wanted = numbered.score(frame).statistic
+    np.testing.assert_array_equal(numbered.score(frame[[5, 0, 3, 1, 4, 2]]).statistic, wanted)
+    named = frame.set_axis(list("abcdef"), axis=1)
+    np.testing.assert_array_equal(numbered.score(named).statistic, wanted)
+    with mistake("bad-source", "has no column 5"):
+        numbered.score(frame.rename(columns={5: "label"}))
+
+
+def test_columns_that_do_not_count_may_hold_anything() -> None:
+    frame = pd.DataFrame(rows(9)[:, :2], columns=["a", "b"])
+    frame["mixed"], frame["complex"] = [1, "x", None] * 3, 1j
+    twice = pd.concat([frame, frame[["mixed"]]], axis=1)
+    found = open_vectors(twice, ["b", "a"])
+    np.testing.assert_array_equal(found.read()[:, 0, 0], frame[["b", "a"]].to_numpy())
+    levels = pd.DataFrame(rows(9)[:, :2], columns=pd.MultiIndex.from_tuples([("x", 1), ("x", 2)]))
+    assert open_vectors(levels).columns == ["('x', 1)", "('x', 2)"]
+
+
 @pytest.mark.parametrize(
     ("source", "columns", "words"),
     [
         (pd.DataFrame({"a": [1.0], "b": ["x"]}), None, "the column b is"),
+        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), None, "has several columns a"),
+        (pd.DataFrame([[1.0, 2.0]], columns=[0, "0"]), None, "has several columns 0"),
+        (pd.DataFrame({"a": [1, "x"]}), None, "Conversion failed for column a with type object"),
+        (pd.DataFrame({"a": [1j]}), None, "a column cannot be taken as numbers"),
         (pd.DataFrame({"a": [1.0]}), ["c"], "has no column c"),
         (np.zeros((3, 2)), ["7"], "has no column 7"),
         (pa.table([[1.0], [2.0]], names=["a", "a"]), None, "has several columns a"),
         (np.zeros((3, 2, 2)), None, "rows of numbers are an array (N, D)"),
         ([[1.0], [1.0, 2.0]], None, "cannot be turned into rows of numbers"),
-        (np.zeros((0, 2)), None, "holds no images"),
+        (np.zeros((0, 2)), None, "holds no rows"),
         ("nowhere.csv", None, "no rows of numbers"),
         (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
     ],
