@@ -1,7 +1,9 @@
 """Whatever people hold images in: the same images, the same scores, and names that stay."""
 
+import gc
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -540,6 +542,31 @@ def test_a_mistake_is_one_line(mistaken: str, tmp_path: Path) -> None:
     make, code, words = BAD[mistaken]
     with mistake(code, words):  # type: ignore[arg-type]
         open_images(make(tmp_path)).read()
+
+
+def test_nothing_is_left_open() -> None:
+    """Neither what was read once, nor what broke off."""
+
+    def breaks_off() -> Iterator[Any]:
+        yield from IMAGES
+        raise LookupError
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        source = open_images(iter(IMAGES))
+        with pytest.raises(LookupError):
+            open_images(breaks_off())
+        gc.collect()
+        assert not caught
+    np.testing.assert_array_equal(source.read()[:, 0], IMAGES)
+
+
+def test_an_array_of_an_npz_file_may_be_called_anything(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{"a b": IMAGES, "c/d": IMAGES[::-1]})
+    with mistake("bad-source", f"choose an array, as in {tmp_path}/x.npz:a b"):
+        open_images(tmp_path / "x.npz")
+    np.testing.assert_array_equal(open_images(f"{tmp_path}/x.npz:a b").read()[:, 0], IMAGES)
+    np.testing.assert_array_equal(open_images(f"{tmp_path}/x.npz:c/d").read()[:, 0], IMAGES[::-1])
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def _parts(name: str) -> tuple[Path, str | None] | None:
     """The file, and the split that is asked for."""
     if Path(name).suffix.lower() == ".npz" and Path(name).is_file():
         return Path(name), None
-    match = re.fullmatch(r"(.+\.npz):(\w+)", name, re.IGNORECASE)
+    match = re.fullmatch(r"(.+\.npz):(.+)", name, re.IGNORECASE)
     return (Path(match[1]), match[2]) if match and Path(match[1]).is_file() else None
 
 
