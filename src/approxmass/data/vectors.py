@@ -241,9 +241,11 @@ def _saved(name: str, path: Path) -> NDArray[Any]:
 
 
 def _as_matrix(name: str, source: Any) -> NDArray[Any]:
+    if np.ma.isMaskedArray(source) and source.dtype.kind in "biuf":
+        source = source.astype(np.float64).filled(np.nan)  # what is masked is missing
     try:
         rows = np.asarray(plain_tensor(source))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # of tensors, ragged lists
         reason = str(error).partition("\n")[0]
         raise ApproxMassError(
             f"{name}: cannot be turned into rows of numbers: {reason}", code="bad-source"

@@ -195,12 +195,12 @@ def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
         return int(kind.list_size)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _numeric(kind.value_type):
         batches = (
-            opened.iter_batches(1, columns=[field.name])
+            opened.iter_batches(256, columns=[field.name])
             if hasattr(opened, "iter_batches")
-            else opened.select([field.name]).slice(0, 1).to_batches()
+            else opened.select([field.name]).to_batches(256)
         )
-        first = next(iter(batches), None)
-        return len(first.column(0)[0].as_py() or []) if first is not None and len(first) else 0
+        known = (batch.column(0).drop_null() for batch in batches)
+        return next((len(lists[0]) for lists in known if len(lists)), 0)
     if _numeric(kind):
         return None
     raise ApproxMassError(
