@@ -544,8 +544,9 @@ def test_a_mistake_is_one_line(mistaken: str, tmp_path: Path) -> None:
         open_images(make(tmp_path)).read()
 
 
-def test_nothing_is_left_open() -> None:
-    """Neither what was read once, nor what broke off."""
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    """Neither what was read once, nor what broke off, nor files of which the size is read."""
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
 
     def breaks_off() -> Iterator[Any]:
         yield from IMAGES
@@ -556,6 +557,7 @@ def test_nothing_is_left_open() -> None:
         source = open_images(iter(IMAGES))
         with pytest.raises(LookupError):
             open_images(breaks_off())
+        assert open_images(tmp_path).sizes() == [IMAGES.shape[1:]]
         gc.collect()
         assert not caught
     np.testing.assert_array_equal(source.read()[:, 0], IMAGES)
