@@ -14,8 +14,10 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from approxmass import Detector
+from approxmass.evaluation.assess import assess
 from approxmass.models.base import Model
 from approxmass.models.registry import make_model
+from approxmass.report.page import write_report
 from conftest import mistake
 
 SCALES = torch.tensor([0.5, 1.0, 2.0])
@@ -170,6 +172,14 @@ def test_what_is_no_density_is_refused() -> None:
         Detector.from_log_prob(NORMAL.log_prob, usual, statistic="latent_fit")
     with mistake("too-few"):
         Detector.from_log_prob(NORMAL.log_prob, usual[:9])
+
+
+def test_its_report_shows_rows_without_what_it_cannot_tell(tmp_path: Path) -> None:
+    detector = Detector.from_log_prob(NORMAL.log_prob, rows(200, 0))
+    write_report(assess(detector, rows(60, 1), [rows(60, 2) + 3]), tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Of each its p-value" in page
+    assert "columns that say most" not in page
 
 
 def test_it_is_a_model_and_the_command_says_where_it_is_for(tmp_path: Path) -> None:
