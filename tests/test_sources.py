@@ -533,6 +533,9 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "damaged",
         "02.parquet: is truncated or not a Parquet file",
     ),
+    "a name that is too long": (lambda tmp: "a" * 5000, "bad-source", "there is no such file"),
+    "a pattern that is too long": (lambda tmp: f"{tmp}/{'*' * 5000}", "bad-source", "no file"),
+    "a path that none can be": (lambda tmp: ["a\0b"], "bad-image", "and no image"),
     "flat rows, once": (lambda tmp: iter([np.ones(3)]), "wrong-shape", "has shape (1, 3)"),
 }
 

@@ -120,6 +120,7 @@ def test_columns_that_do_not_count_may_hold_anything() -> None:
         ([[1.0], [1.0, 2.0]], None, "cannot be turned into rows of numbers"),
         (np.zeros((0, 2)), None, "holds no rows"),
         ("nowhere.csv", None, "no rows of numbers"),
+        ("a" * 5000 + ".npy", None, "no rows of numbers"),
         (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
     ],
 )

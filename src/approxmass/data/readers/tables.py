@@ -2,6 +2,7 @@
 
 __all__ = ["Table", "frame_columns", "frame_table", "is_frame", "is_table", "open_table"]
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def is_table(name: str) -> bool:
         False
     """
     path = Path(name)
-    return (path.suffix.lower() == ".csv" and path.is_file()) or shards_of(name) is not None
+    return (path.suffix.lower() == ".csv" and os.path.isfile(path)) or shards_of(name) is not None
 
 
 def is_frame(source: Any) -> bool:
