@@ -1,6 +1,8 @@
 """The card beside a saved detector: true, runnable, and nothing that a load depends on."""
 
+import os
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +36,27 @@ def test_it_says_what_inspect_says(detector: Detector, tmp_path: Path) -> None:
         assert f"{name} {version}" in text
 
 
-def test_its_code_runs(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detector.save(tmp_path / "d")
-    text = (tmp_path / "d" / "card.md").read_text()
+@pytest.mark.parametrize("folder", ["d", 'of "July" \\n ü'])
+def test_its_code_runs(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    detector.save(tmp_path / folder)
+    text = (tmp_path / folder / "card.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (commands,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    assert [shlex.split(line)[2] for line in commands.splitlines()] == [folder, folder]
     monkeypatch.chdir(tmp_path)
     names = {"rows": ROWS[:5]}
     exec(compile(code, "card.md", "exec"), names)
     scores = names["scores"]
     assert isinstance(scores, Scores)
     np.testing.assert_array_equal(scores.p_value, detector.score(ROWS[:5]).p_value)
+
+
+def test_the_name_of_a_folder_need_not_be_text(detector: Detector, tmp_path: Path) -> None:
+    detector.save(tmp_path / os.fsdecode(b"d\xff|x"))
+    first = (tmp_path / os.fsdecode(b"d\xff|x") / "card.md").read_text().splitlines()[0]
+    assert first == r"# d\udcff\|x: which rows are unlike those of array"
 
 
 def test_nothing_reads_it_and_a_later_save_writes_it_anew(

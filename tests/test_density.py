@@ -14,8 +14,10 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from approxmass import Detector
+from approxmass.evaluation.assess import assess
 from approxmass.models.base import Model
 from approxmass.models.registry import make_model
+from approxmass.report.page import write_report
 from conftest import mistake
 
 SCALES = torch.tensor([0.5, 1.0, 2.0])
@@ -138,6 +140,20 @@ def test_a_density_that_gives_a_row_several_values_is_refused(
         Detector.from_log_prob(log_prob.eval(), rows(200, 0))
 
 
+@pytest.mark.parametrize("statistic", ["nll", "mass", "typicality", "fused"])
+def test_where_there_is_no_density_is_as_far_out_as_can_be(statistic: str) -> None:
+    """Also by the mass, though the gradient of what is infinite there is 0."""
+
+    def within(x: Tensor) -> Tensor:
+        return NORMAL.log_prob(x).where(x.abs().amax(1) < 9, -torch.inf)
+
+    detector = Detector.from_log_prob(within, rows(300, 0), statistic=statistic)
+    far = torch.cat([rows(5, 1), torch.full((1, 3), 10.0)])
+    scores = detector.score(far)
+    assert scores.statistic[5] >= 1e29
+    assert scores.p_value[5] == 1 / (len(detector.calibration_scores) + 1)
+
+
 def test_what_is_no_density_is_refused() -> None:
     usual = rows(200, 0)
     with mistake("no-density", "function"):
@@ -146,12 +162,24 @@ def test_what_is_no_density_is_refused() -> None:
         Detector.from_log_prob(lambda x: x, usual)
     with mistake("no-density", "gradient"):
         Detector.from_log_prob(lambda x: -x.detach().square().sum(1), usual)
-    with mistake("diverged", "overflows"):
+    with mistake("no-density", "log_prob is not finite at"):
         Detector.from_log_prob(lambda x: -x.square().sum(1) * 1e38 * 1e38, usual)
+    with mistake("no-density", "log_prob is not finite at"):
+        Detector.from_log_prob(lambda x: x.sum(1) * torch.nan, usual)
+    with mistake("no-density", "log_prob has no finite gradient at"):
+        Detector.from_log_prob(lambda x: NORMAL.log_prob(x) + (0 * x).sum(1).abs().sqrt(), usual)
     with mistake("bad-option", "statistic"):
         Detector.from_log_prob(NORMAL.log_prob, usual, statistic="latent_fit")
     with mistake("too-few"):
         Detector.from_log_prob(NORMAL.log_prob, usual[:9])
+
+
+def test_its_report_shows_rows_without_what_it_cannot_tell(tmp_path: Path) -> None:
+    detector = Detector.from_log_prob(NORMAL.log_prob, rows(200, 0))
+    write_report(assess(detector, rows(60, 1), [rows(60, 2) + 3]), tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "Of each its p-value" in page
+    assert "columns that say most" not in page
 
 
 def test_it_is_a_model_and_the_command_says_where_it_is_for(tmp_path: Path) -> None:

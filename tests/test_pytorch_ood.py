@@ -50,7 +50,20 @@ def test_without_a_model_it_sees_images() -> None:
     np.testing.assert_array_equal(method(images[:9]), wanted)
 
 
+def test_features_may_be_one_number_each_and_arrays_of_numpy() -> None:
+    sums = ApproximateMass(lambda x: x.sum((1, 2, 3)), epochs=1).fit(loader((USUAL, 0)))
+    given = USUAL.sum((1, 2, 3)).numpy()
+    own = ApproximateMass(epochs=1).fit_features(given, np.zeros(240))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(sums(OTHER), own.predict_features(OTHER.sum((1, 2, 3))))
+
+
 def test_mistakes() -> None:
+    with mistake("bad-source", "gives Tensor, not pairs (x, y)"):
+        ApproximateMass(nn.Flatten()).fit(DataLoader(USUAL, batch_size=32))  # type: ignore[arg-type]
+    with mistake("bad-labels", "labels (9,) for 240 inputs"):
+        ApproximateMass().fit_features(USUAL.flatten(1), torch.zeros(9))
+    with mistake("too-few", "it is empty"):
+        ApproximateMass(nn.Flatten()).fit([])
     with mistake("too-few", "in-distribution"):
         ApproximateMass(nn.Flatten()).fit(loader((OTHER, -1)))
     with mistake("not-fitted"):

@@ -46,8 +46,20 @@ def test_rows_have_the_scores_that_they_have_in_python(
     assert drift == {"images": 40, "group_p_value": group_p_value(usual, wanted.streamed)}
 
 
+def test_numbers_stand_in_the_order_of_the_fit_whatever_columns_are_called() -> None:
+    """Those of a frame whose columns are numbers, which are places to an array."""
+    frame = pd.DataFrame(ROWS)[[2, 0, 1]]
+    detector = Detector(epochs=1).fit(frame)
+    with TestClient(create_app(detector), base_url="http://localhost") as client:
+        assert client.get("/healthz").json()["detector"]["columns"] == ["2", "0", "1"]
+        answer = client.post("/score", json={"rows": frame[:5].to_numpy().tolist()}).json()
+    found = [each["statistic"] for each in answer["results"]]
+    np.testing.assert_allclose(found, detector.score(frame[:5]).statistic)
+
+
 def test_what_it_takes_is_said(client: TestClient) -> None:
-    assert client.get("/healthz").json()["detector"]["columns"] == COLUMNS
+    told = client.get("/healthz").json()["detector"]
+    assert (told["columns"], told["explains"]) == (COLUMNS, False)
     body = client.get("/openapi.json").json()["paths"]["/score"]["post"]["requestBody"]
     assert list(body["content"]) == ["application/json"]
     assert set(body["content"]["application/json"]["schema"]["properties"]) == {"rows", "names"}

@@ -47,6 +47,12 @@ def test_the_share_that_is_called_follows_the_rate(rate: float) -> None:
     assert abs((estimator.predict(rows(4000, 5)) == -1).mean() - rate) < 0.4 * rate
 
 
+@pytest.mark.parametrize("rate", [0, 1, 2.0, -0.1, np.nan, "0.05"])
+def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
+    with pytest.raises(ValueError, match="false_alarm_rate must be between 0 and 1"):
+        ApproximateMassDetector(false_alarm_rate=rate, **QUICK).fit(rows(60))
+
+
 def test_in_a_pipeline_a_search_and_a_pickle() -> None:
     pipeline = make_pipeline(StandardScaler(), ApproximateMassDetector(**QUICK))
     truth = np.repeat([1, -1], [60, 20])

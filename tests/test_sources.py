@@ -1,7 +1,9 @@
 """Whatever people hold images in: the same images, the same scores, and names that stay."""
 
+import gc
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -531,6 +533,9 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "damaged",
         "02.parquet: is truncated or not a Parquet file",
     ),
+    "a name that is too long": (lambda tmp: "a" * 5000, "bad-source", "there is no such file"),
+    "a pattern that is too long": (lambda tmp: f"{tmp}/{'*' * 5000}", "bad-source", "no file"),
+    "a path that none can be": (lambda tmp: ["a\0b"], "bad-image", "and no image"),
     "flat rows, once": (lambda tmp: iter([np.ones(3)]), "wrong-shape", "has shape (1, 3)"),
 }
 
@@ -540,6 +545,33 @@ def test_a_mistake_is_one_line(mistaken: str, tmp_path: Path) -> None:
     make, code, words = BAD[mistaken]
     with mistake(code, words):  # type: ignore[arg-type]
         open_images(make(tmp_path)).read()
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    """Neither what was read once, nor what broke off, nor files of which the size is read."""
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+
+    def breaks_off() -> Iterator[Any]:
+        yield from IMAGES
+        raise LookupError
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        source = open_images(iter(IMAGES))
+        with pytest.raises(LookupError):
+            open_images(breaks_off())
+        assert open_images(tmp_path).sizes() == [IMAGES.shape[1:]]
+        gc.collect()
+        assert not caught
+    np.testing.assert_array_equal(source.read()[:, 0], IMAGES)
+
+
+def test_an_array_of_an_npz_file_may_be_called_anything(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{"a b": IMAGES, "c/d": IMAGES[::-1]})
+    with mistake("bad-source", f"choose an array, as in {tmp_path}/x.npz:a b"):
+        open_images(tmp_path / "x.npz")
+    np.testing.assert_array_equal(open_images(f"{tmp_path}/x.npz:a b").read()[:, 0], IMAGES)
+    np.testing.assert_array_equal(open_images(f"{tmp_path}/x.npz:c/d").read()[:, 0], IMAGES[::-1])
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

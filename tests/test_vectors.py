@@ -82,17 +82,45 @@ def test_bfloat16_and_whole_numbers_are_numbers() -> None:
     np.testing.assert_array_equal(open_vectors(x.numpy().astype(int)).read()[:, 0, 0], x.numpy())
 
 
+def test_numbered_columns_go_by_their_numbers_wherever_they_stand() -> None:
+    """As a frame made of an array has them; by place only where no name is known."""
+    values = rows(60)
+    frame = pd.DataFrame(values)
+    numbered = Detector(epochs=1).fit(frame)
+    wanted = numbered.score(frame).statistic
+    np.testing.assert_array_equal(numbered.score(frame[[5, 0, 3, 1, 4, 2]]).statistic, wanted)
+    named = frame.set_axis(list("abcdef"), axis=1)
+    np.testing.assert_array_equal(numbered.score(named).statistic, wanted)
+    with mistake("bad-source", "has no column 5"):
+        numbered.score(frame.rename(columns={5: "label"}))
+
+
+def test_columns_that_do_not_count_may_hold_anything() -> None:
+    frame = pd.DataFrame(rows(9)[:, :2], columns=["a", "b"])
+    frame["mixed"], frame["complex"] = [1, "x", None] * 3, 1j
+    twice = pd.concat([frame, frame[["mixed"]]], axis=1)
+    found = open_vectors(twice, ["b", "a"])
+    np.testing.assert_array_equal(found.read()[:, 0, 0], frame[["b", "a"]].to_numpy())
+    levels = pd.DataFrame(rows(9)[:, :2], columns=pd.MultiIndex.from_tuples([("x", 1), ("x", 2)]))
+    assert open_vectors(levels).columns == ["('x', 1)", "('x', 2)"]
+
+
 @pytest.mark.parametrize(
     ("source", "columns", "words"),
     [
         (pd.DataFrame({"a": [1.0], "b": ["x"]}), None, "the column b is"),
+        (pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]), None, "has several columns a"),
+        (pd.DataFrame([[1.0, 2.0]], columns=[0, "0"]), None, "has several columns 0"),
+        (pd.DataFrame({"a": [1, "x"]}), None, "Conversion failed for column a with type object"),
+        (pd.DataFrame({"a": [1j]}), None, "a column cannot be taken as numbers"),
         (pd.DataFrame({"a": [1.0]}), ["c"], "has no column c"),
         (np.zeros((3, 2)), ["7"], "has no column 7"),
         (pa.table([[1.0], [2.0]], names=["a", "a"]), None, "has several columns a"),
         (np.zeros((3, 2, 2)), None, "rows of numbers are an array (N, D)"),
         ([[1.0], [1.0, 2.0]], None, "cannot be turned into rows of numbers"),
-        (np.zeros((0, 2)), None, "holds no images"),
+        (np.zeros((0, 2)), None, "holds no rows"),
         ("nowhere.csv", None, "no rows of numbers"),
+        ("a" * 5000 + ".npy", None, "no rows of numbers"),
         (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
     ],
 )
@@ -112,6 +140,44 @@ def test_missing_values_are_named_and_cost_only_their_row(detector: Detector) ->
     assert len(scores.p_value) == 3
     with mistake("bad-image", "column c"):
         detector.score(frame)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.list_(pa.float64(), 2)])
+def test_a_first_row_without_its_list_costs_only_that_row(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    table = pa.table({"e": pa.array([None, [1.0, 2.0], None, [3.0, None]], kind)})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=1)
+    for source in (table, tmp_path / "x.parquet"):
+        chunks = list(open_vectors(source).chunks())
+        errors = [error for chunk in chunks for error in chunk.errors]
+        assert [error is None for error in errors] == [False, True, False, False]
+        rows_of = np.concatenate([chunk.images for chunk in chunks])[:, 0, 0]
+        np.testing.assert_array_equal(rows_of, [[1, 2]])
+
+
+def test_what_is_masked_is_missing() -> None:
+    masked = np.ma.masked_equal(np.arange(6).reshape(3, 2), 3)
+    ((chunk,),) = [list(open_vectors(masked).chunks())]
+    assert chunk.errors[1] == "has no value for column 1: fill it in, or leave the row out"
+    np.testing.assert_array_equal(chunk.images[:, 0, 0], [[0, 1], [4, 5]])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.empty(9, 2, device="meta"),
+        torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged),
+    ],
+)
+def test_a_tensor_without_rows_is_one_line(tensor: torch.Tensor) -> None:
+    with mistake("bad-source", "cannot be turned into rows of numbers"):
+        open_vectors(tensor)
+
+
+def test_a_view_of_negated_numbers_is_these() -> None:
+    x = torch.complex(torch.zeros(4, 3), torch.arange(12.0).reshape(4, 3)).conj().imag
+    np.testing.assert_array_equal(open_vectors(x).read()[:, 0, 0], -np.arange(12.0).reshape(4, 3))
 
 
 # --- what is learnt
@@ -180,6 +246,16 @@ def test_false_alarms_of_few_and_many_rows(count: int) -> None:
 
 
 # --- doors
+
+
+def test_numbers_beyond_all_measure_are_outliers_and_cost_no_other_row(detector: Detector) -> None:
+    new = rows(3)
+    wanted = detector.score(new)
+    new[1] = [1e300, -1e300, 1e40, 0, 0, 1e300]
+    found = detector.score(new)
+    assert found.p_value[1] == detector.score(odd(1)).p_value == min(found.p_value)
+    assert all(np.isfinite(values).all() for values in found.statistics.values())
+    np.testing.assert_array_equal(found.p_value[[0, 2]], wanted.p_value[[0, 2]])
 
 
 def test_odd_rows_are_called_and_their_column_named(detector: Detector, tmp_path: Path) -> None:

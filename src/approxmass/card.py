@@ -2,6 +2,9 @@
 
 __all__ = ["card"]
 
+import json
+import shlex
+
 from .describe import describe, promised_to
 from .models.base import Model
 from .models.flow import FlowModel
@@ -20,7 +23,7 @@ _USE = """\
 ```python
 from approxmass import Detector
 
-detector = Detector.load("{folder}"{given})
+detector = Detector.load({folder}{given})
 scores = detector.score({what})  # .p_value, .is_outlier, .to_pandas()
 ```
 """
@@ -51,7 +54,7 @@ def card(detector: Scoring, folder: str) -> str:
     given = ", log_prob=...  # the density that it was made from\n" if elsewhere else ""
     what = "rows" if unit == "row" else "images"
     lines = [
-        f"# {folder}: which {unit}s are unlike those of {facts.source}",
+        f"# {_cell(folder)}: which {unit}s are unlike those of {_cell(facts.source)}",
         "",
         f"A detector of approxmass. It has learnt from usual {unit}s alone, and gives each new one "
         "a p-value.",
@@ -69,15 +72,16 @@ def card(detector: Scoring, folder: str) -> str:
         "",
         "## Use",
         "",
-        _USE.format(folder=folder, what=what, given=given).rstrip("\n"),
+        _USE.format(folder=json.dumps(folder), what=what, given=given).rstrip("\n"),
     ]
     if not elsewhere:
         files = "table.parquet" if unit == "row" else "images/"
-        lines.append(_COMMAND.format(folder=folder, files=files).rstrip("\n"))
+        lines.append(_COMMAND.format(folder=shlex.quote(folder), files=files).rstrip("\n"))
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     lines += ["", f"Made with {versions}. A load tries it on test {unit}s, and says so where it"]
     lines += ["scores otherwise than then. This file is for people, and nothing reads it.", ""]
-    return "\n".join(lines)
+    # The name of a folder need not be text.
+    return "\n".join(lines).encode(errors="backslashreplace").decode()
 
 
 def blind_spots(detector: Scoring) -> list[str]:

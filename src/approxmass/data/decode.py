@@ -178,11 +178,13 @@ def stored_size(item: Encoded) -> tuple[int, int]:
     """
     if isinstance(item, Page):
         item = item.item
-    image = item if isinstance(item, Image.Image) else opened(item or b"")
+    if not isinstance(item, Image.Image):
+        with opened(item or b"") as image:
+            return stored_size(image)
     # Looking for an orientation decodes a PNG image, and most have none.
-    maybe = image.format != "PNG" or bool(_ORIENTED & image.info.keys())
-    turned = maybe and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (image.width, image.height) if turned else (image.height, image.width)
+    maybe = item.format != "PNG" or bool(_ORIENTED & item.info.keys())
+    turned = maybe and item.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (item.width, item.height) if turned else (item.height, item.width)
 
 
 def _is_grey_mode(mode: str) -> bool:

@@ -85,7 +85,7 @@ class ImageSource:
     ) -> None:
         if not count:
             raise ApproxMassError(
-                f"{name}: holds no images: give a source that has some", code="bad-source"
+                f"{name}: holds no {self.unit}s: give a source that has some", code="bad-source"
             )
         self.name = name
         self.frame: Frame | None = None

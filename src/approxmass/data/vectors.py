@@ -2,6 +2,7 @@
 
 __all__ = ["SUFFIXES", "VectorSource", "holds_vectors", "open_vectors"]
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -144,7 +145,7 @@ def holds_vectors(source: Any) -> bool:
         return isinstance(source, VectorSource)
     if isinstance(source, str | Path):
         name, path = str(source), Path(source)
-        if path.suffix.lower() == ".npy" and path.is_file():
+        if path.suffix.lower() == ".npy" and os.path.isfile(path):
             return _saved(name, path).ndim == 2
         if is_npz(name):
             return len(npz_shape(name)) == 2
@@ -200,7 +201,7 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
 
 
 def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSource:
-    if path.suffix.lower() == ".npy" and path.is_file():
+    if path.suffix.lower() == ".npy" and os.path.isfile(path):
         return _of_array(name, _as_matrix(name, _saved(name, path)), columns)
     if is_npz(name):
         return _of_array(name, _as_matrix(name, npz_array(name)), columns)
@@ -241,9 +242,11 @@ def _saved(name: str, path: Path) -> NDArray[Any]:
 
 
 def _as_matrix(name: str, source: Any) -> NDArray[Any]:
+    if np.ma.isMaskedArray(source) and source.dtype.kind in "biuf":
+        source = np.ma.filled(source.astype(np.float64), np.nan)  # what is masked is missing
     try:
         rows = np.asarray(plain_tensor(source))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # of tensors, ragged lists
         reason = str(error).partition("\n")[0]
         raise ApproxMassError(
             f"{name}: cannot be turned into rows of numbers: {reason}", code="bad-source"

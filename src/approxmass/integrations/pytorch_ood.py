@@ -57,16 +57,24 @@ class ApproximateMass:
             device: Where the model is; None for where its parameters are.
 
         Raises:
-            ApproxMassError: nothing in-distribution in the loader, or what `Detector.fit` refuses.
+            ApproxMassError: no pairs, or nothing in-distribution in the loader, or what
+                `Detector.fit` refuses.
         """
         found = []
-        for x, y in data_loader:
-            usual = x[torch.as_tensor(y) >= 0]
+        for batch in data_loader:
+            if not isinstance(batch, list | tuple) or len(batch) != 2:
+                raise ApproxMassError(
+                    f"the loader gives {type(batch).__name__}, not pairs (x, y): give a label to "
+                    "each input, 0 where it is in-distribution",
+                    code="bad-source",
+                )
+            usual = _usual(*batch)
             if len(usual):
                 found.append(self._seen(usual, device))
         if not found:
             raise ApproxMassError(
-                "the loader has nothing in-distribution: every y is below 0", code="too-few"
+                "the loader has nothing in-distribution: it is empty, or every y is below 0",
+                code="too-few",
             )
         return self._fit(torch.cat(found))
 
@@ -76,7 +84,7 @@ class ApproximateMass:
         Raises:
             ApproxMassError: as `Detector.fit`.
         """
-        return self._fit(_rows(x if y is None else x[torch.as_tensor(y) >= 0]))
+        return self._fit(_rows(x if y is None else _usual(x, y)))
 
     def predict(self, x: Tensor) -> Tensor:
         """Scores `(N,)`, float64, of inputs; larger = more out-of-distribution.
@@ -108,5 +116,18 @@ class ApproximateMass:
         return _rows(self.model(x if device is None else x.to(device)))
 
 
-def _rows(features: Tensor) -> Tensor:
-    return features.detach().flatten(1).cpu()
+def _usual(x: Tensor, y: Any) -> Tensor:
+    """The inputs that are not labelled as out-of-distribution."""
+    usual = torch.as_tensor(y) >= 0
+    if usual.shape != x.shape[:1]:
+        raise ApproxMassError(
+            f"there are labels {tuple(usual.shape)} for {len(x)} inputs: give each one",
+            code="bad-labels",
+        )
+    return x[usual]
+
+
+def _rows(features: Any) -> Tensor:
+    """Features as rows; one number each is a row of one."""
+    known = torch.as_tensor(features).detach().cpu()
+    return known[:, None] if known.dim() == 1 else known.flatten(1)

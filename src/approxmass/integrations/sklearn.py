@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..arrays import Floats
 from ..calibration import threshold
 from ..detector import Detector
+from ..models.settings import check_number
 from ..training.holdout import FEWEST_ROWS
 
 _SEEDS = 2**32 - 1
@@ -45,7 +46,8 @@ class ApproximateMassDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc
         n_features_in_: Columns.
 
     Raises:
-        ValueError: as scikit-learn does of rows that it cannot use, and fewer than 10.
+        ValueError: as scikit-learn does of rows that it cannot use, fewer than 10, and
+            options out of range.
 
     Example:
         >>> generator = np.random.default_rng(0)
@@ -80,6 +82,9 @@ class ApproximateMassDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from in-distribution rows `(n, D)`; `y` is not looked at."""
         rows = validate_data(self, X, dtype=np.float64, ensure_min_samples=FEWEST_ROWS)
+        rate = check_number(
+            "false_alarm_rate", self.false_alarm_rate, "between 0 and 1", 2.0**-53, 1
+        )
         seed = self.random_state
         if not isinstance(seed, int):
             seed = int(check_random_state(seed).randint(_SEEDS, dtype=np.int64))
@@ -94,7 +99,7 @@ class ApproximateMassDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc
             holdout=self.holdout,
         ).fit(rows)
         usual = self.detector_.calibration_scores
-        limit = threshold(usual, self.false_alarm_rate)
+        limit = threshold(usual, rate)
         self.offset_ = -float(limit if np.isfinite(limit) else usual.max())
         self.decision_scores_ = self.detector_.score(rows).statistic
         self.labels_ = (self.decision_scores_ > -self.offset_).astype(int)

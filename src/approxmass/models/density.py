@@ -21,7 +21,7 @@ from ..training.flow import EpochRecord
 from .base import FitData, FitRun, Given, Plan, Saved, Statistic
 from .kinds import VECTORS
 from .settings import check_options
-from .statistics import STATISTICS, capped, fused, range_of
+from .statistics import OVERFLOW, STATISTICS, capped, fused, range_of
 
 # Inputs that go through together, no more and no less: see `runtime/batches.py`.
 _TOGETHER = 256
@@ -150,6 +150,13 @@ class DensityModel:
         views = torch.cat([data.training, data.reference])
         _check_alone(self.log_prob, self._inputs(views[:5]).to(self.device))
         found = self._densities(views)
+        for name, what in (("nll", "is not finite"), ("mass", "has no finite gradient")):
+            if odd := int((found[name] >= OVERFLOW).sum()):
+                raise ApproxMassError(
+                    f"log_prob {what} at {odd:,} of {len(views):,} in-distribution inputs: look at "
+                    "the range that it expects, or leave these out",
+                    code="no-density",
+                )
         dimension = views.shape[1:].numel()
         self.moments = torch.stack(
             [range_of(name, values, dimension) for name, values in found.items()]
@@ -165,6 +172,8 @@ class DensityModel:
         parts = []
         for batch, count in fixed_batches(views, _TOGETHER):
             log_p, mass = log_prob_and_mass(self.log_prob, self._inputs(batch).to(self.device))
+            # Where there is no density, its gradient says nothing.
+            mass = mass.masked_fill(~log_p.isfinite(), torch.inf)
             both = torch.stack([-log_p.detach(), mass]).double().cpu()
             parts.append(capped(both[:, :count]))
         nll, mass = torch.cat(parts, 1) if parts else torch.empty(2, 0, dtype=torch.float64)
@@ -240,7 +249,8 @@ def _check_alone(log_prob: LogProb, x: Tensor) -> None:
     # Beside two others: of two rows a mean and a variance tell no more than which is larger.
     beside = (x[[0, 1, 2]], x[[0, 3, 4]])
     first, second = (log_prob_and_mass(log_prob, some)[0][0] for some in beside)
-    if not bool((first - second).abs() <= _ROUNDING * (1 + first.abs())) and first != second:
+    near = (first - second).abs() <= _ROUNDING * (1 + first.abs())
+    if not bool(near) and first != second and not bool(first.isnan() & second.isnan()):
         raise ApproxMassError(
             "log_prob gives an input another value beside other inputs, or at another time: call "
             "eval() on the model, and draw no noise in it",

@@ -219,7 +219,7 @@ class FlowScorer(nn.Module):
         if isinstance(self.encoder, PooledEncoder | VectorEncoder):
             rows = isinstance(self.encoder, VectorEncoder)
             summary = code if rows else self.encoder.summary(views)
-            scores |= {name: plain(summary).double() for name, plain in self._plain()}
+            scores |= {name: capped(plain(summary).double()) for name, plain in self._plain()}
         return scores
 
     def _of_parts(self, views: Tensor, maps: list[Tensor] | None = None) -> dict[str, Tensor]:

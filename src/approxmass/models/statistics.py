@@ -1,6 +1,6 @@
 """The statistics of a trained flow: how far out an image is, in several senses."""
 
-__all__ = ["FUSED", "STATISTICS", "capped", "fused", "range_of"]
+__all__ = ["FUSED", "OVERFLOW", "STATISTICS", "capped", "fused", "range_of"]
 
 import math
 

@@ -159,7 +159,10 @@ def _masks(
 
 
 def _said(detector: Detector, chunk: Chunk, rows: list[int]) -> Iterator[_Shown]:
-    """Of some rows of numbers the columns that say most."""
+    """Of some rows of numbers the columns that say most, where the model tells."""
+    if not detector.model.explains:
+        yield from ((None, None, "") for _ in rows)
+        return
     found = detector.explain_pixels(chunk.images[rows])
     for shares in found.components:
         most = shares.argsort()[::-1][:_COLUMNS].tolist()

@@ -96,6 +96,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         "warnings": assessment.warnings,
         "id": first,
         "unit": unit,
+        "explains": detector.model.explains,
         "decides": decides,
         "protocol": assessment.evaluation.protocol,
         "points": point is not None,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import Headers
 
 from ..data import Chunk
+from ..data.vectors import VectorSource
 from ..detector import Detector
 from .limits import Limits, RequestRefused
 from .uploads import JSON, check_compression, kind_of, named, parsed
@@ -64,16 +65,18 @@ def rows_of(rows: Sequence[UploadedRow], detector: Detector, limits: Limits) -> 
     Raises:
         RequestRefused: 422, a row of another length, or one that is not finite, by its name.
     """
-    columns = detector.shape[2]
+    columns = detector.settings.columns or ()
     for row in rows:
-        if len(row.values) != columns:
+        if len(row.values) != len(columns):
             raise RequestRefused(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"row {row.name} has {len(row.values)} numbers, not {columns}: give those of the "
-                "columns of the fit, in their order (GET /healthz)",
+                f"row {row.name} has {len(row.values)} numbers, not {len(columns)}: give those of "
+                "the columns of the fit, in their order (GET /healthz)",
             )
-    source = detector.open(np.array([row.values for row in rows], np.float64))
-    (chunk,) = source.chunks(len(rows), shape=detector.shape)
+    # With their names: those of an array would be its places.
+    values = np.array([row.values for row in rows], np.float64)
+    uploaded = VectorSource("upload", len(rows), lambda n, start: iter([values[start:]]), columns)
+    (chunk,) = detector.open(uploaded).chunks(len(rows), shape=detector.shape)
     for place, error in chunk.unreadable:
         raise RequestRefused(
             HTTPStatus.UNPROCESSABLE_ENTITY, f"row {rows[int(place)].name} {error}"

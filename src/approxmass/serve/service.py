@@ -168,7 +168,7 @@ class Service:
                 width=width,
                 columns=list(detector.settings.columns or ()),
                 resizes=detector.settings.size is not None,
-                explains=detector.model.explains,
+                explains=detector.model.explains and not detector.fitted.vectors,
                 groups=[] if known.per is None else list(known.groups),
                 training_images=detector.facts.training,
                 calibration_images=known.count,

@@ -54,11 +54,11 @@ def reader_of(name: str, path: Path) -> Reader | None:
     """
     if is_npz(name):
         return _NPZ
-    if path.is_dir() and is_mvtec(path):
+    if os.path.isdir(path) and is_mvtec(path):
         return _MVTEC
     if shards_of(name) is not None:
         return _TABLE
-    if path.is_dir():
+    if os.path.isdir(path):
         return _FOLDER
     if not os.path.lexists(path):
         return _PATTERN if is_pattern(name) else None

@@ -51,7 +51,7 @@ def plain_tensor(source: Any) -> Any:
     """
     if not hasattr(source, "detach"):
         return source
-    tensor = source.detach().cpu()
+    tensor = source.detach().cpu().resolve_conj().resolve_neg()
     try:
         return tensor.numpy()
     except TypeError:  # bfloat16 and smaller floats

@@ -26,7 +26,7 @@ def kind_of(item: Any) -> Kind | None:
     if isinstance(item, bytes | bytearray | memoryview):
         return "bytes"
     if isinstance(item, str | os.PathLike):
-        return "a path"
+        return None if "\0" in str(item) else "a path"  # which no path can hold
     if isinstance(item, Image.Image):
         return "a Pillow image"
     if isinstance(item, Mapping):

@@ -2,6 +2,7 @@
 
 __all__ = ["is_npz", "npz_array", "npz_labels", "npz_shape", "open_npz"]
 
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -105,10 +106,10 @@ def _splits(keys: Iterable[str]) -> dict[str, str]:
 
 def _parts(name: str) -> tuple[Path, str | None] | None:
     """The file, and the split that is asked for."""
-    if Path(name).suffix.lower() == ".npz" and Path(name).is_file():
+    if Path(name).suffix.lower() == ".npz" and os.path.isfile(name):
         return Path(name), None
-    match = re.fullmatch(r"(.+\.npz):(\w+)", name, re.IGNORECASE)
-    return (Path(match[1]), match[2]) if match and Path(match[1]).is_file() else None
+    match = re.fullmatch(r"(.+\.npz):(.+)", name, re.IGNORECASE)
+    return (Path(match[1]), match[2]) if match and os.path.isfile(match[1]) else None
 
 
 def _parts_of(name: str) -> tuple[Path, str | None]:

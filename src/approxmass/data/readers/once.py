@@ -5,7 +5,7 @@ __all__ = ["open_once"]
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +36,24 @@ def open_once(name: str, items: Iterable[Any], *, batched: bool = False) -> Imag
     Raises:
         ApproxMassError: there is nothing, no image, or images of several kinds or shapes.
     """
-    kept, labels = _Kept(name), list[Any]()
-    for place, item in enumerate(items):
-        for image, label in told(name, place, item, batched=batched):
-            kept.add(image)
-            labels.append(label)
-    known = labels and all(label is not None for label in labels)
-    return kept.source(np.asarray(labels) if known else None)
+    with tempfile.TemporaryFile() as file:  # what maps it keeps it
+        kept, labels = _Kept(name, file), list[Any]()
+        for place, item in enumerate(items):
+            for image, label in told(name, place, item, batched=batched):
+                kept.add(image)
+                labels.append(label)
+        known = labels and all(label is not None for label in labels)
+        return kept.source(np.asarray(labels) if known else None)
 
 
 class _Kept:
     """Images as they come, to a file and back."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, file: IO[bytes]) -> None:
         self._name = name
         self._kind: Kind | None = None
         self._count = 0
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - the map of it keeps it
+        self._file = file
         self._ends = [0]
         self._first: NDArray[Any] | None = None
         self._rows: NDArray[Any] | None = None  # the first, as all are written

@@ -208,9 +208,9 @@ def is_shards(folder: Path) -> bool:
 
 def _files(name: str) -> list[Path]:
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False, too, of a name that none can have
         return [path] if _is_parquet(name) else []
-    if path.is_dir():
+    if os.path.isdir(path):
         try:
             if not is_shards(path):
                 return []

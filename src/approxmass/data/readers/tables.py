@@ -2,6 +2,7 @@
 
 __all__ = ["Table", "frame_columns", "frame_table", "is_frame", "is_table", "open_table"]
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def is_table(name: str) -> bool:
         False
     """
     path = Path(name)
-    return (path.suffix.lower() == ".csv" and path.is_file()) or shards_of(name) is not None
+    return (path.suffix.lower() == ".csv" and os.path.isfile(path)) or shards_of(name) is not None
 
 
 def is_frame(source: Any) -> bool:
@@ -104,8 +105,7 @@ def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
         ApproxMassError: it cannot be read, has no such column, or one that is not of numbers.
     """
     with reading(name, _WANTED):
-        opened = _opened(name, path)
-    return _table(name, opened, columns)
+        return _table(name, _opened(name, path), columns)
 
 
 def frame_table(frame: Any, columns: Sequence[str] | None) -> Table:
@@ -120,17 +120,30 @@ def frame_table(frame: Any, columns: Sequence[str] | None) -> Table:
         >>> table.columns, next(table.blocks(2)).tolist()
         (['a', 'b'], [[1.0, 0.5], [2.0, nan]])
     """
+    known = frame_columns(frame)
+    wanted = _wanted("table", known, columns)
+    try:
+        opened = _as_arrow(frame, known, wanted)
+    except Exception as error:  # of many kinds, by what a column holds
+        reason = error.args[-1] if error.args else type(error).__name__
+        raise ApproxMassError(
+            f"table: a column cannot be taken as numbers ({reason}): name the columns that count "
+            "(columns=)",
+            code="bad-source",
+        ) from error
+    return _table("table", opened, columns)
+
+
+def _as_arrow(frame: Any, known: list[str], wanted: list[str]) -> Any:
+    """A frame as Arrow knows it; of one of pandas the wanted columns alone."""
     import pyarrow as pa
 
-    with reading("table", _WANTED):
-        if hasattr(frame, "column_names"):
-            opened = frame
-        elif hasattr(frame, "to_arrow"):
-            opened = frame.to_arrow()
-        else:
-            named = frame.rename(columns=str)
-            opened = pa.Table.from_pandas(named, preserve_index=False)
-    return _table("table", opened, columns)
+    if hasattr(frame, "column_names"):
+        return frame
+    if hasattr(frame, "to_arrow"):
+        return frame.to_arrow()
+    counting = frame.iloc[:, [known.index(column) for column in wanted]]
+    return pa.Table.from_pandas(counting.set_axis(wanted, axis=1), preserve_index=False)
 
 
 def _opened(name: str, path: Path) -> Any:
@@ -142,10 +155,7 @@ def _opened(name: str, path: Path) -> Any:
 
 
 def _table(name: str, opened: Any, columns: Sequence[str] | None) -> Table:
-    known = list(opened.schema.names)
-    wanted = known if columns is None else _fields_of(columns, known)
-    for column in wanted:
-        one_column(name, column, known)
+    wanted = _wanted(name, list(opened.schema.names), columns)
     fields: list[tuple[str, int | None]] = []
     names: list[str] = []
     for column in wanted:
@@ -157,9 +167,17 @@ def _table(name: str, opened: Any, columns: Sequence[str] | None) -> Table:
     return Table(name, opened.num_rows, names, opened, fields)
 
 
+def _wanted(name: str, known: list[str], columns: Sequence[str] | None) -> list[str]:
+    """The columns of a table that count, each of which must be there once."""
+    wanted = known if columns is None else _fields_of(columns, known)
+    for column in wanted:
+        one_column(name, column, known)
+    return wanted
+
+
 def _fields_of(columns: Sequence[str], known: Sequence[str]) -> list[str]:
     """The columns of a table behind names of numbers: those of a list are `NAME[0]` and so on."""
-    if list(columns) == [str(i) for i in range(len(known))] != list(known):
+    if list(columns) == [str(i) for i in range(len(known))] and not set(columns) & set(known):
         return list(known)  # of an array, which has no names
     found = (name if name in known else _ELEMENT.sub("", name) for name in columns)
     return list(dict.fromkeys(found))
@@ -178,12 +196,12 @@ def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
         return int(kind.list_size)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _numeric(kind.value_type):
         batches = (
-            opened.iter_batches(1, columns=[field.name])
+            opened.iter_batches(256, columns=[field.name])
             if hasattr(opened, "iter_batches")
-            else opened.select([field.name]).slice(0, 1).to_batches()
+            else opened.select([field.name]).to_batches(256)
         )
-        first = next(iter(batches), None)
-        return len(first.column(0)[0].as_py() or []) if first is not None and len(first) else 0
+        known = (batch.column(0).drop_null() for batch in batches)
+        return next((len(lists[0]) for lists in known if len(lists)), 0)
     if _numeric(kind):
         return None
     raise ApproxMassError(
