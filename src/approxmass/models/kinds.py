@@ -31,8 +31,9 @@ Alpha = float | Literal["auto"]
 MODULE = "module"
 # The encoder of embeddings and tables.
 VECTORS = "vectors"
-# Fewer rows than these teach a flow nothing that the normal density of their codes has not.
-_FEW_ROWS = 30
+# Fewer rows than these, or than these times the columns, teach a flow nothing that the normal
+# density of their codes has not, and it may diverge.
+_FEW_ROWS, _FEW_TIMES = 30, 2
 # Images larger than this a side are resized to it, where nothing else is asked for.
 LARGEST_SIDE = 64
 # For the ranges of a network's statistics: a fifth of the training images, at most so many.
@@ -158,7 +159,8 @@ class _Vectors(_FromIdentity):
         return None
 
     def preset(self, shape: Shape, count: int) -> str:
-        return "gaussian" if count < _FEW_ROWS or shape[2] < 2 else "identity"
+        few = count < max(_FEW_ROWS, _FEW_TIMES * shape[2])
+        return "gaussian" if few or shape[2] < 2 else "identity"
 
     def encoder(
         self,
