@@ -317,6 +317,11 @@ def test_the_commands_take_tables(tmp_path: Path) -> None:
     found = json.loads(run("explain", place, tmp_path / "odd.csv", "--json", "-"))
     assert len(found["images"]) == 40
     assert {part["component"] for part in found["images"][0]["components"]} <= set("abcdef")
+    tried = (tmp_path / "id.csv", "--ood", tmp_path / "odd.csv", "--columns", "a,b,c,d,e,f")
+    compared = run("compare", *tried)
+    assert "per row" in compared
+    assert "nearest neighbour, columns" in compared
+    assert "image" not in compared.replace(str(tmp_path), "")
     run("calibrate", place, tmp_path / "new.csv")
 
 

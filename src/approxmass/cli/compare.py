@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .console import check_outputs, emit, out
-from .fit import Size
+from .fit import Columns, Size
 from .options import SOURCE, Device, Json, MoreOod, OodSources, Threads
 from .tried_on import tried_on
 
@@ -27,6 +27,7 @@ def compare(
     ] = None,
     encoder: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
     size: Size = None,
+    columns: Columns = None,
     seed: Annotated[int, typer.Option(help="Fixes fits and intervals.")] = 0,
     device: Device = None,
     threads: Threads = None,
@@ -51,20 +52,21 @@ def compare(
         progress=True,
         encoder=encoder,
         size=size,
+        columns=None if columns is None else columns.split(","),
         seed=seed,
         device=device,
         threads=threads,
     )
-    facts = found.facts()
+    facts, unit = found.facts(), found.detector.fitted.unit
     emit(facts, json_file)
     if json_file != Path("-"):
         for ood_name in sources:
-            out.print(comparison_table(facts, ood_name))
+            out.print(comparison_table(facts, ood_name, unit))
         for line in found.warnings:
             out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
         out.print(
             f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
-            "images/s. Larger score = more out-of-distribution; at 5%: share called outliers; "
+            f"{unit}s/s. Larger score = more out-of-distribution; at 5%: share called outliers; "
             "intervals by bootstrap: a difference whose interval holds 0 is not distinguishable.",
             style="dim",
             soft_wrap=True,

@@ -96,12 +96,15 @@ def _places_cells(found: "Localization | None") -> list[str]:
     ]
 
 
-def comparison_table(facts: Mapping[str, Any], ood: str) -> Table:
-    """A row for each line of a comparison on one set of outliers, and what the penalty adds."""
+def comparison_table(facts: Mapping[str, Any], ood: str, unit: str) -> Table:
+    """A row for each line of a comparison on one set of outliers, and what the penalty adds.
+
+    `unit` is what it scores: images, or rows.
+    """
     inside = facts["id"]
     table = Table(
         title=f"{escape(ood)} against {escape(inside)}\n"
-        f"per image, {facts['counts'][inside]:,} + {facts['counts'][ood]:,}",
+        f"per {unit}, {facts['counts'][inside]:,} + {facts['counts'][ood]:,}",
         title_justify="left",
         title_style="bold",
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..arrays import Bools, Floats
 from ..calibration import FALSE_ALARM_RATE, p_values
-from ..data import ImageSource, open_images
+from ..data import ImageSource
 from ..data.copies import stored_digests, units_of
 from ..data.part import part_of
 from ..detector import Detector
@@ -149,8 +149,10 @@ def compare(
     # The plain lines are calibrated on the same images held out.
     settings = {**settings, "calibration": "holdout"}
     detector, vanilla = Detector(**settings), Detector(**{**settings, "alpha": 0.0})
-    source, id_source = _two(open_images(images), id_images, detector.settings.seed)
-    sources = {id_source.name: id_source, **{name: open_images(of) for name, of in oods.items()}}
+    opened = detector.settings.open
+    inside = None if id_images is None else opened(id_images)
+    source, id_source = _two(opened(images), inside, detector.settings.seed)
+    sources = {id_source.name: id_source, **{name: opened(of) for name, of in oods.items()}}
     if len(sources) <= len(oods):
         raise ApproxMassError("two sets have one name: name them apart", code="bad-option")
     detector.fit(source, progress=progress)
@@ -179,13 +181,15 @@ def compare(
     )
 
 
-def _two(source: ImageSource, id_images: Any, seed: int) -> tuple[ImageSource, ImageSource]:
-    if id_images is not None:
-        return source, open_images(id_images)
+def _two(
+    source: ImageSource, inside: ImageSource | None, seed: int
+) -> tuple[ImageSource, ImageSource]:
+    if inside is not None:
+        return source, inside
     if len(source) - len(source) // 5 < FEWEST_WHOLE:
         raise ApproxMassError(
-            f"{source.name} has {len(source)} images, of which a fifth is held out to try it on: "
-            f"give at least {FEWEST_WHOLE * 5 // 4}, or in-distribution images of their own",
+            f"{source.name} has {len(source)} {source.unit}s, of which a fifth is held out to try "
+            f"it on: give at least {FEWEST_WHOLE * 5 // 4}, or in-distribution images of their own",
             code="too-few",
         )
     units = units_of(stored_digests(source))
