@@ -24,7 +24,10 @@ print(json.dumps({"import_seconds": seconds, "python": sys.version.split()[0], "
 
 
 def installed(place: Path) -> Path | None:
-    """The interpreter of a new environment with the wheel and nothing else; None without pip."""
+    """The interpreter of a new environment with the wheel and nothing else.
+
+    None where no index of packages can be reached.
+    """
     venv.create(place, with_pip=False)
     python = place / "bin" / "python"
     words = ["-m", "pip", "--python", str(python), "install", "--quiet", "-c", "constraints.txt"]
@@ -36,9 +39,11 @@ def installed(place: Path) -> Path | None:
         check=False,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
-    if done.returncode:
-        print(done.stderr, file=sys.stderr)
-    return None if done.returncode else python
+    if not done.returncode:
+        return python
+    if not any(each in done.stderr for each in ("No matching distribution", "ConnectionError")):
+        raise SystemExit(done.stderr)
+    return None
 
 
 def measured(python: Path) -> dict[str, Any]:
@@ -73,5 +78,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         python = installed(Path(folder) / "venv")
         if python is None:
-            raise SystemExit("pip cannot install here")
+            raise SystemExit("no index of packages can be reached")
         write_json(Path(sys.argv[1]), measured(python))

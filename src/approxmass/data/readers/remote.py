@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
-
 from ...errors import ApproxMassError
 from ..decode import Encoded
 from ..remarks import Remarks
@@ -73,7 +71,9 @@ class _Files:
     def __init__(self, name: str) -> None:
         self.name = name
         try:
-            self.system, self.root = fsspec.core.url_to_fs(name)
+            from fsspec.core import url_to_fs  # late: the wheel without PyTorch has it not
+
+            self.system, self.root = url_to_fs(name)
             self.found: dict[str, Any] = self.system.find(self.root, detail=True)
         except ImportError as error:
             raise ApproxMassError(f"{name}: {error}", code="missing-library") from error
