@@ -176,7 +176,7 @@ def test_the_versions_are_told(
     _, detector = saved("pca")
     fitted = detector.fitted
     older = {**fitted.facts.versions, "torch": "1.0.0", "gone": "7"}
-    replace(fitted, facts=replace(fitted.facts, versions=older)).save(tmp_path / "d")
+    replace(fitted, facts=replace(fitted.facts, versions=older)).save(tmp_path / "d", "a card")
     Detector.load(tmp_path / "d")  # other versions alone are no fault
     in_another_order(monkeypatch)
     with mistake("other-scores", f"torch 1.0.0, here {fitted.facts.versions['torch']}; gone 7"):
