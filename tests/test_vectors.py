@@ -22,6 +22,8 @@ from approxmass.encoders import VectorEncoder
 from approxmass.errors import ApproxMassError
 from approxmass.explain.attribution import Explanation
 from approxmass.flows import VectorFlow
+from approxmass.models import flow as flow_model
+from approxmass.training.flow import TrainingDivergedError
 from approxmass.training.holdout import few_left
 from conftest import mistake
 
@@ -373,3 +375,27 @@ def test_the_document_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     found = names["found"]
     assert isinstance(found, Explanation)
     assert (found.scores.p_value <= 0.05).mean() > 0.5
+
+
+@pytest.mark.parametrize("calibration", ["holdout", "folds"])
+def test_where_a_training_diverges_the_normal_density_takes_its_place(
+    calibration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def diverges(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise TrainingDivergedError("the training of the flow diverged")
+
+    monkeypatch.setattr(flow_model, "train", diverges)
+    detector = Detector(calibration=calibration).fit(rows(200))
+    assert asked == 1
+    assert detector.settings.options["preset"] == "gaussian"
+    assert any("it diverged on these rows" in note for note in detector.facts.notes)
+    wanted = Detector(calibration=calibration, preset="gaussian").fit(rows(200))
+    detector.save(tmp_path / "d")
+    for each in (detector, Detector.load(tmp_path / "d")):
+        np.testing.assert_array_equal(each.score(odd(30)).p_value, wanted.score(odd(30)).p_value)
+    with mistake("diverged"):  # whoever has chosen a flow is told
+        Detector(calibration=calibration, preset="identity").fit(rows(200))

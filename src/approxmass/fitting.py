@@ -158,7 +158,8 @@ def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
             notes = [*ready.notes, *_of_copies(units, copies), *_of_trimmed(asked)]
             pieces = _pieces(views, images, seen.boxes)
             shown = replace(run, notes=[*run.notes, *notes])
-            calibrated = _calibrated(ready, given, shown, pieces, maps=not every)
+            notes += _learn(ready, given, shown)
+            calibrated = _calibrated(ready, pieces, maps=not every)
         return Learnt(ready=ready, seen=seen, given=given, notes=notes, calibrated=calibrated)
 
 
@@ -346,18 +347,35 @@ def _of_copies(units: Units, copies: Places) -> list[str]:
     return notes
 
 
-def _calibrated(
-    ready: _Ready, given: list[FitData], run: FitRun, pieces: Iterator[Piece], *, maps: bool
-) -> dict[str, Calibrated]:
-    """Fit the model, and score those that calibrate."""
+def _learn(ready: _Ready, given: list[FitData], run: FitRun) -> list[str]:
+    """Fit the model; returns what there is to say of it."""
+    model = ready.model
+
+    def learn(run: FitRun) -> None:
+        if isinstance(model, FoldedModel):
+            model.learn_each(given, ready.shares.units.count, run)
+        else:
+            model.learn(given[0], run)
+
+    try:
+        learn(run)
+    except ApproxMassError as error:
+        if error.code != "diverged" or not model.calm():
+            raise
+        note = "flow: it diverged on these rows, and their normal density takes its place"
+        learn(replace(run, notes=[note]))
+        return [note]
+    return []
+
+
+def _calibrated(ready: _Ready, pieces: Iterator[Piece], *, maps: bool) -> dict[str, Calibrated]:
+    """What the images that calibrate score."""
     model, shares = ready.model, ready.shares
     explains = maps and model.explains
     if isinstance(model, FoldedModel) and isinstance(shares, Folds):
-        model.learn_each(given, shares.units.count, run)
         look = without_its_fold(model.models, shares.fold)
         found = calibrated_by(pieces, look, explains=explains)
         return {ONE: replace(found[ONE], fold=shares.fold)}
-    model.learn(given[0], run)
     return calibrated_by(pieces, whole(model), explains=explains)
 
 

@@ -238,6 +238,10 @@ class Baseline(ABC):
         self._units = units_of(pixel_digests(pixels) if data.units is None else data.units)
         self._learn(pixels, data.labels, data.outliers, run.progress)
 
+    def calm(self) -> bool:
+        """There is no such choice."""
+        return False
+
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
         return {self.decides: self._scores(views.numpy())}

@@ -245,6 +245,9 @@ class Model(Protocol):
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit."""
 
+    def calm(self) -> bool:
+        """After `learn` has diverged choose what cannot, where that is left to it; whether so."""
+
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """Plain features of views by kind, for plain lines; see `Encoder.features`."""
 

@@ -162,6 +162,10 @@ class DensityModel:
             [range_of(name, values, dimension) for name, values in found.items()]
         )
 
+    def calm(self) -> bool:
+        """Nothing of it is trained."""
+        return False
+
     def _inputs(self, views: Tensor) -> Tensor:
         if self.chosen.encoder == VECTORS:
             return views.flatten(1).float()

@@ -27,7 +27,7 @@ from ..storage.tensors import load_exactly, tensors_below
 from ..training.flow import EpochRecord, TrainingSettings, train
 from .bar import FlowBar
 from .base import FitData, FitRun, Given, Plan, Saved, Statistic
-from .kinds import MODULE, Kind, kind_of
+from .kinds import MODULE, VECTORS, Kind, kind_of
 from .parts import MAPPED, Parts
 from .scorer import FlowScorer
 from .settings import FlowOptions, check_number, check_options
@@ -225,6 +225,11 @@ class FlowModel:
             whole=data.whole,
             units=data.units,
         )
+
+    def calm(self) -> bool:
+        """Of rows of numbers take their normal density, unless a person has chosen the flow."""
+        before, self.chosen = self.chosen, replace(self.chosen, preset="gaussian")
+        return (self.asked.preset, before.encoder) == ("auto", VECTORS) and before != self.chosen
 
     def _parts(self) -> Parts | None:
         """The patch level of the encoder, nothing learnt."""

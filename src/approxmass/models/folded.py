@@ -74,6 +74,10 @@ class FoldedModel:
                 replace(run, checkpoint=checkpoint, notes=notes),
             )
 
+    def calm(self) -> bool:
+        """All of them, for they are of one kind."""
+        return all(model.calm() for model in self.models)
+
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """The mean of each statistic."""
         return mean_statistics([model.statistics_of(views) for model in self.models])
