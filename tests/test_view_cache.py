@@ -337,9 +337,9 @@ def test_a_score_of_photos_holds_few_of_them_at_a_time(
     detector = Detector("lite0", epochs=1, size=64).fit(folder)
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [120]
     # As many as make so many bytes, which of photos are few.
-    monkeypatch.setattr("approxmass.scoring._BYTES", 50 * int(np.prod(detector.shape)))
+    monkeypatch.setattr("approxmass.data.chunk._BYTES", 50 * int(np.prod(detector.shape)))
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [50, 50, 20]
-    monkeypatch.setattr("approxmass.scoring._BYTES", 1000)
+    monkeypatch.setattr("approxmass.data.chunk._BYTES", 1000)
     chunks = list(detector.score_chunks(folder))
     assert [len(chunk.names) for chunk, _ in chunks] == [32, 32, 32, 24]
     found = np.concatenate([scores.statistic for _, scores in chunks])
