@@ -22,7 +22,7 @@ from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..data.region import Region
 from ..errors import ApproxMassError
-from ..models.base import FitData, FitRun, Given, Plan, Saved, Statistic
+from ..models.base import AsTheyAre, FitData, FitRun, Given, Plan, Saved, Statistic
 from ..models.kinds import LARGEST_SIDE
 from ..models.settings import check_options
 from ..runtime.batches import fixed_batches
@@ -35,7 +35,7 @@ _LARGEST = 2**32
 
 
 @dataclass(kw_only=True)
-class Baseline(ABC):
+class Baseline(AsTheyAre, ABC):
     """A method to compare with, a `Model`. Its fields are its options; larger score = more OOD.
 
     Alone it scores without a p-value: `fit(images)`, `score(images)`; behind a `Detector` it is
@@ -199,34 +199,13 @@ class Baseline(ABC):
         """Unknown: most train a network."""
         return False
 
-    @property
-    def view_digest(self) -> None:
-        """None: it learns from the images themselves."""
-        return None
-
     def prepare(self, shape: Shape, device: torch.device, region: Region | None = None) -> None:
         """Compute there; of a region it knows what the images show."""
         self._device = device
 
-    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
-        """The images themselves."""
-        return images
-
-    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
-        """All of them."""
-        return views
-
-    def whole(self, count: int) -> int:
-        """None."""
-        return 0
-
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """The pixels."""
         return {"pixels": unit_pixels(views).flatten(1)}
-
-    def patches(self, views: Tensor) -> None:
-        """It sees none."""
-        return
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Fit behind a detector.
@@ -238,17 +217,9 @@ class Baseline(ABC):
         self._units = units_of(pixel_digests(pixels) if data.units is None else data.units)
         self._learn(pixels, data.labels, data.outliers, run.progress)
 
-    def calm(self) -> bool:
-        """There is no such choice."""
-        return False
-
     def statistics_of(self, views: Tensor) -> dict[str, Floats]:
         """Its statistic `(N,)` of images `(N, C, H, W)`, uint8."""
         return {self.decides: self._scores(views.numpy())}
-
-    def own_probe(self) -> dict[str, Floats]:
-        """None of its own."""
-        return {}
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None
@@ -379,5 +350,5 @@ class Baseline(ABC):
     def _score(self, images: Pixels) -> NDArray[Any]:
         """Scores `(N,)`."""
 
-    def _revive(self, shape: Shape) -> None:  # noqa: B027 - nothing to do for most
+    def _revive(self, shape: Shape) -> None:
         """Make from the state and the shape what scoring needs; not needed by all."""

@@ -34,6 +34,16 @@ Output = Annotated[
         "-o", metavar="FILE", help="Table to write: .parquet, .csv or .jsonl; - prints it."
     ),
 ]
+By = Annotated[
+    Engine,
+    typer.Option(
+        help="What computes: PyTorch here; Ray on all cores, GPUs and machines; ONNX Runtime."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDR", help="With --engine ray, a cluster: HOST:PORT or auto."),
+]
 
 
 def score(
@@ -54,16 +64,8 @@ def score(
     ] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
     group: For = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="What computes: PyTorch here; Ray on all cores, GPUs and machines; ONNX Runtime."
-        ),
-    ] = "torch",
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDR", help="With --engine ray, a cluster: HOST:PORT or auto."),
-    ] = None,
+    engine: By = "torch",
+    address: Address = None,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,

@@ -1,6 +1,6 @@
 """What every model behind a detector is: the flow's, and each baseline."""
 
-__all__ = ["FitData", "FitRun", "Given", "Model", "Plan", "Saved", "Statistic"]
+__all__ = ["AsTheyAre", "FitData", "FitRun", "Given", "Model", "Plan", "Saved", "Statistic"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -297,3 +297,36 @@ class Model(Protocol):
             ApproxMassError: a module where there was none, or the reverse.
             ValueError: options, state and facts do not fit together.
         """
+
+
+class AsTheyAre:
+    """What a `Model` answers that learns from the images themselves, and has no choice of flow."""
+
+    @property
+    def view_digest(self) -> None:
+        """None: there is no view worth keeping."""
+        return None
+
+    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
+        """The images themselves, or the rows."""
+        return images
+
+    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """All of them."""
+        return views
+
+    def whole(self, count: int) -> int:
+        """None."""
+        return 0
+
+    def patches(self, views: Tensor) -> None:
+        """It sees none."""
+        return
+
+    def calm(self) -> bool:
+        """There is no such choice."""
+        return False
+
+    def own_probe(self) -> dict[str, Floats]:
+        """None of its own: the test images know it again."""
+        return {}

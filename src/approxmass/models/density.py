@@ -18,7 +18,7 @@ from ..errors import ApproxMassError
 from ..mass import LogProb, log_prob_and_mass
 from ..runtime.batches import fixed_batches
 from ..training.flow import EpochRecord
-from .base import FitData, FitRun, Given, Plan, Saved, Statistic
+from .base import AsTheyAre, FitData, FitRun, Given, Plan, Saved, Statistic
 from .kinds import VECTORS
 from .settings import check_options
 from .statistics import OVERFLOW, STATISTICS, capped, fused, range_of
@@ -37,7 +37,7 @@ class _Options:
     statistic: str = "auto"
 
 
-class DensityModel:
+class DensityModel(AsTheyAre):
     """A callable that gives log-densities, a `Model`: nothing of it is trained here.
 
     Images go in as pixels `(N, C, H, W)` in [0, 1], rows of numbers as `(N, D)`, both float32.
@@ -57,7 +57,6 @@ class DensityModel:
     module: ClassVar[None] = None
     history: ClassVar[Sequence[EpochRecord]] = ()
     quick: ClassVar[bool] = False
-    view_digest: ClassVar[None] = None
     statistics: ClassVar[tuple[Statistic, ...]] = tuple(
         STATISTICS[name] for name in ("nll", "mass", "typicality", "fused")
     )
@@ -120,25 +119,9 @@ class DensityModel:
         """Compute there."""
         self.device = device
 
-    def view(self, images: Tensor, boxes: Sequence[Box] | None = None) -> Tensor:
-        """The images themselves, or the rows."""
-        return images
-
-    def kept(self, views: Tensor, places: Sequence[int], count: int) -> Tensor:
-        """All of them."""
-        return views
-
-    def whole(self, count: int) -> int:
-        """None."""
-        return 0
-
     def features(self, views: Tensor) -> dict[str, Tensor]:
         """What the density sees, for plain lines."""
         return {"inputs": self._inputs(views).flatten(1)}
-
-    def patches(self, views: Tensor) -> None:
-        """It sees none."""
-        return
 
     def learn(self, data: FitData, run: FitRun) -> None:
         """Take the in-distribution range of each statistic.
@@ -161,10 +144,6 @@ class DensityModel:
         self.moments = torch.stack(
             [range_of(name, values, dimension) for name, values in found.items()]
         )
-
-    def calm(self) -> bool:
-        """Nothing of it is trained."""
-        return False
 
     def _inputs(self, views: Tensor) -> Tensor:
         if self.chosen.encoder == VECTORS:
@@ -190,10 +169,6 @@ class DensityModel:
         found["typicality"] = (found["nll"] - moments["nll"][0]).abs()
         found["fused"] = fused(found, moments)
         return {name: values.numpy() for name, values in found.items()}
-
-    def own_probe(self) -> dict[str, Floats]:
-        """None of its own: the probe images know it again."""
-        return {}
 
     def explain(
         self, images: Tensor, views: Tensor, boxes: Sequence[Box] | None = None

@@ -228,8 +228,10 @@ class FlowModel:
 
     def calm(self) -> bool:
         """Of rows of numbers take their normal density, unless a person has chosen the flow."""
-        before, self.chosen = self.chosen, replace(self.chosen, preset="gaussian")
-        return (self.asked.preset, before.encoder) == ("auto", VECTORS) and before != self.chosen
+        chosen, left_to_us = self.chosen, self.asked.preset == "auto"
+        if left_to_us and chosen.encoder == VECTORS:
+            self.chosen = replace(chosen, preset="gaussian")
+        return chosen != self.chosen
 
     def _parts(self) -> Parts | None:
         """The patch level of the encoder, nothing learnt."""
