@@ -113,8 +113,10 @@ def pooled_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by couplings that see their inputs otherwise."""
-    forward = VectorFlow.forward
-    monkeypatch.setattr(VectorFlow, "forward", lambda self, x: forward(self, x.flip(1)))
+    density = VectorFlow.log_prob_and_gradient
+    monkeypatch.setattr(
+        VectorFlow, "log_prob_and_gradient", lambda self, x: density(self, x.flip(1))
+    )
 
 
 _DENSITIES = parts.Parts.densities

@@ -38,6 +38,25 @@ def test_both_ways_give_the_same(
     )
 
 
+@pytest.mark.parametrize("dimension", [2, 7, 64])
+@pytest.mark.parametrize("name", ["realnvp", "identity", "patches"])
+def test_the_gradient_by_hand_is_that_of_autograd(name: str, dimension: int) -> None:
+    flow = VectorFlow(name, dimension, seed=1).double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # away from the identity, and scales so that their bound shows
+        for parameter in flow.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).mul(0.3))
+    x = torch.randn(20, dimension, generator=generator, dtype=torch.float64)
+    known = x.clone().requires_grad_()
+    log_p = flow.log_prob(known)
+    (gradient,) = torch.autograd.grad(log_p.sum(), known)
+    found = flow.log_prob_and_gradient(x)
+    assert found is not None
+    torch.testing.assert_close(found[0], log_p.detach())
+    torch.testing.assert_close(found[1], gradient)
+    torch.testing.assert_close(x, known.detach(), rtol=0, atol=0)  # its input is left alone
+
+
 def elu(coupling: Any) -> None:
     coupling.hyper[1] = nn.ELU()
 

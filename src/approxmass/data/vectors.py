@@ -102,7 +102,8 @@ class VectorSource(ImageSource):
             rows = np.asarray(rows)
             known = np.isfinite(rows[:, 0, 0])
             good = known.all(1)
-            kept = np.ascontiguousarray(rows[good])
+            # Most often all of them, which need no copy.
+            kept = np.ascontiguousarray(rows if good.all() else rows[good])
             errors: list[str | None] = [None] * len(names)
             codes: list[Code | None] = [None] * len(names)
             for place in np.flatnonzero(~good).tolist():
@@ -226,7 +227,9 @@ def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> V
             f"{name}: has no column {missing[0]}: those of an array are 0 to {len(names) - 1}",
             code="bad-source",
         )
-    chosen = slice(None) if columns is None else [int(each) for each in columns]
+    # All of them in their order need no copy.
+    every = columns is None or list(columns) == names
+    chosen = slice(None) if every else [int(each) for each in columns or ()]
 
     def blocks(n: int, start: int) -> Iterator[NDArray[Any]]:
         for place in range(start, len(rows), n):

@@ -4,12 +4,19 @@ zuko gathers and scatters at every coupling, and interleaves scale and shift. He
 column, so that a part of the inputs is a block of rows.
 """
 
-__all__ = ["couple", "coupling_masks", "layout_known", "row_orders", "start_at_identity"]
+__all__ = [
+    "couple",
+    "coupling_masks",
+    "layout_known",
+    "log_prob_and_gradient",
+    "row_orders",
+    "start_at_identity",
+]
 
 import copy
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import zuko
@@ -145,6 +152,86 @@ def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tupl
         y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
         logdet = logdet + log_scale.sum(0)
     return take_rows(y, orders[-1], inverses[-1]).T, logdet
+
+
+class _Step(NamedTuple):
+    """What a coupling leaves for the way back; c inputs are changed, each tensor has N columns.
+
+    Attributes:
+        weights: Of the layers of its network.
+        hidden: What goes into each layer but the first.
+        product: The changed inputs times their scales `(c, N)`.
+        scale: `(c, N)`.
+        slope: Of the log-scale by what the network answers `(c, N)`.
+    """
+
+    weights: list[Tensor]
+    hidden: list[Tensor]
+    product: Tensor
+    scale: Tensor
+    slope: Tensor
+
+
+@torch.no_grad()
+def log_prob_and_gradient(
+    flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-density in nats `(N,)` towards a standard normal prior, and its gradient `(N, D)`.
+
+    As autograd finds them from `couple`, with about half of the passes over memory: for scoring,
+    where nothing else is differentiated.
+
+    Arguments:
+        flow: A flow of K couplings whose layout is known.
+        x: `(N, D)`.
+        orders: `(K + 1, D)`, of `row_orders`; the last is not needed.
+        inverses: `(K + 1, D)`, of `row_orders`.
+    """
+    y, steps = x.T, []
+    logdet = x.new_zeros(x.shape[0])
+    for coupling, order in zip(_couplings(flow), orders, strict=False):
+        y = y.index_select(0, order)
+        step, gain = _forward(coupling, y)
+        steps.append(step)
+        logdet += gain
+    log_p = logdet - 0.5 * (y.square().sum(0) + len(y) * math.log(2 * math.pi))
+    gradient = -y
+    for step, inverse in zip(reversed(steps), reversed(inverses[:-1]), strict=True):
+        _back(step, gradient)
+        gradient = gradient.index_select(0, inverse)
+    return log_p, gradient.T
+
+
+def _forward(coupling: Any, y: Tensor) -> tuple[_Step, Tensor]:
+    """Change `y` `(D, N)` as a coupling does; returns what the way back needs, and the logdet."""
+    hidden: list[Tensor] = []
+    kept = coupling.hyper.in_features
+    weights, biases = _layers(coupling.hyper)
+    answer, change = y[:kept], y[kept:]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if i:
+            hidden.append(answer.relu_())
+        answer = torch.addmm(bias[:, None], weight, answer)
+    shift, raw = answer.chunk(2)
+    shrink = raw.abs().div_(_bound(coupling)).add_(1).reciprocal_()
+    log_scale = raw * shrink
+    logdet = log_scale.sum(0)
+    scale = log_scale.exp_()
+    product = change * scale
+    torch.add(product, shift, out=change)
+    return _Step(weights, hidden, product, scale, shrink.square_()), logdet
+
+
+def _back(step: _Step, gradient: Tensor) -> None:
+    """Turn the gradient `(D, N)` by what a coupling gives into that by what it takes."""
+    at = len(gradient) - len(step.scale)
+    kept, change = gradient[:at], gradient[at:]
+    # Of the shift as of what it shifts; the log-scale counts in the log-determinant, too.
+    grad = torch.cat([change, step.product.mul_(change).add_(1).mul_(step.slope)])
+    for weight, hidden in zip(step.weights[:0:-1], step.hidden[::-1], strict=True):
+        grad = (weight.T @ grad).mul_(hidden > 0)
+    kept.addmm_(step.weights[0].T, grad)
+    change.mul_(step.scale)
 
 
 def _bound(coupling: Any) -> float:

@@ -19,6 +19,7 @@ from .fast_coupling import (
     couple,
     coupling_masks,
     layout_known,
+    log_prob_and_gradient,
     row_orders,
     start_at_identity,
 )
@@ -143,6 +144,20 @@ class VectorFlow(nn.Module):
         z, logdet = self(x)
         log_p: Tensor = logdet - 0.5 * (z.square().sum(1) + self.dimension * math.log(2 * math.pi))
         return log_p
+
+    def log_prob_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Log-density in nats `(N,)` of `(N, D)` and its gradient `(N, D)`, which carry no graph.
+
+        With fewer operations than autograd's; None where that is not `fast`.
+
+        Example:
+            >>> flow = VectorFlow("identity", 2)  # starts as the standard normal density
+            >>> flow.log_prob_and_gradient(torch.tensor([[3.0, 4.0]]))[1]
+            tensor([[-3., -4.]])
+        """
+        if not self.fast:
+            return None
+        return log_prob_and_gradient(self.flow, x, self.orders, self.inverses)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

@@ -14,7 +14,6 @@ from ..encoders import PooledEncoder
 from ..encoders.base import UnitOf
 from ..encoders.patches import PatchEncoder, Patches
 from ..flows import VectorFlow
-from ..mass import log_prob_and_mass
 from ..runtime.batches import fixed_batches
 from ..training import recipes
 from ..training.checkpoint import second_of
@@ -22,7 +21,7 @@ from ..training.flow import train
 from .bar import FlowBar
 from .base import FitRun
 from .kinds import Alpha
-from .statistics import capped
+from .statistics import capped, nll_and_mass
 
 # Its statistics, of a place; those of an image are the mean of its highest share of places.
 PARTS = ("patch_nll", "patch_mass", "patch_residual")
@@ -138,10 +137,10 @@ class Parts(nn.Module):
         """NLL and mass `(N,)`, float64, of codes `(N, dimension)`."""
         found = []
         for some, count in fixed_batches(codes, _TOGETHER):
-            log_p, mass = log_prob_and_mass(self.flow.log_prob, some)
-            found.append((log_p.detach()[:count], mass.detach()[:count]))
-        log_p, mass = (torch.cat(each) for each in zip(*found, strict=True))
-        return capped(-log_p.double()), capped(mass.double())
+            nll, mass = nll_and_mass(self.flow, some)
+            found.append((nll[:count], mass[:count]))
+        nll, mass = (torch.cat(each) for each in zip(*found, strict=True))
+        return nll, mass
 
 
 def highest(values: Tensor) -> Tensor:

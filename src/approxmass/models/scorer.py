@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from ..arrays import Floats, Shape
 from ..encoders import Encoder, PooledEncoder, VectorEncoder
 from ..encoders.base import UnitOf
-from ..flows import Flow, RealNVP
+from ..flows import Flow, RealNVP, VectorFlow
 from ..mass import log_prob_and_mass
-from ..runtime.batches import fixed_batches
+from ..runtime.batches import fixed_batches, map_batches
 from ..runtime.random import seeded_generator
 from .base import Statistic
 from .latent import LATENT_IMAGES, LatentFit, latent_features
 from .parts import PARTS, Parts
-from .statistics import STATISTICS, capped, fused, range_of
+from .statistics import STATISTICS, capped, fused, nll_and_mass, range_of
 from .summary import Neighbour, Residual
 
 # Codes to know the flow again by.
@@ -259,6 +259,8 @@ class FlowScorer(nn.Module):
         self, code: Tensor, seen: list[Tensor] | None = None, *, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         """NLL and mass `(N,)`, float64, of codes; latent features of an image flow go to `seen`."""
+        if not create_graph and isinstance(self.flow, VectorFlow):
+            return nll_and_mass(self.flow, code)
 
         def density(at: Tensor) -> Tensor:
             log_p, features = self._through(at)
@@ -298,10 +300,14 @@ class FlowScorer(nn.Module):
     ) -> dict[str, Tensor]:
         if len(views) == 0:  # of which zuko's transforms make nothing
             return {s.name: torch.empty(0, dtype=torch.float64) for s in self.statistics}
-        parts = []
-        for batch, count in fixed_batches(views, self.batch_size):
-            found = of(batch.to(self.device))
-            parts.append({name: values[:count].cpu() for name, values in found.items()})
+
+        def found(batch: Tensor) -> dict[str, Tensor]:
+            return {name: values.cpu() for name, values in of(batch.to(self.device)).items()}
+
+        parts = [
+            {name: values[:count] for name, values in part.items()}
+            for part, count in map_batches(found, views, self.batch_size)
+        ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def extra_repr(self) -> str:

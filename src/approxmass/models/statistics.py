@@ -1,6 +1,6 @@
 """The statistics of a trained flow: how far out an image is, in several senses."""
 
-__all__ = ["FUSED", "OVERFLOW", "STATISTICS", "capped", "fused", "range_of"]
+__all__ = ["FUSED", "OVERFLOW", "STATISTICS", "capped", "fused", "nll_and_mass", "range_of"]
 
 import math
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ApproxMassError
+from ..flows import VectorFlow
+from ..mass import log_prob_and_mass
 from .base import Statistic
 
 # Stands for a score that overflows: larger than any other, and still a number.
@@ -90,6 +92,22 @@ def range_of(name: str, values: Tensor, dimension: int) -> Tensor:
     if name in ("mass", "patch_mass"):
         least = max(least, _LEAST_OF_MASS * math.sqrt(dimension))
     return torch.stack([center, spread.clamp_min(least)])
+
+
+def nll_and_mass(flow: VectorFlow, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """NLL and mass `(N,)`, float64, of codes `(N, D)`; neither can be differentiated.
+
+    Example:
+        >>> flow = VectorFlow("gaussian", 2)
+        >>> nll_and_mass(flow, torch.tensor([[3.0, 4.0]]))[1]
+        tensor([5.], dtype=torch.float64)
+    """
+    found = flow.log_prob_and_gradient(codes)
+    if found is None:
+        log_p, mass = log_prob_and_mass(flow.log_prob, codes)
+    else:
+        log_p, mass = found[0], torch.linalg.vector_norm(found[1], dim=1)
+    return capped(-log_p.detach().double()), capped(mass.detach().double())
 
 
 def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:
