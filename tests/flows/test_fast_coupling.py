@@ -11,7 +11,7 @@ from torch import nn
 
 from approxmass.flows import VectorFlow, vector
 from approxmass.flows.fast_coupling import coupling_masks, layout_known, row_orders
-from approxmass.mass import approximate_mass
+from approxmass.mass import approximate_mass, penalized_nll
 
 AFFINE = ["realnvp", "nice"]
 
@@ -50,10 +50,17 @@ def test_the_gradient_by_hand_is_that_of_autograd(name: str, dimension: int) -> 
     known = x.clone().requires_grad_()
     log_p = flow.log_prob(known)
     (gradient,) = torch.autograd.grad(log_p.sum(), known)
-    found = flow.log_prob_and_gradient(x)
-    assert found is not None
-    torch.testing.assert_close(found[0], log_p.detach())
-    torch.testing.assert_close(found[1], gradient)
+    found, by_hand = flow.log_prob_and_gradient(x)
+    torch.testing.assert_close(found, log_p)
+    torch.testing.assert_close(by_hand, gradient)
+    # What training differentiates: the penalised loss by every weight, here and by autograd.
+    parameters = list(flow.parameters())
+    loss = by_hand.norm(dim=1).mean() - found.mean()
+    expected = penalized_nll(flow.log_prob, x, 1.0)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)
+    )
     torch.testing.assert_close(x, known.detach(), rtol=0, atol=0)  # its input is left alone
 
 

@@ -4,10 +4,10 @@ __all__ = ["shrunk_covariance", "symmetric_root", "unit"]
 
 import torch
 from sklearn.covariance import LedoitWolf
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..errors import ApproxMassError
+from ..runtime.machine import one_blas_thread
 
 # Of a vector without length.
 _FLOOR = 1e-12
@@ -35,7 +35,7 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
         >>> bool(torch.allclose(twice, shrunk_covariance(few)[0]))
         True
     """
-    with threadpool_limits(1):  # so that the numbers do not depend on the number of threads
+    with one_blas_thread():
         fitted = LedoitWolf(assume_centered=True).fit(centered.numpy())
     covariance = torch.from_numpy(fitted.covariance_)
     # Two different images give no reason to doubt; but what is not seen is not known to be 0.

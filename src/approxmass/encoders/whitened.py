@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
+from ..runtime.machine import one_blas_thread
 from .base import Encoder, UnitOf, through
 
 # PCA sees at most this many numbers (1 GiB in float32): images beyond are left out at random.
@@ -180,7 +180,7 @@ class WhitenedEncoder(Encoder):
         if self.images is not None:
             most = min(self.images // 5, different // 2)
         kept = max(1, min(self.components, width, most))
-        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
+        with one_blas_thread():
             pca = PCA(kept, random_state=seed).fit(features.numpy())
         variance = torch.from_numpy(pca.explained_variance_).double()
         # Directions without variance would be blown up by the whitening.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
-from threadpoolctl import threadpool_limits
 
 from ..arrays import Floats
+from ..runtime.machine import one_blas_thread
 
 Rows = NDArray[np.float64]
 Score = Callable[[Rows], Floats]
@@ -97,7 +97,7 @@ def plain_lines(
     made = {name: (first, make) for name, make in LINES.items()}
     made |= {f"nearest neighbour, {kind}": (kind, _nearest) for kind in rest or [first]}
     found: dict[str, dict[str, Floats]] = {}
-    with threadpool_limits(1):  # so that they do not depend on the number of threads
+    with one_blas_thread():
         for name, (kind, make) in made.items():
             score = make(np.asarray(training[kind], np.float64)[:_MOST])
             found[name] = {

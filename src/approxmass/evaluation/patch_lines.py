@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from ..arrays import Floats
 from ..encoders.ledoit_wolf import shrunk_covariance, symmetric_root
 from ..encoders.patches import Patches
 from ..models.parts import highest
+from ..runtime.machine import one_blas_thread
 from ..runtime.random import seeded_generator
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,7 @@ class PatchLines:
         rows, places = training.values[known], training.places[known]
         order = torch.randperm(len(rows), generator=seeded_generator(seed, "patch lines", 0))
         some = rows[order[:_MOST]]
-        with threadpool_limits(1):  # so that they do not depend on the number of threads
+        with one_blas_thread():
             self._lines: dict[str, Score] = {
                 "Mahalanobis": _mahalanobis(some),
                 "PCA residual": _residual(some, seed),

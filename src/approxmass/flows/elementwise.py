@@ -41,49 +41,41 @@ class _Rows(torch.autograd.Function):
         return take_rows(grad, inverse, order), None, None
 
 
-def soft_clamp(x: Tensor, bound: float) -> Tensor:
-    """`x / (1 + |x| / bound)`: as x near 0, and within `bound` everywhere.
+def soft_clamp(x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+    """`x / (1 + |x| / bound)`, as x near 0 and within `bound` everywhere, and its derivative.
 
     Example:
         >>> soft_clamp(torch.tensor([0.0, 2.0, -1e9]), bound=2.0)
-        tensor([ 0.,  1., -2.])
+        (tensor([ 0.,  1., -2.]), tensor([1.0000e+00, 2.5000e-01, 4.0000e-18]))
     """
     if plain():
-        return x / (1 + x.abs() / bound)
-    result: Tensor = _SoftClamp.apply(x, bound)  # type: ignore[no-untyped-call]
-    return result
+        shrink = 1 / (1 + x.abs() / bound)
+        return x * shrink, shrink.square()
+    found: tuple[Tensor, Tensor] = _SoftClamp.apply(x, bound)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _SoftClamp(torch.autograd.Function):
-    """`y = x shrink` with `shrink = 1 / (1 + |x| / bound)`."""
+    """`y = x shrink` with `shrink = 1 / (1 + |x| / bound)`, and `dy/dx = shrink^2`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        shrink = (1 + x.abs() / bound).reciprocal()
-        ctx.save_for_backward(x, shrink)
-        ctx.bound = bound
-        return x * shrink
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, shrink = ctx.saved_tensors
-        return _SoftClampGrad.apply(grad, x, shrink, ctx.bound), None  # type: ignore[no-untyped-call]
-
-
-class _SoftClampGrad(torch.autograd.Function):
-    """`gx = g slope` with `slope = dy/dx = shrink^2`."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, shrink: Tensor, bound: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        shrink = (x.abs() / bound).add_(1).reciprocal_()
         slope = shrink.square()
-        ctx.save_for_backward(grad, x, shrink, slope)
+        ctx.save_for_backward(x, shrink, slope)
         ctx.bound = bound
-        return grad * slope
+        return x * shrink, slope
 
     @staticmethod
-    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_a_third(tangent)
-        grad, x, shrink, slope = ctx.saved_tensors
-        along = tangent * slope
-        # The slope of the slope is -2 sign(x) / bound * shrink^3.
-        return along, along * grad * shrink * x.sign() * (-2 / ctx.bound), None, None
+    def backward(
+        ctx: Any, grad: Tensor | None, of_slope: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, shrink, slope = ctx.saved_tensors
+        found = None if grad is None else grad * slope
+        if of_slope is not None:
+            refuse_a_third(of_slope)
+            # The slope of the slope is -2 sign(x) / bound * shrink^3.
+            bend = of_slope * (shrink * slope * x.sign() * (-2 / ctx.bound))
+            found = bend if found is None else found + bend
+        return found, None

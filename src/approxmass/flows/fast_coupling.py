@@ -23,7 +23,6 @@ import zuko
 from torch import Tensor, nn
 
 from .elementwise import soft_clamp, take_rows
-from .layers import perceptron
 
 # zuko's least scale, where a flow says no other.
 _LEAST_SCALE = 1e-3
@@ -139,19 +138,29 @@ def couple(flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor) -> tupl
         orders: `(K + 1, D)`, of `row_orders`.
         inverses: `(K + 1, D)`, of `row_orders`.
     """
-    y = x.T
-    logdet = x.new_zeros(x.shape[0])
-    for coupling, order, inverse in zip(_couplings(flow), orders, inverses, strict=False):
-        y = take_rows(y, order, inverse)
-        kept, change = torch.split(
-            y, [coupling.hyper.in_features, coupling.hyper.out_features // 2]
-        )
-        answer = perceptron(kept, *_layers(coupling.hyper))
-        shift, raw = answer.to(x.dtype).chunk(2)
-        log_scale = soft_clamp(raw, _bound(coupling))
-        y = torch.cat([kept, torch.addcmul(shift, change, log_scale.exp())])
-        logdet = logdet + log_scale.sum(0)
+    y, logdet, _ = _forward(flow, x, orders, inverses)
     return take_rows(y, orders[-1], inverses[-1]).T, logdet
+
+
+def log_prob_and_gradient(
+    flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-density in nats `(N,)` towards a standard normal prior, and its gradient `(N, D)`.
+
+    The gradient is written out, so that scoring needs no graph, and training differentiates once.
+
+    Arguments:
+        flow: A flow of K couplings whose layout is known.
+        x: `(N, D)`.
+        orders: `(K + 1, D)`, of `row_orders`; the last is not needed.
+        inverses: `(K + 1, D)`, of `row_orders`.
+    """
+    y, logdet, steps = _forward(flow, x, orders, inverses)
+    log_p = logdet - 0.5 * (y.square().sum(0) + len(y) * math.log(2 * math.pi))
+    gradient = -y
+    for step, order, inverse in reversed(list(zip(steps, orders, inverses, strict=False))):
+        gradient = take_rows(_back(step, gradient), inverse, order)
+    return log_p, gradient.T
 
 
 class _Step(NamedTuple):
@@ -172,66 +181,51 @@ class _Step(NamedTuple):
     slope: Tensor
 
 
-@torch.no_grad()
-def log_prob_and_gradient(
+def _forward(
     flow: nn.Module, x: Tensor, orders: Tensor, inverses: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-density in nats `(N,)` towards a standard normal prior, and its gradient `(N, D)`.
-
-    As autograd finds them from `couple`, with about half of the passes over memory: for scoring,
-    where nothing else is differentiated.
-
-    Arguments:
-        flow: A flow of K couplings whose layout is known.
-        x: `(N, D)`.
-        orders: `(K + 1, D)`, of `row_orders`; the last is not needed.
-        inverses: `(K + 1, D)`, of `row_orders`.
-    """
+) -> tuple[Tensor, Tensor, list[_Step]]:
+    """The last coupling's `(D, N)`, the logdet `(N,)`, and what the way back needs."""
     y, steps = x.T, []
     logdet = x.new_zeros(x.shape[0])
-    for coupling, order in zip(_couplings(flow), orders, strict=False):
-        y = y.index_select(0, order)
-        step, gain = _forward(coupling, y)
-        steps.append(step)
-        logdet += gain
-    log_p = logdet - 0.5 * (y.square().sum(0) + len(y) * math.log(2 * math.pi))
-    gradient = -y
-    for step, inverse in zip(reversed(steps), reversed(inverses[:-1]), strict=True):
-        _back(step, gradient)
-        gradient = gradient.index_select(0, inverse)
-    return log_p, gradient.T
+    for coupling, order, inverse in zip(_couplings(flow), orders, inverses, strict=False):
+        y = take_rows(y, order, inverse)
+        kept = y[: coupling.hyper.in_features]
+        change = y[coupling.hyper.in_features :]
+        weights, answer, hidden = _network(coupling.hyper, kept)
+        shift, raw = answer.to(x.dtype).chunk(2)
+        log_scale, slope = soft_clamp(raw, _bound(coupling))
+        scale = log_scale.exp()
+        product = change * scale
+        y = torch.cat([kept, product + shift])
+        logdet = logdet + log_scale.sum(0)
+        steps.append(_Step(weights, hidden, product, scale, slope))
+    return y, logdet, steps
 
 
-def _forward(coupling: Any, y: Tensor) -> tuple[_Step, Tensor]:
-    """Change `y` `(D, N)` as a coupling does; returns what the way back needs, and the logdet."""
-    hidden: list[Tensor] = []
-    kept = coupling.hyper.in_features
-    weights, biases = _layers(coupling.hyper)
-    answer, change = y[:kept], y[kept:]
+def _network(hyper: Any, x: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """The weights of a network as autocast casts them, what it answers, and its hidden layers."""
+    device, dtype = x.device.type, x.dtype
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+    weights, biases = ([each.to(dtype) for each in of] for of in _layers(hyper))
+    answer, hidden = x.to(dtype), []
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if i:
-            hidden.append(answer.relu_())
+            answer = answer.relu()
+            hidden.append(answer)
         answer = torch.addmm(bias[:, None], weight, answer)
-    shift, raw = answer.chunk(2)
-    shrink = raw.abs().div_(_bound(coupling)).add_(1).reciprocal_()
-    log_scale = raw * shrink
-    logdet = log_scale.sum(0)
-    scale = log_scale.exp_()
-    product = change * scale
-    torch.add(product, shift, out=change)
-    return _Step(weights, hidden, product, scale, shrink.square_()), logdet
+    return weights, answer, hidden
 
 
-def _back(step: _Step, gradient: Tensor) -> None:
-    """Turn the gradient `(D, N)` by what a coupling gives into that by what it takes."""
+def _back(step: _Step, gradient: Tensor) -> Tensor:
+    """From the gradient `(D, N)` by what a coupling gives to that by what it takes."""
     at = len(gradient) - len(step.scale)
     kept, change = gradient[:at], gradient[at:]
     # Of the shift as of what it shifts; the log-scale counts in the log-determinant, too.
-    grad = torch.cat([change, step.product.mul_(change).add_(1).mul_(step.slope)])
+    grad = torch.cat([change, (change * step.product + 1) * step.slope]).to(step.weights[0].dtype)
     for weight, hidden in zip(step.weights[:0:-1], step.hidden[::-1], strict=True):
-        grad = (weight.T @ grad).mul_(hidden > 0)
-    kept.addmm_(step.weights[0].T, grad)
-    change.mul_(step.scale)
+        grad = torch.ops.aten.threshold_backward(weight.T @ grad, hidden.detach(), 0)
+    return torch.cat([kept + (step.weights[0].T @ grad).to(kept.dtype), change * step.scale])
 
 
 def _bound(coupling: Any) -> float:

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers that are fast to differentiate twice.
+"""Convolutions that are fast to differentiate twice.
 
 The gradient of a penalty on the gradient takes three sorts of derivatives of each layer. Torch has
 them all, but gets those of a convolution's weight from a convolution by the whole image, and those
@@ -6,9 +6,8 @@ of BatchNorm from many elementwise passes. Here, in `batchnorm.py` and in `eleme
 one call, or a few, of the kernels that the first derivative uses.
 """
 
-__all__ = ["conv2d", "perceptron"]
+__all__ = ["conv2d"]
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,171 +35,84 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
         >>> conv2d(torch.tensor([[[[-1.0, 2.0]]]]), torch.ones(1, 1, 1, 1), relu=True)
         tensor([[[[0., 2.]]]])
     """
-    return _chain(x, _Convolution, [weight], [bias], relu=relu)
+    if plain():
+        return F.conv2d(_rectified(x, relu), weight, bias, padding="same")
+    result: Tensor = _Convolution.apply(x, weight, bias, relu)  # type: ignore[no-untyped-call]
+    return result
 
 
-def perceptron(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Linear layers with relu between them; casts and differentiates as `conv2d` does.
+def _rectified(x: Tensor, relu: bool) -> Tensor:
+    return F.relu(x) if relu else x
 
-    Arguments:
-        x: `(inputs, N)`: a sample is a column, so that to choose some inputs is to copy rows.
-        weights: Of each layer, `(outputs, inputs)`.
-        biases: Of each layer, `(outputs,)`.
 
-    Returns:
-        `(outputs, N)`.
-
-    Example:
-        >>> x = torch.tensor([[-1.0], [2.0]])
-        >>> perceptron(x, [torch.eye(2), torch.ones(1, 2)], [torch.zeros(2), torch.ones(1)])
-        tensor([[3.]])
-    """
-    return _chain(x, _Dense, weights, biases, relu=False)
+def _where_positive(grad: Tensor, u: Tensor, relu: bool) -> Tensor:
+    """Gradient of relu, given what it returned, or of nothing."""
+    result: Tensor = _aten.threshold_backward(grad, u, 0) if relu else grad
+    return result
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-class _Convolution:
-    layout = torch.channels_last
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
-
-    @staticmethod
-    def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
-        """Gradients of input, weight and bias, as far as they are wanted."""
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        pad = weight.shape[2] // 2
-        result: _Gradients = _aten.convolution_backward(
-            grad, x, weight, [len(weight)], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, wanted
-        )
-        return result
-
-
-class _Dense:
-    layout = torch.contiguous_format
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return weight @ x if bias is None else torch.addmm(bias[:, None], weight, x)
-
-    @staticmethod
-    def backward(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
-        """Gradients of input, weight and bias, as far as they are wanted."""
-        return (
-            weight.T @ grad if wanted[0] else None,
-            grad @ x.T if wanted[1] else None,
-            grad.sum(1) if wanted[2] else None,
-        )
-
-
-_Kernel = type[_Convolution] | type[_Dense]
-
-
-def _chain(
-    x: Tensor,
-    kernel: _Kernel,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    *,
-    relu: bool,
-) -> Tensor:
-    """Layers of one kind with relu between them, and before the first if `relu`."""
-    if plain():
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            x = kernel.forward(F.relu(x) if i or relu else x, weight, bias)
-        return x
-    result: Tensor = _Chain.apply(x, kernel, relu, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> _Gradients:
+    """Gradients of input, weight and bias, as far as they are wanted."""
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    pad = weight.shape[2] // 2
+    result: _Gradients = _aten.convolution_backward(
+        grad, x, weight, [len(weight)], [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, wanted
+    )
     return result
 
 
-def _where_positive(grad: Tensor, u: Tensor) -> Tensor:
-    """Gradient of relu, given what it returned."""
-    result: Tensor = _aten.threshold_backward(grad, u, 0)
-    return result
-
-
-class _Chain(torch.autograd.Function):
-    """Layers of one kind with relu between them, and before the first if `relu`.
-
-    The casts of autocast are made within, where they need no derivatives of their own: the engine
-    casts what a backward pass returns.
+class _Convolution(torch.autograd.Function):
+    """The casts of autocast are made within, where they need no derivatives of their own: the
+    engine casts what a backward pass returns.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, kernel: _Kernel, relu: bool, count: int, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        weights = [w.to(dtype, memory_format=kernel.layout) for w in parameters[:count]]
-        biases = [None if b is None else b.to(dtype) for b in parameters[count:]]
-        y, inputs = x.to(dtype), []
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            if i > 0:
-                y = y.relu_()
-            elif relu:
-                y = F.relu(y)
-            y = y.contiguous(memory_format=kernel.layout)
-            inputs.append(y)
-            y = kernel.forward(y, weight, bias)
-        # The parameters lead a second derivative back to where they came from.
-        ctx.save_for_backward(*parameters[:count], *weights, *inputs)
-        ctx.kernel, ctx.relu, ctx.count = kernel, relu, count
-        return y
+        cast = weight.to(dtype, memory_format=torch.channels_last)
+        u = _rectified(x.to(dtype), relu).contiguous(memory_format=torch.channels_last)
+        # The weight leads a second derivative back to where it came from.
+        ctx.save_for_backward(weight, cast, u)
+        ctx.relu = relu
+        return F.conv2d(u, cast, None if bias is None else bias.to(dtype), padding="same")
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved, count = ctx.saved_tensors, ctx.count
+        weight, cast, u = ctx.saved_tensors
         if input_gradient_only(ctx):
-            gx = _ChainInputGrad.apply(grad, ctx.kernel, ctx.relu, count, *saved)  # type: ignore[no-untyped-call]
-            return gx, None, None, None, *[None] * (2 * count)
-        weights, inputs = saved[count : 2 * count], saved[2 * count :]
-        wanted = ctx.needs_input_grad
-        found: list[Tensor | None] = [None] * (2 * count)
-        step: Tensor | None = grad
-        for i in reversed(range(count)):
-            assert step is not None
-            asked = [i > 0 or wanted[0], wanted[4 + i], wanted[4 + count + i]]
-            gx, found[i], found[count + i] = ctx.kernel.backward(step, inputs[i], weights[i], asked)
-            step = _where_positive(gx, inputs[i]) if gx is not None and (i or ctx.relu) else gx
-        return step, None, None, None, *found
+            gx = _InputGradient.apply(grad, weight, cast, u, ctx.relu)  # type: ignore[no-untyped-call]
+            return gx, None, None, None
+        gx, gw, gb = _gradients(grad, u, cast, list(ctx.needs_input_grad[:3]))
+        return None if gx is None else _where_positive(gx, u, ctx.relu), gw, gb, None
 
 
-class _ChainInputGrad(torch.autograd.Function):
-    """The gradient of the input of a chain, from that of its output.
+class _InputGradient(torch.autograd.Function):
+    """The gradient of the input, from that of the output.
 
-    It is linear in that gradient: its own derivative goes forward through the layers, with the
-    same rectified places. The gradient of a weight pairs what comes forward with what went back.
+    It is linear in that gradient: its own derivative goes forward through the layer, with the same
+    rectified places. The gradient of the weight pairs what comes forward with what went back.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, kernel: _Kernel, relu: bool, count: int, *saved: Tensor
+        ctx: Any, grad: Tensor, weight: Tensor, cast: Tensor, u: Tensor, relu: bool
     ) -> Tensor:
-        weights, inputs = saved[count : 2 * count], saved[2 * count :]
-        grads = [grad]
-        for i in reversed(range(count)):
-            gx = kernel.backward(grads[-1], inputs[i], weights[i], [True, False, False])[0]
-            assert gx is not None
-            grads.append(_where_positive(gx, inputs[i]) if i or relu else gx)
-        ctx.save_for_backward(*weights, *inputs, *grads[count - 1 :: -1])
-        ctx.kernel, ctx.relu, ctx.count = kernel, relu, count
-        return grads[-1]
+        ctx.save_for_backward(cast, u, grad)
+        ctx.relu = relu
+        gx = _gradients(grad, u, cast, [True, False, False])[0]
+        assert gx is not None
+        return _where_positive(gx, u, relu)
 
     @staticmethod
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
         refuse_a_third(tangent)
-        saved, count = ctx.saved_tensors, ctx.count
-        weights, inputs, grads = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        found = []
-        for i, (weight, x, grad) in enumerate(zip(weights, inputs, grads, strict=True)):
-            if i or ctx.relu:
-                tangent = _where_positive(tangent, x)
-            tangent = tangent.contiguous(memory_format=ctx.kernel.layout)
-            found.append(ctx.kernel.backward(grad, tangent, weight, [False, True, False])[1])
-            tangent = ctx.kernel.forward(tangent, weight, None)
-        # None for the casts of the weights and for the inputs: the weights themselves come first.
-        return tangent, None, None, None, *found, *[None] * (2 * count)
+        cast, u, grad = ctx.saved_tensors
+        tangent = _where_positive(tangent, u, ctx.relu)
+        tangent = tangent.contiguous(memory_format=torch.channels_last)
+        gw = _gradients(grad, tangent, cast, [False, True, False])[1]
+        # None for the cast weight and the input: the weight itself comes first.
+        return F.conv2d(tangent, cast, padding="same"), gw, None, None, None

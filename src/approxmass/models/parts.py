@@ -133,6 +133,7 @@ class Parts(nn.Module):
             seen.append(maps[MAPPED])
         return {name: highest(values) for name, values in maps.items()}
 
+    @torch.no_grad()
     def densities(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """NLL and mass `(N,)`, float64, of codes `(N, dimension)`."""
         found = []

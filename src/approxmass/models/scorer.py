@@ -259,8 +259,9 @@ class FlowScorer(nn.Module):
         self, code: Tensor, seen: list[Tensor] | None = None, *, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         """NLL and mass `(N,)`, float64, of codes; latent features of an image flow go to `seen`."""
-        if not create_graph and isinstance(self.flow, VectorFlow):
-            return nll_and_mass(self.flow, code)
+        if isinstance(self.flow, VectorFlow):
+            with torch.set_grad_enabled(create_graph):
+                return nll_and_mass(self.flow, code)
 
         def density(at: Tensor) -> Tensor:
             log_p, features = self._through(at)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..errors import ApproxMassError
 from ..flows import VectorFlow
-from ..mass import log_prob_and_mass
 from .base import Statistic
 
 # Stands for a score that overflows: larger than any other, and still a number.
@@ -95,19 +94,15 @@ def range_of(name: str, values: Tensor, dimension: int) -> Tensor:
 
 
 def nll_and_mass(flow: VectorFlow, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """NLL and mass `(N,)`, float64, of codes `(N, D)`; neither can be differentiated.
+    """NLL and mass `(N,)`, float64, of codes `(N, D)`.
 
     Example:
-        >>> flow = VectorFlow("gaussian", 2)
-        >>> nll_and_mass(flow, torch.tensor([[3.0, 4.0]]))[1]
+        >>> nll_and_mass(VectorFlow("gaussian", 2), torch.tensor([[3.0, 4.0]]))[1].detach()
         tensor([5.], dtype=torch.float64)
     """
-    found = flow.log_prob_and_gradient(codes)
-    if found is None:
-        log_p, mass = log_prob_and_mass(flow.log_prob, codes)
-    else:
-        log_p, mass = found[0], torch.linalg.vector_norm(found[1], dim=1)
-    return capped(-log_p.detach().double()), capped(mass.detach().double())
+    log_p, gradient = flow.log_prob_and_gradient(codes)
+    mass = torch.linalg.vector_norm(gradient, dim=1)
+    return capped(-log_p.double()), capped(mass.double())
 
 
 def fused(scores: dict[str, Tensor], moments: dict[str, Tensor]) -> Tensor:

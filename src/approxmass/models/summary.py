@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from ..data.copies import among, folds_of
+from ..runtime.machine import one_blas_thread
 from ..runtime.random import seeded_generator
 
 _COMPONENTS, _FOLDS = 64, 5
@@ -60,7 +60,7 @@ class Residual(nn.Module):
         return torch.cat(held_out)
 
     def _learn(self, summaries: Tensor, kept: int, seed: int) -> None:
-        with threadpool_limits(1):  # so that the axes do not depend on the number of threads
+        with one_blas_thread():
             fitted = PCA(kept, random_state=seed).fit(summaries.double().cpu().numpy())
         self.center = torch.from_numpy(fitted.mean_).to(summaries)
         self.axes = torch.from_numpy(fitted.components_).to(summaries).contiguous()

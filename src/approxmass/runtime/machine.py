@@ -11,6 +11,7 @@ __all__ = [
     "is_shared",
     "limited_threads",
     "machine_facts",
+    "one_blas_thread",
     "one_thread_after_a_fork",
     "pick_device",
     "processes",
@@ -146,9 +147,24 @@ limited_threads = _Limit()
 
 @functools.cache
 def _controller() -> Any:
+    """Of the libraries that compute here, which takes long enough to be found once only."""
+    import scipy.linalg  # noqa: F401 - brings a BLAS of its own
+    import torch  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Within, products and decompositions do not depend on the number of threads.
+
+    Example:
+        >>> with one_blas_thread():
+        ...     pass
+    """
+    with _controller().limit(limits=1):
+        yield
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..data.pixels import unit_pixels
 from ..errors import ApproxMassError
-from ..flows import Flow
+from ..flows import Flow, VectorFlow
 from ..mass import penalized_loss, training_terms
 from ..runtime.machine import pick_device
 from .cuda_graph import GraphedObjective
@@ -113,7 +113,11 @@ class Objective(nn.Module):
     def forward(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """The loss at weight `alpha` of the penalty, its NLL and its mass; scalars."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            log_p, mass = training_terms(self.flow.log_prob, x, alpha)
+            if alpha and isinstance(self.flow, VectorFlow):
+                log_p, gradient = self.flow.log_prob_and_gradient(x)
+                mass = torch.linalg.vector_norm(gradient, dim=1)
+            else:
+                log_p, mass = training_terms(self.flow.log_prob, x, alpha)
         loss = penalized_loss(log_p, mass, alpha)
         return loss, -log_p.detach().mean(), mass.detach().mean()
 
