@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
-from ..runtime.machine import cores
+from ..runtime.cores import cores
 from .chunk import Chunk
 from .convert import Converter
 from .decode import Encoded, How, decode

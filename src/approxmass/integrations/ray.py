@@ -23,8 +23,8 @@ from ..data.groups import groups_of
 from ..data.readers.remote import is_url, listed
 from ..detector import Detector
 from ..errors import ApproxMassError
+from ..runtime.cores import cores
 from ..runtime.extras import require_extra
-from ..runtime.machine import cores
 from ..runtime.progress import TrainingBar
 from ..storage.blocks import Blocks
 from ..storage.score_file import whole_table

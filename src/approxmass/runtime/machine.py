@@ -2,7 +2,6 @@
 
 __all__ = [
     "all_processes",
-    "cores",
     "end_processes",
     "fast_autocast",
     "fast_bf16",
@@ -29,6 +28,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ApproxMassError
+from .cores import cores
 
 if TYPE_CHECKING:
     import torch
@@ -53,13 +53,6 @@ def machine_facts() -> dict[str, Any]:
         "cores": cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def pick_device(asked: "str | torch.device | None" = None) -> "torch.device":
@@ -116,12 +109,19 @@ class _Limit:
 
     @contextmanager
     def __call__(self, count: int | None) -> Iterator[None]:
-        """Compute in at most `count` threads within; None leaves all as it is."""
-        if count is None:
-            yield
-            return
+        """Compute in at most `count` threads within.
+
+        None leaves it to the libraries, which know nothing of the quota of a container: then no
+        more than that, unless the environment says how many.
+        """
         import torch
 
+        if count is None:
+            count = cores()
+            said = "OMP_NUM_THREADS" in os.environ
+            if said or self.inside or count >= torch.get_num_threads():
+                yield
+                return
         with self.lock:
             self.inside += 1
             if self.inside == 1:

@@ -23,7 +23,7 @@ from ..detector import Detector
 from ..explain.picture import picture, shown_size
 from ..rank_sum import group_p_value
 from ..report import charts
-from ..runtime.machine import cores
+from ..runtime.cores import cores
 from .answers import Description, Drift, Health, Result, Results
 from .batching import Batcher
 from .limits import Limits, RequestRefused
