@@ -172,6 +172,8 @@ def test_what_is_no_density_is_refused() -> None:
         Detector.from_log_prob(NORMAL.log_prob, usual, statistic="latent_fit")
     with mistake("too-few"):
         Detector.from_log_prob(NORMAL.log_prob, usual[:9])
+    with mistake("bad-option", "not both"):
+        Detector.load("anywhere", encoder=torch.nn.Identity(), log_prob=NORMAL.log_prob)
 
 
 def test_its_report_shows_rows_without_what_it_cannot_tell(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ def test_some_joined_and_pickled_keep_their_names() -> None:
         **{f.name: getattr(whole, f.name) for f in dataclasses.fields(whole) if f.name != "names"}
     )
     assert plain.names.tolist() == ["0", "1", "2", "3"]
+    assert whole.named(range(4)).to_arrow()["name"].to_pylist() == ["0", "1", "2", "3"]
     with mistake("bad-scores", "3 names for 4 scores"):
         whole.named(list("abc"))
 

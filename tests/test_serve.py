@@ -227,7 +227,7 @@ def test_a_baseline_has_no_density(tmp_path: Path) -> None:
         assert not client.get("/healthz").json()["detector"]["explains"]
         answer = client.post("/explain", files=forms(FILES[:1]))
         assert answer.status_code == 422
-        assert "gaussian has no density to explain" in answer.json()["detail"]
+        assert "decides in gaussian cannot be drawn" in answer.json()["detail"]
 
 
 # --- batching

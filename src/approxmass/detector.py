@@ -399,11 +399,18 @@ class Detector(Scoring):
             threads: As for a new detector.
 
         Raises:
-            ApproxMassError: no whole detector of this version there, or no such device.
+            ApproxMassError: no whole detector of this version there, both an encoder and a density,
+                or no such device.
         """
         detector = cls(device=device, threads=threads)
+        if encoder is not None and log_prob is not None:
+            raise ApproxMassError(
+                "a detector has an encoder of yours or a density of yours, not both: give one",
+                code="bad-option",
+            )
+        given = log_prob if encoder is None else encoder
         with plain_process(detector.threads):
-            fitted = Fitted.load(Path(folder), encoder or log_prob, detector.device)
+            fitted = Fitted.load(Path(folder), given, detector.device)
         detector._fitted, detector._asked = fitted, fitted.settings
         detector._given = dict(fitted.settings.options)
         if log_prob is not None:

@@ -204,7 +204,8 @@ class Fitted:
         """Refuse, before any work, to explain by a model that has no density."""
         if not self.model.explains:
             raise ApproxMassError(
-                f"{self.model.name} has no density to explain: fit a detector of the method flow",
+                f"what decides in {self.model.name} cannot be drawn on an image: fit a detector of "
+                "the method flow",
                 code="no-explanation",
             )
 

@@ -82,9 +82,9 @@ class Scores:
         """
         return self.statistic if self.first is None else self.first
 
-    def named(self, names: Sequence[str]) -> "Scores":
-        """The same, of images that are called so."""
-        return replace(self, names=np.array(names, object))
+    def named(self, names: Sequence[Any]) -> "Scores":
+        """The same, of images that are called so; numbers become words."""
+        return replace(self, names=np.array([str(name) for name in names], object))
 
     @classmethod
     def of(
