@@ -15,6 +15,7 @@ from .calibrating import recalibrated
 from .card import card
 from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
+from .errors import ApproxMassError
 from .exporting import export_onnx
 from .fitted import Fitted
 from .fitting import FitInput
