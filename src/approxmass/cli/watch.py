@@ -13,7 +13,7 @@ from .console import check_outputs, emit, out, remark, say
 from .options import SHOWN, Device, Folder, For, Json, Skipped, Threads, loaded
 
 if TYPE_CHECKING:
-    from ..watch.watch import Alarm, Totals
+    from ..watch.totals import Alarm, Totals
 
 
 Source = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images arrive.")]
@@ -38,6 +38,22 @@ UntilIdle = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", help="End when no file has come for so long."),
 ]
+Once = Annotated[
+    bool,
+    typer.Option(
+        "--once",
+        help="Score what is complete (the same at two looks, or not changed for an interval) and "
+        "end, as for cron. The exit code is 0, with an alarm or without, and 2 for a mistake.",
+    ),
+]
+OnAlarm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TARGET",
+        help="Tell each alarm, at least once: JSON to a web address by POST, or to a command on "
+        "its standard input.",
+    ),
+]
 
 
 def watch(
@@ -47,6 +63,8 @@ def watch(
     false_alarm_every: FalseAlarmEvery = 100_000,
     interval: Interval = 1.0,
     until_idle: UntilIdle = None,
+    once: Once = False,
+    on_alarm: OnAlarm = None,
     group: For = None,
     device: Device = None,
     threads: Threads = None,
@@ -57,9 +75,11 @@ def watch(
 
     from ..drift import drift_power, power_in_words
     from ..runtime.stop import stop_requests
-    from ..watch.watch import Watch, check_log
+    from ..watch import AlarmSender, Watch, check_log
 
     check_log(output, source)
+    about = {"detector": str(folder), "folder": str(source)}
+    sender = None if on_alarm is None else AlarmSender(on_alarm, about, say)
     is_folder = output.is_dir() and output.suffix.lower() == ".parquet"
     log = output / "part-000000.parquet" if is_folder else output
     check_outputs(log, json_file, inputs=[str(source)])
@@ -69,17 +89,21 @@ def watch(
     say(f"drift: {power_in_words(count, unit)}")
     status = Live(console=remark, auto_refresh=False, transient=True)
     skipped = Skipped(unit)
-    with Watch(detector, source, output, false_alarm_every) as run, stop_requests() as stop:
+    run = Watch(detector, source, output, false_alarm_every, sender)
+    with stop_requests() as stop, run:
         totals = run.totals
         if totals.scored + totals.unreadable:
             say(f"{output} has {totals.scored + totals.unreadable:,} {unit}s: going on from there")
         with status if remark.is_terminal else contextlib.nullcontext():
-            for batch in run.batches(interval=interval, until_idle=until_idle, stop=stop):
+            batches = run.batches(interval=interval, until_idle=until_idle, once=once, stop=stop)
+            for batch in batches:
                 skipped.add(batch.unreadable)
                 _say_alarms(batch.alarms, totals, false_alarm_every, output, unit)
                 if remark.is_terminal:
                     status.update(_status(totals, unit), refresh=True)
     skipped.close(f"in the column error of {output}")
+    if run.unsent:
+        say(f"alarms not sent: {run.unsent:,}; repeated with --on-alarm, the command sends them")
     facts = {
         "scored": totals.scored,
         "skipped": totals.unreadable,
@@ -88,6 +112,7 @@ def watch(
         "false_alarm_every": false_alarm_every,
         "drift_power": [asdict(each) for each in drift_power(count)],
         "alarms": [asdict(alarm) for alarm in totals.alarms],
+        "alarms_not_sent": run.unsent,
         "output": str(output),
     }
     emit(facts, json_file)

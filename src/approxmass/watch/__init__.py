@@ -1,5 +1,6 @@
 """Scores of images as they arrive in a folder, and an alarm when they drift."""
 
-__all__ = ["Watch", "check_log"]
+__all__ = ["AlarmSender", "Watch", "check_log"]
 
+from .alarms import AlarmSender
 from .watch import Watch, check_log
