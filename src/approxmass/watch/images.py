@@ -142,6 +142,10 @@ class Images:
                     done(file, state)
             if news:
                 yield from self._scored(news)
+                self._cut = ""  # all that was scored is in the log
+                last = news[-1]
+                if State.of(self._prefix + last.file) == last.state:
+                    done(last.file, last.state)
 
     def _scored(self, news: list[_New]) -> Iterator[Piece]:
         names = [log_name(new.file) for new in news]
