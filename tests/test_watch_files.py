@@ -147,7 +147,7 @@ def test_pictures_that_move_on_a_name_when_the_next_comes(follow: Follow, camera
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_names_that_look_alike_are_told_apart(follow: Follow, camera: Path) -> None:
-    for i, name in enumerate([rb"\xff.png", b"\xff.png", rb"\\xff.png", b"a\r\n\".png"]):
+    for i, name in enumerate([rb"\xff.png", b"\xff.png", rb"\\xff.png", b'a\r\n".png']):
         Path(os.fsdecode(os.fsencode(camera) + b"/" + name)).write_bytes(DATA[i])
         assert follow() == [log_name(os.fsdecode(name))]
         assert follow() == []
@@ -231,9 +231,7 @@ def test_a_look_opens_only_what_is_new(
 
 
 @pytest.mark.parametrize("kept", range(8))
-def test_a_run_goes_on_within_the_pages_of_a_file(
-    camera: Path, tmp_path: Path, kept: int
-) -> None:
+def test_a_run_goes_on_within_the_pages_of_a_file(camera: Path, tmp_path: Path, kept: int) -> None:
     paged = Detector(method="gaussian", pages=True).fit(pictures(200, 0))
     for i in range(2):
         frames = [Image.fromarray(each) for each in pictures(3, i)]

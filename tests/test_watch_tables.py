@@ -89,3 +89,118 @@ def test_the_command_follows_tables_and_finds_a_drift(detector: Detector, tmp_pa
     assert facts["alarms"][0]["image"].startswith("z.csv:")
     assert "drift alarm (out-of-distribution) at row z.csv:" in done.stderr
     assert "image" not in done.stderr
+
+
+def lines(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, header=False)
+
+
+def test_rows_that_are_added_are_scored_and_no_row_twice(
+    detector: Detector, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "in", tmp_path / "log.csv"
+    folder.mkdir()
+    table = frame(12, 7)
+    file = folder / "a.csv"
+    file.write_text("a,b,c\n")
+    assert watched(detector, folder, log).name.tolist() == ["a.csv"]  # no rows: an error
+    written = 0
+    for more in (5, 1, 6):
+        with file.open("a") as opened:
+            opened.write(lines(table[written : written + more]))
+        written += more
+        watched(detector, folder, log)
+    file.touch()
+    rows = watched(detector, folder, log)
+    assert rows.name.tolist() == ["a.csv"] + [f"a.csv:{i}" for i in range(12)]
+    assert rows.error.notna().tolist() == [True] + [False] * 12
+    np.testing.assert_allclose(rows.statistic[1:], detector.score(table).statistic)
+    with Watch(detector, folder, log) as run:
+        assert (run.totals.scored, run.totals.unreadable) == (12, 0)
+    # As Parquet, whose bytes all change when rows are added.
+    for count in (5, 9, 12):
+        table[:count].to_parquet(folder / "b.parquet")
+        rows = watched(detector, folder, log)
+    assert rows.name.tolist()[13:] == [f"b.parquet:{i}" for i in range(12)]
+
+
+def test_of_a_table_written_anew_is_scored_what_differs(detector: Detector, tmp_path: Path) -> None:
+    folder, log = tmp_path / "in", tmp_path / "log.csv"
+    folder.mkdir()
+    table, other = frame(8, 1), frame(8, 2)
+    table.loc[2, "b"] = np.nan
+    table.to_csv(folder / "a.csv", index=False)
+    assert len(watched(detector, folder, log)) == 8
+    table.iloc[:3].to_csv(folder / "a.csv", index=False)  # cut: no new row
+    assert len(watched(detector, folder, log)) == 8
+    other.to_csv(folder / "a.csv", index=False)
+    assert watched(detector, folder, log).name.tolist()[8:] == [f"a.csv:{i}" for i in range(8)]
+    other.loc[5, "c"] = 9.0
+    other.to_csv(folder / "a.csv", index=False)
+    assert watched(detector, folder, log).name.tolist()[16:] == [f"a.csv:{i}" for i in (5, 6, 7)]
+    with Watch(detector, folder, log) as run:
+        assert (run.totals.scored, run.totals.unreadable) == (7 + 8 + 3, 0)
+
+
+def test_a_number_cut_in_two_waits_for_the_rest(detector: Detector, tmp_path: Path) -> None:
+    folder, log = tmp_path / "in", tmp_path / "log.csv"
+    folder.mkdir()
+    table = frame(6, 1)
+    text = table.to_csv(index=False)
+    cut = text[:-8]
+    assert cut[-1].isdigit()
+    (folder / "a.csv").write_text(cut)
+    with Watch(detector, folder, log) as run:
+        looks = run.batches(interval=0.02, once=True)
+        assert list(looks) == []
+        (folder / "a.csv").write_text(text)
+        (batch,) = run.batches(interval=0.02, until_idle=0)
+        assert batch.names == [f"a.csv:{i}" for i in range(6)]
+        # One that stays without its end is taken as it is.
+        (folder / "b.csv").write_text(text[:-1])
+        (batch,) = run.batches(interval=0.02, until_idle=0)
+        assert batch.names == [f"b.csv:{i}" for i in range(6)]
+    rows = pd.read_csv(log)
+    np.testing.assert_allclose(rows.statistic, [*detector.score(table).statistic] * 2)
+
+
+def test_a_renamed_table_is_not_scored_twice_and_equal_ones_are_two(
+    detector: Detector, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "in", tmp_path / "log.csv"
+    folder.mkdir()
+    frame(5, 1).to_csv(folder / "now.csv", index=False)
+    assert len(watched(detector, folder, log)) == 5
+    (folder / "now.csv").rename(folder / "1.csv")
+    assert len(watched(detector, folder, log)) == 5
+    (folder / "1.csv").rename(folder / "2.csv")
+    frame(5, 2).to_csv(folder / "now.csv", index=False)
+    assert watched(detector, folder, log).name.tolist()[5:] == [f"now.csv:{i}" for i in range(5)]
+    # As a program that rotates its files: the name is in use again at once.
+    (folder / "now.csv").rename(folder / "1.csv")
+    frame(5, 3).to_csv(folder / "now.csv", index=False)
+    assert watched(detector, folder, log).name.tolist()[10:] == [f"now.csv:{i}" for i in range(5)]
+    # The same readings at another time are other readings.
+    (folder / "now.csv").unlink()
+    frame(5, 3).to_csv(folder / "later.csv", index=False)
+    rows = watched(detector, folder, log)
+    assert rows.name.tolist()[15:] == [f"later.csv:{i}" for i in range(5)]
+    assert len(watched(detector, folder, log)) == 20
+
+
+def test_a_table_whose_copy_pauses_is_scored_when_it_is_whole(
+    detector: Detector, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "in", tmp_path / "log.csv"
+    folder.mkdir()
+    frame(5, 1).to_parquet(tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    for length in (0, 40, len(data) - 1):
+        (folder / "a.parquet").write_bytes(data[:length])
+        for _ in range(2):  # the same bytes are told once
+            watched(detector, folder, log)
+    (folder / "a.parquet").write_bytes(data)
+    rows = watched(detector, folder, log)
+    assert rows.name.tolist() == ["a.parquet"] * 3 + [f"a.parquet:{i}" for i in range(5)]
+    with Watch(detector, folder, log) as run:
+        assert (run.totals.scored, run.totals.unreadable) == (5, 0)
