@@ -243,7 +243,7 @@ def test_a_run_goes_on_within_the_pages_of_a_file(camera: Path, tmp_path: Path, 
         with Watch(paged, camera, log) as run:
             found = [batch.names for batch in run.batches(interval=0.02, until_idle=0)]
             assert run.totals.scored == len(names)
-        return sum(found, [])
+        return [name for names in found for name in names]
 
     assert follow() == names
     lines = log.read_text().splitlines(keepends=True)

@@ -178,14 +178,16 @@ def test_a_renamed_table_is_not_scored_twice_and_equal_ones_are_two(
     assert watched(detector, folder, log).name.tolist()[5:] == [f"now.csv:{i}" for i in range(5)]
     # As a program that rotates its files: the name is in use again at once.
     (folder / "now.csv").rename(folder / "1.csv")
+    (folder / "now.csv").write_text("a,b,c\n")
+    assert watched(detector, folder, log).name.tolist()[10:] == ["now.csv"]  # no rows yet
     frame(5, 3).to_csv(folder / "now.csv", index=False)
-    assert watched(detector, folder, log).name.tolist()[10:] == [f"now.csv:{i}" for i in range(5)]
+    assert watched(detector, folder, log).name.tolist()[11:] == [f"now.csv:{i}" for i in range(5)]
     # The same readings at another time are other readings.
     (folder / "now.csv").unlink()
     frame(5, 3).to_csv(folder / "later.csv", index=False)
     rows = watched(detector, folder, log)
-    assert rows.name.tolist()[15:] == [f"later.csv:{i}" for i in range(5)]
-    assert len(watched(detector, folder, log)) == 20
+    assert rows.name.tolist()[16:] == [f"later.csv:{i}" for i in range(5)]
+    assert len(watched(detector, folder, log)) == 21
 
 
 def test_a_table_whose_copy_pauses_is_scored_when_it_is_whole(

@@ -13,6 +13,7 @@ from .console import check_outputs, emit, out, remark, say
 from .options import SHOWN, Device, Folder, For, Json, Skipped, Threads, loaded
 
 if TYPE_CHECKING:
+    from ..watch import Watch
     from ..watch.totals import Alarm, Totals
 
 
@@ -73,7 +74,7 @@ def watch(
     """Score images as they arrive in a folder, and raise an alarm when they drift."""
     from rich.live import Live
 
-    from ..drift import drift_power, power_in_words
+    from ..drift import power_in_words
     from ..runtime.stop import stop_requests
     from ..watch import AlarmSender, Watch, check_log
 
@@ -104,23 +105,30 @@ def watch(
     skipped.close(f"in the column error of {output}")
     if run.unsent:
         say(f"alarms not sent: {run.unsent:,}; repeated with --on-alarm, the command sends them")
-    facts = {
-        "scored": totals.scored,
-        "skipped": totals.unreadable,
-        "outliers_at_5_percent": totals.outliers,
-        "drift": totals.drift,
-        "false_alarm_every": false_alarm_every,
-        "drift_power": [asdict(each) for each in drift_power(count)],
-        "alarms": [asdict(alarm) for alarm in totals.alarms],
-        "alarms_not_sent": run.unsent,
-        "output": str(output),
-    }
+    facts = _facts(run, false_alarm_every, count, output)
     emit(facts, json_file)
     if json_file != Path("-"):
         _show(source, facts)
     if stop:
         say(f"stopped; all that was scored is in {output}: repeat the command to go on")
         raise typer.Exit(128 + stop[0])  # as a shell counts: 130 for Ctrl-C
+
+
+def _facts(run: "Watch", every: int, count: int, output: Path) -> dict[str, Any]:
+    from ..drift import drift_power
+
+    totals = run.totals
+    return {
+        "scored": totals.scored,
+        "skipped": totals.unreadable,
+        "outliers_at_5_percent": totals.outliers,
+        "drift": totals.drift,
+        "false_alarm_every": every,
+        "drift_power": [asdict(each) for each in drift_power(count)],
+        "alarms": [asdict(alarm) for alarm in totals.alarms],
+        "alarms_not_sent": run.unsent,
+        "output": str(output),
+    }
 
 
 def _say_alarms(

@@ -115,7 +115,6 @@ class Tables:
                 self._failed(record, row.digest)
             else:
                 self._add(record, number, row)
-            record.size, record.modified = row.size, row.modified
             touched[id(record)] = record
             self._cut = file
         for record in touched.values():
@@ -139,6 +138,7 @@ class Tables:
         if number * _EACH > len(record.rows):
             raise ValueError(f"{row.name} has no row before it")
         self._failed(record, None)
+        record.size, record.modified = row.size, row.modified
         del record.rows[number * _EACH :]
         record.rows += row.digest
         self.unreadable += row.bad - (number in record.bad)
