@@ -5,8 +5,8 @@
 After each repetition every image that came must be in the log as scored once: that is counted by
 the digests of what was written, not by names. A log that another program has changed must not be
 written to, and one that is damaged must be refused in one line, or gone on with to a log in which
-every image is once. 100 repetitions of each attack, fewer of those that take long. Runs add up in the
-file, each with the next seeds; one that finds something leaves with 1.
+every image is once. 100 repetitions of each attack, fewer of those that take long. Runs add up in
+the file, each with the next seeds; one that finds something leaves with 1.
 """
 
 __all__: list[str] = []
@@ -387,7 +387,7 @@ ATTACKS: dict[str, Callable[[Place, Detector], Any]] = {
     "20,000 files, pauses, overwrites, renames and kills": many,
 }
 # Those that take longer, in a run.
-AT_MOST = {name: count for name, count in zip([*ATTACKS][-3:], (50, 30, 1), strict=True)}
+AT_MOST = dict(zip([*ATTACKS][-3:], (50, 30, 1), strict=True))
 
 
 def main() -> int:
