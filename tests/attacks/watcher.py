@@ -327,7 +327,7 @@ def logged(log: Path) -> bytes:
     if not log.exists():
         return b""
     with log.open("rb") as file:
-        file.seek(-min(1 << 20, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        file.seek(-min(1 << 23, file.seek(0, os.SEEK_END)), os.SEEK_END)
         return file.read()
 
 

@@ -33,10 +33,9 @@ def with_checks(rows: Any, before: str) -> Any:
 
 def first_wrong(rows: Any) -> int | None:
     """The number of the first row whose check is wrong; None if there is none."""
-    for place, check in enumerate(_checks(rows.drop_columns([CHECK]), "")):
-        if rows[CHECK][place].as_py() != check:
-            return place
-    return None
+    right = _checks(rows.drop_columns([CHECK]), "")
+    pairs = zip(right, rows[CHECK].to_pylist(), strict=True)
+    return next((place for place, (check, found) in enumerate(pairs) if check != found), None)
 
 
 def _checks(rows: Any, check: str) -> Iterator[str]:

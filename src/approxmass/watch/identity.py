@@ -18,14 +18,12 @@ class State(NamedTuple):
         size: In bytes.
         modified: When its bytes were last changed, in nanoseconds; whoever copies may set it.
         changed: When anything of it was last changed, its rights and its name too; nobody sets it.
-        number: Of the file on its disk: another one may take its name.
         regular: Not a pipe or a device.
     """
 
     size: int
     modified: int
     changed: int
-    number: int
     regular: bool
 
     @classmethod
@@ -36,7 +34,7 @@ class State(NamedTuple):
         except OSError:
             return None
         regular = stat.S_ISREG(found.st_mode)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, regular)
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, regular)
 
 
 def new_digest() -> hashlib.blake2b:

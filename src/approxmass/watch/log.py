@@ -99,9 +99,8 @@ class _CsvLog:
         return bool(names == self._schema.names)
 
     def _read_tail(self) -> bytes:
-        start = max(0, self._end - _TAIL)
-        self._file.seek(start)
-        return self._file.read(self._end - start)
+        size = min(self._end, _TAIL)
+        return os.pread(self._file.fileno(), size, self._end - size)  # what is there now
 
     def read(self) -> Any:
         self._file.seek(0)

@@ -295,7 +295,7 @@ class Watch:
         rows = blank.reshape(1, -1) if self._detector.fitted.vectors else blank
         chunk, scores = next(self._detector.score_chunks(rows))
         steps = DriftSteps(*np.zeros((2, 1)), *np.zeros((2, 1), dtype=bool))
-        state = State(0, 0, 0, 0, True)
+        state = State(0, 0, 0, True)
         return _with_facts(_scored_rows(chunk, scores), steps, [state], [b""]).schema
 
 
