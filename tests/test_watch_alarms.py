@@ -27,7 +27,7 @@ from test_watch_files import DATA, pictures
 KEEP = """
 import sys
 with open(sys.argv[1], "ab") as file:
-    file.write(sys.stdin.buffer.read() + b"\\n")
+    file.write(sys.stdin.buffer.read())
 sys.exit(int(sys.argv[2]))
 """
 

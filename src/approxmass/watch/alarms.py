@@ -132,7 +132,7 @@ class AlarmSender:
 
     def _tried(self, alarm: Alarm) -> str | None:
         """Send an alarm and keep that it was; returns what went wrong."""
-        trouble = self._send(json.dumps(self._facts | asdict(alarm)).encode())
+        trouble = self._send(json.dumps(self._facts | asdict(alarm)).encode() + b"\n")
         if trouble is not None:
             return trouble
         with self._turn:
