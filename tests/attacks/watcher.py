@@ -387,7 +387,7 @@ ATTACKS: dict[str, Callable[[Place, Detector], Any]] = {
     "20,000 files, pauses, overwrites, renames and kills": many,
 }
 # Those that take longer, in a run.
-AT_MOST = dict(zip([*ATTACKS][-3:], (50, 30, 1), strict=True))
+AT_MOST = dict(zip([*ATTACKS][-4:], (40, 30, 15, 1), strict=True))
 
 
 def main() -> int:
