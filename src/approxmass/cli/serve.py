@@ -40,17 +40,22 @@ def serve(
     _check_token(token, host, address[0])
     require_extra("serve", "the server")
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     from ..serve import Limits, create_app
-    from ..serve.connections import impatient
+    from ..serve.connections import BURST, Connections
 
     listener = _listen(host, port, family, address)
     detector = loaded(folder, group, device, threads)
     # What is wrong with a request, the answer says; anyone could fill the terminal with it.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    limits = Limits()
+    connections = Connections(limits)
     config = uvicorn.Config(
-        create_app(detector, token=token),
-        http=impatient(Limits().seconds),
+        create_app(detector, token=token, limits=limits, connections=connections),
+        loop="asyncio",
+        http=connections.around(H11Protocol),
+        backlog=BURST,
         log_level="error",
         access_log=False,
         lifespan="off",
@@ -89,8 +94,10 @@ def _listen(
     Raises:
         ApproxMassError: it cannot.
     """
+    from ..serve.connections import Listener
+
     # With the protocol named, asyncio sends small answers at once; else they wait for each other.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

@@ -1,6 +1,6 @@
 """What the server answers, as it stands in its description."""
 
-__all__ = ["Description", "Drift", "Health", "Refusal", "Result", "Results"]
+__all__ = ["Description", "Drift", "Health", "LeftOut", "Refusal", "Result", "Results"]
 
 import math
 
@@ -10,15 +10,21 @@ from .batching import Row
 
 
 class Result(BaseModel):
-    """Scores of one image; `log_prob` and `mass` are null for methods other than the flow."""
+    """Scores of one image, or why it has none, and then all the others are null.
+
+    `log_prob` and `mass` are null for methods other than the flow.
+    """
 
     name: str
-    log_prob: float | None
-    mass: float | None
-    statistic: float
-    p_value: float = Field(gt=0, le=1)
-    is_outlier: bool
-    group: str | None = Field(None, description="By whose calibration; null where there is one.")
+    log_prob: float | None = None
+    mass: float | None = None
+    statistic: float | None = None
+    p_value: float | None = Field(default=None, gt=0, le=1)
+    is_outlier: bool | None = None
+    group: str | None = Field(
+        default=None, description="By whose calibration; null where there is one."
+    )
+    error: str | None = Field(default=None, description="Why the image could not be scored.")
 
     @classmethod
     def of(cls, name: str, row: Row) -> "Result":
@@ -37,11 +43,19 @@ class Results(BaseModel):
     results: list[Result]
 
 
+class LeftOut(BaseModel):
+    """An image that could not be scored."""
+
+    name: str
+    error: str
+
+
 class Drift(BaseModel):
     """One p-value for all the images together; small = they have shifted."""
 
-    images: int
+    images: int = Field(description="Those that could be scored.")
     group_p_value: float = Field(ge=0, le=1)
+    left_out: list[LeftOut] = Field(description="Those that could not.")
 
 
 class Description(BaseModel):

@@ -13,12 +13,14 @@ from fastapi.security import HTTPBearer
 from ..detector import Detector
 from ..errors import ApproxMassError
 from .answers import Refusal
+from .connections import Connections
 from .gate import Gate
+from .json_body import JSON
 from .limits import Limits
 from .page import add_page
 from .rows import RowsInJson
 from .service import Service
-from .uploads import JSON, ImagesInJson
+from .uploads import ImagesInJson
 
 _PNG = {
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
@@ -28,7 +30,11 @@ _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description
 
 
 def create_app(
-    detector: Detector, *, token: str | None = None, limits: Limits | None = None
+    detector: Detector,
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    connections: Connections | None = None,
 ) -> FastAPI:
     """The server as an ASGI application.
 
@@ -37,9 +43,12 @@ def create_app(
         token: Needed for everything but the page and its files and `/healthz`. None lets in every
             request that is addressed to localhost and not sent by a page of another site.
         limits: What is too much; by default those of `Limits()`.
+        connections: Those of the server, if it counts them.
     """
     limits = limits or Limits()
+    connections = Connections(limits) if connections is None else connections
     service = Service(detector, limits)
+    service.metrics.follow(connections)
     app = FastAPI(
         title="approxmass",
         version=version("approxmass"),
@@ -47,7 +56,9 @@ def create_app(
         docs_url=None,  # FastAPI's own load their code from elsewhere; see page.py
         redoc_url=None,
     )
-    app.add_middleware(Gate, token=token, limits=limits, metrics=service.metrics)
+    app.add_middleware(
+        Gate, token=token, limits=limits, metrics=service.metrics, connections=connections
+    )
 
     @app.exception_handler(ApproxMassError)
     async def mistake(request: Request, error: ApproxMassError) -> JSONResponse:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .connections import Connection, Connections, Stage
 from .limits import Limits
 from .monitoring import Metrics
 
@@ -21,8 +22,10 @@ _PAGE = ("/", "/page.css", "/page.js", "/vega.js")
 _DOCS = ("/docs", "/docs.js", "/swagger.js", "/swagger.css")
 _OPEN = (*_PAGE, *_DOCS, "/healthz")
 _API = ("/score", "/explain", "/drift", "/metrics", "/histogram.json", "/openapi.json")
-# Times the limit of a body that is read and thrown away, so that the client gets to the answer.
+# Times the limit of a body that is read and thrown away, so that the client gets to the answer; and
+# for how many seconds where it may not enter.
 _MOST_DISCARDED = 4
+_LINGER = 2.0
 _HEADERS = {
     # Nothing from elsewhere, and no code but that of the page's own files.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -37,12 +40,19 @@ class Gate:
     """Refuses who may not enter, measures everyone, and adds the headers of every answer."""
 
     def __init__(
-        self, app: ASGIApp, *, token: str | None, limits: Limits, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        limits: Limits,
+        metrics: Metrics,
+        connections: Connections,
     ) -> None:
         self.app = app
         self.token = token
         self.limits = limits
         self.metrics = metrics
+        self.connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -50,21 +60,36 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        exchange = _Exchange(receive, send, self.limits, waits="expect" in headers)
         started, path = time.perf_counter(), scope["path"]
         route = path if path in _OPEN + _API else "other"
+        refusal = self._refusal(scope["method"], path, headers)
+        connection = self.connections.of(scope)
+        if connection is not None:
+            connection.trusted = self.token is not None and self._has_token(headers)
+        exchange = _Exchange(
+            receive,
+            send,
+            scope["method"],
+            headers,
+            self.limits,
+            connection,
+            refused=refusal is not None,
+        )
         try:
-            refusal = self._refusal(scope["method"], path, headers)
             await (refusal or self.app)(scope, exchange.receive, exchange.send)
         finally:
+            exchange.enter(Stage.HEAD)
             self.metrics.requests.labels(route, int(exchange.status)).inc()
             self.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
+    def _has_token(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        right = secrets.compare_digest(given.strip().encode(), (self.token or "").encode())
+        return right and scheme.lower() == "bearer"
+
     def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
         if self.token is not None:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            right = secrets.compare_digest(given.strip().encode(), self.token.encode())
-            if path in _OPEN or (right and scheme.lower() == "bearer"):
+            if path in _OPEN or self._has_token(headers):
                 return None
             reason = "a token is needed: send the header Authorization: Bearer TOKEN"
             return JSONResponse(
@@ -89,17 +114,50 @@ class _Exchange:
         status: Of the answer, once it has begun.
     """
 
-    def __init__(self, receive: Receive, send: Send, limits: Limits, *, waits: bool) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        method: str,
+        headers: Headers,
+        limits: Limits,
+        connection: Connection | None,
+        *,
+        refused: bool,
+    ) -> None:
         self.status: int = HTTPStatus.INTERNAL_SERVER_ERROR
         self._receive, self._send = receive, send
-        self._limits = limits
-        self._waits = waits  # for leave to send its body
-        self._unread = True
+        self._limits, self._connection = limits, connection
+        self._most_seconds = _LINGER if refused else limits.seconds
+        self._waits = "expect" in headers  # for leave to send its body
+        self._unread = (
+            method not in ("GET", "HEAD")
+            or "transfer-encoding" in headers
+            or headers.get("content-length", "").strip("0") != ""
+        )
+        self._started, self._received = asyncio.get_running_loop().time(), 0
+        self.enter(Stage.BODY if self._unread else Stage.WORK)
+
+    def enter(self, stage: Stage) -> None:
+        """Tell the connection how far its request has come."""
+        if self._connection is not None:
+            self._connection.enter(stage)
 
     async def receive(self) -> Message:
-        """The next piece of the request."""
-        message = await self._receive()
+        """The next piece of the request.
+
+        Raises:
+            TimeoutError: It does not come, or too slowly.
+        """
+        if not self._unread:
+            return await self._receive()
+        patience = min(self._most_seconds, self._limits.until(self._received))
+        async with asyncio.timeout_at(self._started + patience):
+            message = await self._receive()
+        self._received += len(message.get("body", b""))
         self._unread = bool(message.get("more_body"))
+        if not self._unread:
+            self.enter(Stage.WORK)
         return message
 
     async def send(self, message: Message) -> None:
@@ -110,16 +168,18 @@ class _Exchange:
             # A connection closed on a client that still sends loses the answer on its way;
             # one that waits for leave to send, or is too slow, is not waited for.
             waits = self._waits or self.status == HTTPStatus.REQUEST_TIMEOUT
-            if self._unread and self.status >= HTTPStatus.BAD_REQUEST and not waits:
+            if self._unread and not waits:
                 await self._discard_rest()
+            if self._unread:  # else what still comes could keep the connection for ever
+                message["headers"].append((b"connection", b"close"))
+            self.enter(Stage.ANSWER)
         await self._send(message)
 
     async def _discard_rest(self) -> None:
         left = _MOST_DISCARDED * self._limits.body_bytes
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                while self._unread and left > 0:
-                    left -= len((await self.receive()).get("body", b""))
+            while self._unread and left > 0:
+                left -= len((await self.receive()).get("body", b""))
         except TimeoutError:
             return
 

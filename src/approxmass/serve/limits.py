@@ -18,9 +18,13 @@ class Limits:
         images: In one request, or rows of numbers.
         pixels: Of one image.
         request_pixels: Of the images of one request together.
-        seconds: To receive a body.
+        seconds: To receive a body, and for the client to take the answer.
+        patience: Seconds to receive a head, and to receive a body whatever its rate.
+        rate: Bytes of a body a second, at least, after that.
         waiting: Images received and not yet answered.
         batch: Images scored together; a request is never split.
+        connections: Open at once, or as many as the system gives descriptors for.
+        connections_each: Of these from one address.
     """
 
     body_bytes: int = 32 * 2**20
@@ -29,8 +33,22 @@ class Limits:
     pixels: int = 40_000_000
     request_pixels: int = 160_000_000
     seconds: float = 30.0
+    patience: float = 10.0
+    rate: int = 1000
     waiting: int = 1024
     batch: int = 256
+    connections: int = 512
+    connections_each: int = 256
+
+    def until(self, received: int) -> float:
+        """Seconds from the start of a body of which so many bytes are here, until more must come.
+
+        Example:
+            >>> limits = Limits(seconds=30, patience=10, rate=1000)
+            >>> limits.until(0), limits.until(5000), limits.until(10**6)
+            (10.0, 15.0, 30.0)
+        """
+        return float(min(self.seconds, self.patience + received / self.rate))
 
 
 class RequestRefused(HTTPException):

@@ -5,23 +5,25 @@ __all__ = ["RowsInJson", "UploadedRow", "check_rows_kind", "rows_in", "rows_of"]
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from starlette.datastructures import Headers
 
 from ..data import Chunk
 from ..data.vectors import VectorSource
 from ..detector import Detector
+from .json_body import JSON, named, parsed
 from .limits import Limits, RequestRefused
-from .uploads import JSON, check_compression, kind_of, named, parsed
+from .uploads import check_compression, kind_of, of_all, require_some
 
 
 class RowsInJson(BaseModel):
     """Rows of numbers as JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    rows: list[list[float]] = Field(
+    rows: Annotated[list[Annotated[list[float], FailFast()]], FailFast()] = Field(
         min_length=1, description="A number for each column of the fit, in their order."
     )
     names: list[str] | None = Field(None, description="A name for each row.")
@@ -48,37 +50,36 @@ def check_rows_kind(headers: Headers) -> None:
     check_compression(headers)
 
 
-def rows_in(body: bytearray, content_type: str, limits: Limits) -> list[UploadedRow]:
-    """The rows in a body that passed `check_rows_kind`, at least one.
+def rows_in(body: bytearray, limits: Limits, columns: int) -> list[UploadedRow]:
+    """The rows in a body that passed `check_rows_kind`, at least one, of so many numbers or not.
 
     Raises:
         RequestRefused: 413 too many, 422 not what it should be.
     """
-    given = parsed(RowsInJson, body)
+    given = parsed(RowsInJson, body, limits, columns)
     names = named(given.names, len(given.rows), limits, "row")
     return [UploadedRow(name, row) for name, row in zip(names, given.rows, strict=True)]
 
 
 def rows_of(rows: Sequence[UploadedRow], detector: Detector, limits: Limits) -> Chunk:
-    """Every row as scoring a table of them would find it.
+    """Every row as scoring a table of them would find it; what cannot be used has its reason.
 
     Raises:
-        RequestRefused: 422, a row of another length, or one that is not finite, by its name.
+        RequestRefused: 422, not one row that can be used.
     """
     columns = detector.settings.columns or ()
-    for row in rows:
-        if len(row.values) != len(columns):
-            raise RequestRefused(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                f"row {row.name} has {len(row.values)} numbers, not {len(columns)}: give those of "
-                "the columns of the fit, in their order (GET /healthz)",
-            )
+    names = [row.name for row in rows]
+    errors = [
+        None
+        if len(row.values) == len(columns)
+        else f"has {len(row.values)} numbers, not {len(columns)}: give those of the columns of the "
+        "fit, in their order (GET /healthz)"
+        for row in rows
+    ]
+    good = [row.values for row, error in zip(rows, errors, strict=True) if error is None]
+    require_some(names, errors, "row")
     # With their names: those of an array would be its places.
-    values = np.array([row.values for row in rows], np.float64)
-    uploaded = VectorSource("upload", len(rows), lambda n, start: iter([values[start:]]), columns)
-    (chunk,) = detector.open(uploaded).chunks(len(rows), shape=detector.shape)
-    for place, error in chunk.unreadable:
-        raise RequestRefused(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"row {rows[int(place)].name} {error}"
-        )
-    return chunk
+    values = np.array(good, np.float64)
+    uploaded = VectorSource("upload", len(good), lambda n, start: iter([values[start:]]), columns)
+    (chunk,) = detector.open(uploaded).chunks(len(good), shape=detector.shape)
+    return of_all(chunk, names, errors)

@@ -24,7 +24,7 @@ from ..explain.picture import picture, shown_size
 from ..rank_sum import group_p_value
 from ..report import charts
 from ..runtime.cores import cores
-from .answers import Description, Drift, Health, Result, Results
+from .answers import Description, Drift, Health, LeftOut, Result, Results
 from .batching import Batcher
 from .limits import Limits, RequestRefused
 from .monitoring import Metrics
@@ -65,26 +65,31 @@ class Service:
         return await loop.run_in_executor(self._pool, function, *arguments)
 
     @asynccontextmanager
-    async def _images_in(
-        self, request: Request, group: str | None
-    ) -> AsyncIterator[tuple[list[str], Chunk]]:
-        """Names of the images of a request, and these, which keep their place meanwhile."""
+    async def _images_in(self, request: Request, group: str | None) -> AsyncIterator[Chunk]:
+        """The images of a request, at least one that can be used, which keep their place meanwhile.
+
+        Raises:
+            RequestRefused: There is none, or the request is not as it should be.
+        """
         self._calibrated(group)
         rows = self.detector.fitted.vectors
         (check_rows_kind if rows else check_kind)(request.headers)
-        kind = request.headers["content-type"]
         async with self._receiver.body(request) as body:
-            uploads: Sequence[Upload | UploadedRow] = await self.in_thread(
-                rows_in if rows else uploads_of, body, kind, self.limits
-            )
+            uploads: Sequence[Upload | UploadedRow]
+            if rows:
+                columns = len(self.detector.settings.columns or ())
+                uploads = await self.in_thread(rows_in, body, self.limits, columns)
+            else:
+                kind = request.headers["content-type"]
+                uploads = await self.in_thread(uploads_of, body, kind, self.limits)
             body.clear()  # the uploads hold the same again
             with self._batcher.reserve(len(uploads)):
                 chunk = await self.in_thread(
                     rows_of if rows else images_of, uploads, self.detector, self.limits
                 )
                 if group is not None:
-                    chunk = replace(chunk, groups=[group] * len(uploads))
-                yield [upload.name for upload in uploads], chunk
+                    chunk = replace(chunk, groups=[group] * len(chunk.images))
+                yield chunk
 
     def _calibrated(self, group: str | None) -> Calibrated:
         """What images of a group are compared with.
@@ -104,29 +109,37 @@ class Service:
         return known.of(group)
 
     async def score(self, request: Request, group: str | None = None) -> Results:
-        """Score images: p-value and verdict of each."""
-        async with self._images_in(request, group) as (names, chunk):
-            rows = await self._batcher.score(chunk)
-        pairs = zip(names, rows, strict=True)
-        return Results(results=[Result.of(name, row) for name, row in pairs])
+        """Score images: p-value and verdict of each, or why it has none."""
+        async with self._images_in(request, group) as chunk:
+            rows = iter(await self._batcher.score(chunk))
+        return Results(
+            results=[
+                Result.of(name, next(rows)) if error is None else Result(name=name, error=error)
+                for name, error in zip(chunk.names, chunk.errors, strict=True)
+            ]
+        )
 
     async def drift(self, request: Request, group: str | None = None) -> Drift:
-        """Test whether the images together have shifted away from in-distribution images."""
-        async with self._images_in(request, group) as (names, chunk):
+        """Test whether the images together have shifted away from in-distribution images.
+
+        Those that cannot be scored are left out, and named.
+        """
+        async with self._images_in(request, group) as chunk:
             rows = await self._batcher.score(chunk)
         scores = np.array([row.statistic if row.first is None else row.first for row in rows])
         of, name = self._calibrated(group), self.detector.statistic
         p = await self.in_thread(group_p_value, of.streamed(name), scores)
-        return Drift(images=len(names), group_p_value=p)
+        left_out = [LeftOut(name=name, error=error) for name, error in chunk.unreadable]
+        return Drift(images=len(rows), group_p_value=p, left_out=left_out)
 
     async def explain(self, request: Request, group: str | None = None) -> Response:
         """Draw one image, beside itself with the map of where it does not belong."""
         self.detector.fitted.check_images("/explain")
-        async with self._images_in(request, group) as (names, chunk):
-            if len(names) != 1:
+        async with self._images_in(request, group) as chunk:
+            if len(chunk.names) != 1:
                 raise RequestRefused(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
-                    f"there are {len(names)} images: send one at a time",
+                    f"there are {len(chunk.names)} images: send one at a time",
                 )
             drawing = await self._batcher.between_batches(lambda: self._draw(chunk))
         return Response(drawing, media_type="image/png")

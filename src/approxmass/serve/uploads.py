@@ -1,7 +1,6 @@
 """Bodies of requests, from the wire to pixels: in memory only, and never more than the limits."""
 
 __all__ = [
-    "JSON",
     "ImagesInJson",
     "Receiver",
     "Upload",
@@ -9,48 +8,48 @@ __all__ = [
     "check_kind",
     "images_of",
     "kind_of",
-    "named",
-    "parsed",
+    "of_all",
+    "require_some",
     "uploads_of",
 ]
 
-import asyncio
 import base64
 import binascii
 import io
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from ..data import Chunk
+from ..data.decode import stored_grey
 from ..data.guard import pillow_guard
+from ..data.shapes import NEEDED, mismatch
 from ..data.source import ImageSource
 from ..detector import Detector
+from .json_body import JSON, check_count, named, parsed
 from .limits import Limits, RequestRefused
-
-M = TypeVar("M", bound=BaseModel)
 
 # What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
 # writes to disk (EPS).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-JSON, _FORM = "application/json", "multipart/form-data"
+_FORM = "multipart/form-data"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One image as it came: its name and its encoded bytes."""
+    """One image as it came: its name, its encoded bytes, and why there are none."""
 
     name: str
     data: bytes
+    error: str | None = None
 
 
 class Receiver:
@@ -74,17 +73,16 @@ class Receiver:
             self._check(int(claimed[:20]))
         try:
             try:
-                async with asyncio.timeout(self.limits.seconds):
-                    async for chunk in request.stream():
-                        counted += len(chunk)
-                        self.held += len(chunk)
-                        self._check(counted)
-                        body += chunk
-            except TimeoutError:
+                async for chunk in request.stream():
+                    counted += len(chunk)
+                    self.held += len(chunk)
+                    self._check(counted)
+                    body += chunk
+            except TimeoutError:  # the gate's, who knows when it began
                 raise RequestRefused(
                     HTTPStatus.REQUEST_TIMEOUT,
-                    f"the body did not arrive within {self.limits.seconds:g} seconds: send fewer "
-                    "or smaller images",
+                    f"the body did not arrive within {self.limits.seconds:g} seconds, or came with "
+                    f"less than {self.limits.rate:,} bytes a second: send fewer or smaller images",
                 ) from None
             except ClientDisconnect:
                 raise RequestRefused(
@@ -142,7 +140,7 @@ def kind_of(content_type: str) -> str:
 
 
 def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Upload]:
-    """The images in a body that passed `check_kind`, at least one.
+    """The images in a body that passed `check_kind`, at least one; each may be none after all.
 
     Raises:
         RequestRefused: 413 too many images, 422 not what its kind says.
@@ -158,58 +156,17 @@ def uploads_of(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
     return uploads
 
 
-def parsed(model: type[M], body: bytearray) -> M:
-    """A body as JSON of that model.
-
-    Raises:
-        RequestRefused: 422, it is not.
-    """
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = f"the JSON is not as it should be: {where + ': ' if where else ''}{first['msg']}"
-        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, reason) from None
-
-
-def named(names: list[str] | None, count: int, limits: Limits, unit: str) -> list[str]:
-    """The names of so many images or rows: those given, or their numbers.
-
-    Raises:
-        RequestRefused: 413 too many, 422 another number of names.
-    """
-    _check_count(count, limits, unit)
-    if names is None:
-        return [str(i) for i in range(count)]
-    if len(names) != count:
-        raise RequestRefused(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"there are {len(names)} names for {count} {unit}s: give one to each",
-        )
-    return names
-
-
 def _from_json(body: bytearray, limits: Limits) -> list[Upload]:
-    given = parsed(ImagesInJson, body)
+    given = parsed(ImagesInJson, body, limits, 1)
     names = named(given.names, len(given.images), limits, "image")
-    uploads = []
-    for name, text in zip(names, given.images, strict=True):
-        try:
-            uploads.append(Upload(name, base64.b64decode(text, validate=True)))
-        except (binascii.Error, ValueError):
-            raise RequestRefused(
-                HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} is not base64: encode its bytes"
-            ) from None
-    return uploads
+    return [_decoded(name, text) for name, text in zip(names, given.images, strict=True)]
 
 
-def _check_count(count: int, limits: Limits, unit: str = "image") -> None:
-    if count > limits.images:
-        raise RequestRefused(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"more than {limits.images} {unit}s in one request: send them in several",
-        )
+def _decoded(name: str, text: str) -> Upload:
+    try:
+        return Upload(name, base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        return Upload(name, b"", "is not base64: encode its bytes")
 
 
 @dataclass
@@ -253,7 +210,7 @@ class _Form:
             )
         file = options.get(b"filename", b"").decode(errors="replace")
         self.uploads.append(Upload(file or str(len(self.uploads)), bytes(self.data)))
-        _check_count(len(self.uploads), self.limits)
+        check_count(len(self.uploads), self.limits)
 
     def on_end(self) -> None:
         self.ended = True
@@ -288,7 +245,7 @@ def _from_form(body: bytearray, content_type: str, limits: Limits) -> list[Uploa
 
 
 def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> Chunk:
-    """Every image as scoring a folder of them would find it.
+    """Every image as scoring a folder of them would find it; what cannot be used has its reason.
 
     Arguments:
         uploads: The images.
@@ -296,47 +253,76 @@ def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> 
         limits: How many pixels are too many; looked at before any is decoded.
 
     Raises:
-        RequestRefused: 413 too many pixels, 422 an image that cannot be used, by its name.
+        RequestRefused: 413 too many pixels together, 422 not one image that can be used.
     """
-    total = 0
+    errors, total = [], 0
     for upload in uploads:
-        pixels = _pixels_of(upload, limits)
+        pixels, error = _by_its_header(upload, detector, limits)
         total += pixels
-        if pixels > limits.pixels:
-            raise RequestRefused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"image {upload.name} has more than {limits.pixels:,} pixels: make it smaller",
-            )
+        errors.append(error)
     if total > limits.request_pixels:
         raise RequestRefused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the images have more than {limits.request_pixels:,} pixels together: send fewer at "
             "once",
         )
+    names = [upload.name for upload in uploads]
+    good = [upload for upload, error in zip(uploads, errors, strict=True) if error is None]
+    require_some(names, errors, "image")
 
     def batches(n: int) -> Iterator[tuple[list[str], list[bytes]]]:
-        yield [upload.name for upload in uploads], [upload.data for upload in uploads]
+        yield [upload.name for upload in good], [upload.data for upload in good]
 
-    source = detector.open(ImageSource("upload", len(uploads), batches))
-    (chunk,) = source.chunks(len(uploads), shape=detector.shape)
-    for name, error in chunk.unreadable:
-        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"image {name} {error}")
-    return chunk
+    source = detector.open(ImageSource("upload", len(good), batches))
+    (chunk,) = source.chunks(len(good), shape=detector.shape)
+    return of_all(chunk, names, errors)
 
 
-def _pixels_of(upload: Upload, limits: Limits) -> int:
-    """Pixels of an image by its header; 0 where decoding will say what is wrong with it."""
+def require_some(names: list[str], errors: list[str | None], unit: str) -> None:
+    """Refuse, 422, where nothing can be used, with the first reason."""
+    if None not in errors:
+        raise RequestRefused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{unit} {names[0]} {errors[0]}")
+
+
+def of_all(chunk: Chunk, names: list[str], errors: list[str | None]) -> Chunk:
+    """A chunk of those without an error, as one of all.
+
+    Raises:
+        RequestRefused: 422, none of them can be used after all.
+    """
+    found = iter(zip(chunk.errors, chunk.codes, strict=True))
+    pairs = [next(found) if error is None else (error, "bad-image") for error in errors]
+    reasons = [error for error, _ in pairs]
+    require_some(names, reasons, chunk.unit)
+    return replace(chunk, names=names, errors=reasons, codes=[code for _, code in pairs])
+
+
+def _by_its_header(upload: Upload, detector: Detector, limits: Limits) -> tuple[int, str | None]:
+    """Pixels of an image that are to be decoded, and why it cannot be used, as far as that shows.
+
+    Where nothing shows, decoding it says what is wrong with it.
+    """
+    if upload.error is not None:
+        return 0, upload.error
     try:
         with pillow_guard():
             image = Image.open(io.BytesIO(upload.data))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return limits.pixels + 1
+        return 0, _too_large(limits)
     except Exception:  # damaged files make Pillow raise nearly anything
-        return 0
+        return 0, None
     if image.format not in _FORMATS:
         kinds = ", ".join(kind for kind in _FORMATS if kind != "MPO")
-        raise RequestRefused(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"image {upload.name} is of the kind {image.format}: send one of {kinds}",
-        )
-    return image.width * image.height
+        return 0, f"is of the kind {image.format}: send one of {kinds}"
+    if image.width * image.height > limits.pixels:
+        return 0, _too_large(limits)
+    _, height, width = detector.shape
+    # Upright it may have its sides the other way round.
+    if detector.settings.size is None and {image.width, image.height} != {width, height}:
+        stored = (1 if stored_grey(image) else 3, image.height, image.width)
+        return 0, mismatch(stored, NEEDED, detector.shape)
+    return image.width * image.height, None
+
+
+def _too_large(limits: Limits) -> str:
+    return f"has more than {limits.pixels:,} pixels: make it smaller"
