@@ -1,30 +1,27 @@
 """The server under load, as its own process: 32 clients, half of them hostile.
 
 Every answer to a valid request is compared with offline scoring of the same images. 60 s of valid
-and hostile clients together, and before them 20 s of valid ones alone.
+and hostile clients together, and before them 20 s of valid ones alone. With the sources of another
+version, its server takes its turn with this one, a few seconds each, under the same clients.
 
-    python benchmarks/serve.py benchmarks/results/serve.json
+    python benchmarks/serve.py benchmarks/results/serve.json [OTHER/src]
 """
 
-__all__ = ["Load", "expected_of", "png", "run_load", "serving"]
+__all__ = ["ATTACKS", "Expected", "Load", "clients", "expected_of", "run_load", "serving"]
 
 import asyncio
 import base64
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,112 +29,13 @@ from PIL import Image
 
 from approxmass import Detector, open_images
 from approxmass.calibration import p_values
+from serving import FORM, JSON, Connection, form, png, serving
 from timing import write
 
 CLIENTS = 32
-BOUNDARY = "xxBOUNDARYxx"
-FORM = f"multipart/form-data; boundary={BOUNDARY}"
-JSON = "application/json"
 MIB = 2**20
 # More than the server takes by default.
 HUGE, MANY, BOMB_SIDE = 36 * MIB, 300, 10_000
-
-
-@contextmanager
-def serving(folder: Path, *options: str, **environment: str) -> Iterator[str]:
-    """Address of a server of the detector in a folder; it is stopped by Ctrl-C, cleanly."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "approxmass", "serve", str(folder), "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("listening on "), line + process.communicate()[1]
-        yield line.split()[2]
-        assert process.poll() is None, "the server is gone"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-        assert errors == "stopped\n", errors
-    finally:
-        process.kill()
-        process.wait()
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """An image `(H, W)` or `(H, W, 3)`."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def form(*files: bytes, end: bool = True) -> bytes:
-    """A multipart body."""
-    parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="f"; filename="{i}"\r\n\r\n'.encode()
-        + data
-        + b"\r\n"
-        for i, data in enumerate(files)
-    ]
-    return b"".join(parts) + (f"--{BOUNDARY}--\r\n".encode() if end else b"")
-
-
-class Connection:
-    """One HTTP connection, which is as correct as the caller wants."""
-
-    def __init__(self, url: str) -> None:
-        self.host, self.port = urlsplit(url).hostname, urlsplit(url).port
-        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def __aenter__(self) -> "Connection":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave at once."""
-        if self.streams is not None:
-            self.streams[1].close()
-            self.streams = None
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        if self.streams is None:
-            self.streams = await asyncio.open_connection(self.host, self.port)
-        self.streams[1].write(data)
-        await self.streams[1].drain()
-
-    async def begin(self, path: str, kind: str, length: int | None) -> None:
-        """Send the head of a POST; without a length its body is chunked."""
-        size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-        head = f"POST {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: {kind}\r\n"
-        await self.send(f"{head}{size}\r\n\r\n".encode())
-
-    async def answer(self) -> tuple[int, bytes]:
-        """Status and body of the answer; the status is 0 where the connection ends without one."""
-        assert self.streams is not None
-        reader = self.streams[0]
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-            body = await reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError, ValueError):
-            self.close()
-            return 0, b""
-        if "connection: close" in head:
-            self.close()
-        return int(head.split()[1]), body
-
-    async def post(self, path: str, kind: str, body: bytes) -> tuple[int, bytes]:
-        """A whole request."""
-        await self.begin(path, kind, len(body))
-        await self.send(body)
-        return await self.answer()
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +101,14 @@ class Load:
     valid: int = 0
     busy: int = 0
     hostile: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: "Load") -> "Load":
+        self.seconds += other.seconds
+        self.images += other.images
+        self.valid += other.valid
+        self.busy += other.busy
+        self.hostile += other.hostile
+        return self
 
     def facts(self, duration: float) -> dict[str, Any]:
         """Rates and latencies."""
@@ -314,11 +220,11 @@ ATTACKS: dict[str, tuple[Attack, set[int]]] = {
     "broken off": (_broken_off, {0}),
     "no HTTP": (_garbage, {400, 0}),
     "random body": (_posting(FORM, lambda good, rng: rng.bytes(5000)), {422}),
-    "random image": (_posting(FORM, lambda good, rng: form(good, rng.bytes(5000))), {422}),
+    "random image": (_posting(FORM, lambda good, rng: form(rng.bytes(5000))), {422}),
     "truncated image": (_posting(FORM, lambda good, rng: form(good[:-30])), {422}),
     "truncated form": (_posting(FORM, lambda good, rng: form(good, end=False)), {422}),
     "many images": (_posting(FORM, lambda good, rng: form(*MANY * [good])), {413}),
-    "bomb": (_posting(FORM, lambda good, rng: form(good, BOMB)), {413}),
+    "bomb": (_posting(FORM, lambda good, rng: form(BOMB)), {413, 422}),
     "wrong base64": (_posting(JSON, lambda good, rng: _in_json("a§")), {422}),
     "deep JSON": (_posting(JSON, lambda good, rng: b'{"images":' + 100_000 * b"["), {422}),
     "JSON cut short": (_posting(JSON, lambda good, rng: _in_json("aaaa")[:-1]), {422}),
@@ -327,11 +233,14 @@ ATTACKS: dict[str, tuple[Attack, set[int]]] = {
 BOMB = _bomb()
 
 
-async def _clients(url: str, expected: Expected, seconds: float, hostile: int, seed: int) -> Load:
+async def clients(
+    url: str, expected: Expected, seconds: float, hostile: int, seed: int, token: str | None = None
+) -> Load:
+    """As `run_load`, within an event loop."""
     load, until = Load(), time.monotonic() + seconds
 
     async def behave(rng: np.random.Generator) -> None:
-        async with Connection(url) as link:
+        async with Connection(url, token) as link:
             while time.monotonic() < until:
                 await _valid(link, expected, rng, load)
 
@@ -341,7 +250,7 @@ async def _clients(url: str, expected: Expected, seconds: float, hostile: int, s
             name = names[at % len(names)]
             at += 1
             attack, allowed = ATTACKS[name]
-            async with Connection(url) as link:
+            async with Connection(url, token) as link:
                 status = await attack(link, expected.images[at % len(expected.images)], rng)
             assert status in allowed, f"{name}: {status}"
             load.hostile[name] += 1
@@ -361,25 +270,45 @@ def run_load(
     Raises:
         ExceptionGroup: An answer was wrong.
     """
-    return asyncio.run(_clients(url, expected, seconds, hostile, seed))
+    return asyncio.run(clients(url, expected, seconds, hostile, seed))
 
 
-def main(target: Path) -> None:
+# Seconds of a turn, and turns of each version: alone, and with hostile clients.
+TURN, ALONE, TOGETHER = 10, 2, 6
+
+
+def main(target: Path, other: Path | None) -> None:
     """Fit, serve, load, write."""
     detector = Detector().fit("sample:fashion_mnist/train", progress=True)
     images = [
         open_images(f"sample:{name}").read()[:500, 0] for name in ("fashion_mnist/test", "mnist")
     ]
     expected = expected_of(detector, np.concatenate(images))
+    versions: dict[str, dict[str, str]] = {"": {}}
+    if other is not None:
+        versions = {"before": {"PYTHONPATH": str(other)}, "": {}}
     facts: dict[str, Any] = {"command": f"python benchmarks/serve.py {target}", "clients": CLIENTS}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         detector.save(Path(folder) / "d")
-        with serving(Path(folder) / "d") as url:
+        urls = {
+            name: stack.enter_context(serving(Path(folder) / "d", **environment))
+            for name, environment in versions.items()
+        }
+        for url in urls.values():
             run_load(url, expected, 2, hostile=0)
-            facts["valid"] = run_load(url, expected, 20, hostile=0).facts(20)
-            facts["valid_and_hostile"] = run_load(url, expected, 60, seed=1).facts(60)
+        for load, turns, hostile in (
+            ("valid", ALONE, 0),
+            ("valid_and_hostile", TOGETHER, CLIENTS // 2),
+        ):
+            loads = {name: Load() for name in urls}
+            for turn in range(turns):
+                for name in [*urls] if turn % 2 else [*urls][::-1]:
+                    loads[name] += run_load(urls[name], expected, TURN, hostile=hostile, seed=turn)
+            for name, done in loads.items():
+                part = facts.setdefault(name, {}) if name else facts
+                part[load] = done.facts(turns * TURN)
     write(target, facts)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

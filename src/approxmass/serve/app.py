@@ -67,7 +67,7 @@ def create_app(
     app.add_api_route("/healthz", service.health, methods=["HEAD"], include_in_schema=False)
     app.include_router(_guarded_routes(service, token))
     app.include_router(_open_routes(service, token))
-    add_page(app, service)
+    add_page(app)
     return app
 
 

@@ -22,6 +22,8 @@ from .limits import Limits
 BURST = 8
 _SPARE = 6 * BURST + 16
 _FEWEST = 16
+# Seconds until a body can be called slow, where there are too many connections.
+_START = 1.0
 # Connections that the system holds until they are accepted.
 _QUEUE = 1024
 
@@ -48,13 +50,14 @@ class Connection(asyncio.Protocol):
         stage: Of its request.
         since: When this stage began, in seconds of the event loop.
         trusted: Its last request had the token.
+        received: Bytes of the body of this request.
     """
 
     def __init__(self, inner: asyncio.Protocol, table: "Connections") -> None:
         self.peer: tuple[str, int] = ("", 0)
         self.origin = ""
         self.stage, self.since, self.trusted = Stage.HEAD, 0.0, False
-        self._untaken = 0
+        self.received = self._untaken = 0
         self._inner, self._table = inner, table
         # What comes most often goes straight on.
         self.data_received = inner.data_received  # type: ignore[method-assign]
@@ -81,7 +84,7 @@ class Connection(asyncio.Protocol):
 
     def enter(self, stage: Stage) -> None:
         """Its request has come to a stage."""
-        self.stage, self.since = stage, asyncio.get_running_loop().time()
+        self.stage, self.since, self.received = stage, asyncio.get_running_loop().time(), 0
 
     def takes(self) -> bool:
         """Whether the client has taken some of its answer since this was last asked."""
@@ -96,10 +99,10 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The open connections of a server, of which some are let go when there are too many.
 
-    First goes what has no token and is not whole yet, then what waits for its next request, then
-    what has the token and is not whole; of these one of the address with the most connections, the
-    oldest. A request that is whole is answered, whatever comes. So nobody who sends half a request
-    keeps another out, not even one behind the same address.
+    First goes what has no token and is not whole yet, or has one and is slow; then what waits for
+    its next request, then what has the token and is not whole; of these one of the address with the
+    most connections, the oldest. A request that is whole is answered, whatever comes. So nobody who
+    sends half a request keeps another out, not even one behind the same address.
 
     Arguments:
         limits: How many, and how long.
@@ -158,9 +161,13 @@ class Connections:
                 del self._of[connection.origin]
 
     def _worth(self, connection: Connection) -> tuple[int, int, float]:
-        rank = 2 if connection.trusted else 0
+        rank = 0
         if connection.trusted and connection.stage is Stage.HEAD:
             rank = 1
+        elif connection.trusted:
+            seconds = asyncio.get_running_loop().time() - connection.since
+            slow = seconds > _START and connection.received < self.limits.rate * seconds
+            rank = 0 if slow else 2
         return rank, -self._of[connection.origin], connection.since
 
     def _drop(self, connection: Connection) -> None:

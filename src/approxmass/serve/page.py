@@ -2,7 +2,6 @@
 
 __all__ = ["add_page"]
 
-import functools
 import hashlib
 from collections.abc import Callable
 from http import HTTPStatus
@@ -12,12 +11,11 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from ..report import charts
-from .service import Service
 
 _SCRIPT = "text/javascript"
 
 
-def add_page(app: FastAPI, service: Service) -> None:
+def add_page(app: FastAPI) -> None:
     """Add the page with its charts, and `/docs`; neither needs a network."""
     for path, name, kind in (
         ("/", "page.html", "text/html"),
@@ -28,27 +26,21 @@ def add_page(app: FastAPI, service: Service) -> None:
     ):
         app.add_api_route(path, _file(name, kind), methods=["GET", "HEAD"], include_in_schema=False)
     swagger = resources.files("fastapi_offline") / "static"
-    for path, kind, read in (
-        ("/vega.js", _SCRIPT, lambda: charts.vega_script().encode()),
-        ("/swagger.js", _SCRIPT, (swagger / "swagger-ui-bundle.js").read_bytes),
-        ("/swagger.css", "text/css", (swagger / "swagger-ui.css").read_bytes),
+    for path, kind, data in (
+        # It takes seconds to make, while which nothing else is done: not once there are clients.
+        ("/vega.js", _SCRIPT, charts.vega_script().encode()),
+        ("/swagger.js", _SCRIPT, (swagger / "swagger-ui-bundle.js").read_bytes()),
+        ("/swagger.css", "text/css", (swagger / "swagger-ui.css").read_bytes()),
     ):
-        app.add_api_route(
-            path, _library(read, kind, service), methods=["GET"], include_in_schema=False
-        )
+        app.add_api_route(path, _library(data, kind), methods=["GET"], include_in_schema=False)
 
 
-def _library(read: Callable[[], bytes], kind: str, service: Service) -> Callable[..., Any]:
-    """A large file of another project, read once and kept by browsers."""
-
-    @functools.cache
-    def once() -> tuple[bytes, str]:
-        data = read()
-        return data, f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+def _library(data: bytes, kind: str) -> Callable[..., Any]:
+    """A large file of another project, kept by browsers."""
+    tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+    caching = {"ETag": tag, "Cache-Control": "public, max-age=86400"}
 
     async def answer(request: Request) -> Response:
-        data, tag = await service.in_thread(once)
-        caching = {"ETag": tag, "Cache-Control": "public, max-age=86400"}
         if request.headers.get("if-none-match") == tag:
             return Response(None, HTTPStatus.NOT_MODIFIED, caching)
         return Response(data, headers=caching, media_type=kind)

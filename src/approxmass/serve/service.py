@@ -39,7 +39,7 @@ _MOST_DECODERS = 4
 class Service:
     """Answers requests with one detector.
 
-    Every public method but `in_thread` is a route, and its docstring what the server's description
+    Every public method is a route, and its docstring what the server's description
     says of it.
 
     Arguments:
@@ -59,7 +59,7 @@ class Service:
         self.metrics.waiting.set_function(lambda: self._batcher.waiting)
         self._pool = ThreadPoolExecutor(min(detector.threads or cores(), _MOST_DECODERS), "decode")
 
-    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """What a slow function returns, called while the event loop goes on."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, function, *arguments)
@@ -72,19 +72,24 @@ class Service:
             RequestRefused: There is none, or the request is not as it should be.
         """
         self._calibrated(group)
+        if unknown := request.query_params.keys() - {"group"}:
+            raise RequestRefused(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                f"the address has {min(unknown)!r}, which nothing here knows: leave it out",
+            )
         rows = self.detector.fitted.vectors
         (check_rows_kind if rows else check_kind)(request.headers)
         async with self._receiver.body(request) as body:
             uploads: Sequence[Upload | UploadedRow]
             if rows:
                 columns = len(self.detector.settings.columns or ())
-                uploads = await self.in_thread(rows_in, body, self.limits, columns)
+                uploads = await self._in_thread(rows_in, body, self.limits, columns)
             else:
                 kind = request.headers["content-type"]
-                uploads = await self.in_thread(uploads_of, body, kind, self.limits)
+                uploads = await self._in_thread(uploads_of, body, kind, self.limits)
             body.clear()  # the uploads hold the same again
             with self._batcher.reserve(len(uploads)):
-                chunk = await self.in_thread(
+                chunk = await self._in_thread(
                     rows_of if rows else images_of, uploads, self.detector, self.limits
                 )
                 if group is not None:
@@ -128,7 +133,7 @@ class Service:
             rows = await self._batcher.score(chunk)
         scores = np.array([row.statistic if row.first is None else row.first for row in rows])
         of, name = self._calibrated(group), self.detector.statistic
-        p = await self.in_thread(group_p_value, of.streamed(name), scores)
+        p = await self._in_thread(group_p_value, of.streamed(name), scores)
         left_out = [LeftOut(name=name, error=error) for name, error in chunk.unreadable]
         return Drift(images=len(rows), group_p_value=p, left_out=left_out)
 
@@ -160,7 +165,7 @@ class Service:
         scores = self._calibrated(group).scores[self.detector.statistic]
         title = self.detector.statistics[self.detector.statistic].axis
         limit = threshold(scores, FALSE_ALARM_RATE)
-        return await self.in_thread(charts.calibration_histogram, scores, title, limit)
+        return await self._in_thread(charts.calibration_histogram, scores, title, limit)
 
     async def metrics_text(self) -> Response:
         """Metrics for Prometheus."""
