@@ -318,6 +318,13 @@ def test_who_goes_first(come: list[tuple[str, Stage, bool]], goes: int) -> None:
     assert len(table) == 2
 
 
+def test_the_token_keeps_no_more_than_most_of_them() -> None:
+    """Else whoever has it could keep all others out."""
+    sends, new = (A, Stage.BODY, True), (A, Stage.HEAD, False)
+    assert table_of(4, 4, [sends, new, sends, sends, new])[0] == [False, True, False, False, False]
+    assert table_of(4, 4, [sends, new, sends, sends, sends, new])[0][0]
+
+
 def test_the_address_with_the_most_connections_loses_one() -> None:
     come = [(B, Stage.HEAD, False)] + [(A, Stage.HEAD, False)] * 3 + [(C, Stage.HEAD, False)]
     assert table_of(4, 4, come)[0] == [False, True, False, False, False]

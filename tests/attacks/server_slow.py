@@ -85,7 +85,7 @@ async def _ask(target: Target, until: float, found: Found) -> None:
                     target.expected.check(picked, answer)
             if status != 200:
                 found.findings.append(f"another client: status {status}")
-        except (OSError, TimeoutError, AssertionError) as error:
+        except (OSError, TimeoutError, AssertionError, ValueError) as error:
             found.findings.append(f"another client: {type(error).__name__} {error}"[:200])
         finally:
             link.close()

@@ -22,8 +22,8 @@ from .limits import Limits
 BURST = 8
 _SPARE = 6 * BURST + 16
 _FEWEST = 16
-# Seconds until a body can be called slow, where there are too many connections.
-_START = 1.0
+# Of all connections, those that the token may keep open while their request is not whole.
+_MOST_TRUSTED = 0.75
 # Connections that the system holds until they are accepted.
 _QUEUE = 1024
 
@@ -50,14 +50,13 @@ class Connection(asyncio.Protocol):
         stage: Of its request.
         since: When this stage began, in seconds of the event loop.
         trusted: Its last request had the token.
-        received: Bytes of the body of this request.
     """
 
     def __init__(self, inner: asyncio.Protocol, table: "Connections") -> None:
         self.peer: tuple[str, int] = ("", 0)
         self.origin = ""
         self.stage, self.since, self.trusted = Stage.HEAD, 0.0, False
-        self.received = self._untaken = 0
+        self._untaken = 0
         self._inner, self._table = inner, table
         # What comes most often goes straight on.
         self.data_received = inner.data_received  # type: ignore[method-assign]
@@ -84,7 +83,7 @@ class Connection(asyncio.Protocol):
 
     def enter(self, stage: Stage) -> None:
         """Its request has come to a stage."""
-        self.stage, self.since, self.received = stage, asyncio.get_running_loop().time(), 0
+        self.stage, self.since = stage, asyncio.get_running_loop().time()
 
     def takes(self) -> bool:
         """Whether the client has taken some of its answer since this was last asked."""
@@ -99,10 +98,11 @@ class Connection(asyncio.Protocol):
 class Connections:
     """The open connections of a server, of which some are let go when there are too many.
 
-    First goes what has no token and is not whole yet, or has one and is slow; then what waits for
-    its next request, then what has the token and is not whole; of these one of the address with the
-    most connections, the oldest. A request that is whole is answered, whatever comes. So nobody who
-    sends half a request keeps another out, not even one behind the same address.
+    First goes what has no token and is not whole yet, then what waits for its next request, then
+    what has the token and is not whole; of these one of the address with the most connections, the
+    oldest. Where the last make out most of all, the token counts for nothing. A request that is
+    whole is answered, whatever comes. So nobody who sends half a request keeps another out, not
+    even one behind the same address.
 
     Arguments:
         limits: How many, and how long.
@@ -150,7 +150,16 @@ class Connections:
         else:
             return
         droppable = [each for each in crowd if each is not new and each.stage is not Stage.WORK]
-        self._drop(min(droppable, key=self._worth, default=new))
+        sending = sum(each.trusted and each.stage is not Stage.HEAD for each in droppable)
+        counts = sending <= _MOST_TRUSTED * len(crowd)
+
+        def worth(connection: Connection) -> tuple[int, int, float]:
+            rank = 0
+            if counts and connection.trusted:
+                rank = 1 if connection.stage is Stage.HEAD else 2
+            return rank, -self._of[connection.origin], connection.since
+
+        self._drop(min(droppable, key=worth, default=new))
 
     def remove(self, connection: Connection) -> None:
         """Count one less, if it still counts."""
@@ -159,16 +168,6 @@ class Connections:
             self._of[connection.origin] -= 1
             if not self._of[connection.origin]:
                 del self._of[connection.origin]
-
-    def _worth(self, connection: Connection) -> tuple[int, int, float]:
-        rank = 0
-        if connection.trusted and connection.stage is Stage.HEAD:
-            rank = 1
-        elif connection.trusted:
-            seconds = asyncio.get_running_loop().time() - connection.since
-            slow = seconds > _START and connection.received < self.limits.rate * seconds
-            rank = 0 if slow else 2
-        return rank, -self._of[connection.origin], connection.since
 
     def _drop(self, connection: Connection) -> None:
         self.on_drop()

@@ -155,8 +155,6 @@ class _Exchange:
         async with asyncio.timeout_at(self._started + patience):
             message = await self._receive()
         self._received += len(message.get("body", b""))
-        if self._connection is not None:
-            self._connection.received = self._received
         self._unread = bool(message.get("more_body"))
         if not self._unread:
             self.enter(Stage.WORK)
