@@ -60,9 +60,10 @@ async def _hold(target: Target, kind: int, token: bool, until: float, found: Fou
                     continue
                 await _trickle(link, head, piece, 2.0, found)
         except (OSError, TimeoutError):
-            await asyncio.sleep(0.05)
+            pass
         finally:
             link.close()
+        await asyncio.sleep(1)
 
 
 async def _ask(target: Target, until: float, found: Found) -> None:
