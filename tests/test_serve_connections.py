@@ -21,6 +21,7 @@ from approxmass import Detector
 from approxmass.cli.serve import _listen
 from approxmass.data.png import png_bytes
 from approxmass.errors import ApproxMassError
+from approxmass.report import charts
 from approxmass.serve import Limits, connections, create_app
 from approxmass.serve.connections import BURST, Connection, Connections, Stage
 from conftest import textures
@@ -178,6 +179,20 @@ def test_a_get_with_a_body_that_never_ends(detector: Detector) -> None:
         text = answer(server.connect(head))
     assert "200 OK" in text
     assert "connection: close" in text
+
+
+def test_a_large_answer_is_not_kept_for_who_does_not_take_it(detector: Detector) -> None:
+    with served(detector) as server:
+        deaf = server.connect(b"GET /vega.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for _ in range(5):  # more than the system holds for it
+            deaf.sendall(b"GET /vega.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.5)
+        (connection,) = server.table._open.values()
+        assert connection.stage is Stage.ANSWER
+        assert connection._transport.get_write_buffer_size() < 300_000
+        whole = ask(server.connect(), b"GET /vega.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert whole.partition("\r\n\r\n")[2] == charts.vega_script()
 
 
 def test_a_client_whose_whole_body_came_keeps_its_connection(detector: Detector) -> None:

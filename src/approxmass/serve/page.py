@@ -9,10 +9,12 @@ from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope, Send
 
 from ..report import charts
 
 _SCRIPT = "text/javascript"
+_PIECE = 2**16
 
 
 def add_page(app: FastAPI) -> None:
@@ -43,9 +45,22 @@ def _library(data: bytes, kind: str) -> Callable[..., Any]:
     async def answer(request: Request) -> Response:
         if request.headers.get("if-none-match") == tag:
             return Response(None, HTTPStatus.NOT_MODIFIED, caching)
-        return Response(data, headers=caching, media_type=kind)
+        return _InPieces(data, headers=caching, media_type=kind)
 
     return answer
+
+
+class _InPieces(Response):
+    """A large answer of which what the client does not take is not kept for it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a piece once the one before is on its way."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        for place in range(0, len(self.body), _PIECE):
+            piece, end = self.body[place : place + _PIECE], place + _PIECE
+            more = end < len(self.body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
 
 def _file(name: str, kind: str) -> Callable[[], Any]:
