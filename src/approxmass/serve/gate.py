@@ -151,9 +151,15 @@ class _Exchange:
         """
         if not self._unread:
             return await self._receive()
+        async with self._deadline():
+            return await self._next()
+
+    def _deadline(self) -> asyncio.Timeout:
         patience = min(self._most_seconds, self._limits.until(self._received))
-        async with asyncio.timeout_at(self._started + patience):
-            message = await self._receive()
+        return asyncio.timeout_at(self._started + patience)
+
+    async def _next(self) -> Message:
+        message = await self._receive()
         self._received += len(message.get("body", b""))
         self._unread = bool(message.get("more_body"))
         if not self._unread:
@@ -176,10 +182,14 @@ class _Exchange:
         await self._send(message)
 
     async def _discard_rest(self) -> None:
-        left = _MOST_DISCARDED * self._limits.body_bytes
+        most = self._received + _MOST_DISCARDED * self._limits.body_bytes
         try:
-            while self._unread and left > 0:
-                left -= len((await self.receive()).get("body", b""))
+            while self._unread and self._received < most:
+                # More and more at a time, as a deadline for each piece would cost more than it.
+                some = 2 * self._received + 2**16
+                async with self._deadline():
+                    while self._unread and self._received < min(some, most):
+                        await self._next()
         except TimeoutError:
             return
 
