@@ -3,7 +3,7 @@
 Neither decoder looks at all of them: Pillow passes over some, pyspng over all.
 """
 
-__all__ = ["SIGNATURE", "check_png", "ordinary_pixels"]
+__all__ = ["SIGNATURE", "check_png", "ordinary_pixels", "png_size"]
 
 import math
 import struct
@@ -12,6 +12,7 @@ import zlib
 from PIL import Image
 
 from ..arrays import Pixels
+from .guard import LARGEST
 from .unreadable import DAMAGED, UnreadableError
 
 try:  # quicker than Pillow, but not there for every system
@@ -31,6 +32,10 @@ _PLAIN = {b"IHDR", b"IDAT", b"IEND"}
 # After the rows: two checksums, of them and of the chunk, that pyspng does not look at.
 _TAIL = bytes(8) + _END
 _SMALL = 4096  # unpacked, these many bytes are 4 MB at most
+_LARGE = (
+    1 << 25
+)  # rows of more bytes are checked but not kept: Pillow decodes them with less memory
+_AT_ONCE = 1 << 20
 _STORED = 65535  # bytes of an uncompressed block, at most
 _STORED_BLOCK = struct.Struct("<BHH")  # whether it is the last, its length, the same inverted
 # Of an interlaced image, the seven passes: first column and row, steps between them.
@@ -43,6 +48,19 @@ _PASSES = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
+
+
+def png_size(data: bytes) -> tuple[int, int, bool] | None:
+    """Width and height of a PNG by its header, and whether it is grey; None of any other file.
+
+    Example:
+        >>> png_size(b"GIF89a") is None
+        True
+    """
+    if len(data) < len(_START) + 10 or not data.startswith(_START):
+        return None
+    width, height, _, colours = struct.unpack_from(">IIBB", data, len(_START))
+    return width, height, colours in (0, 4)
 
 
 def ordinary_pixels(data: bytes) -> Pixels | None:
@@ -130,6 +148,8 @@ def _walk(data: bytes) -> tuple[bool, bytes | None]:
     if colours not in _CHANNELS or methods[2] > 1:
         raise UnreadableError(DAMAGED)
     size = _rows_size(width, height, bits * _CHANNELS[colours], bool(methods[2]))
+    if size > 2 * LARGEST:  # of 64 bits a pixel at most, so that the header alone refuses it
+        return False, None
     rows = _inflated(b"".join(compressed), size)
     plain = kinds <= _PLAIN and bits == 8 and colours in (0, 2) and not any(methods)
     return plain, rows
@@ -147,13 +167,19 @@ def _rows_size(width: int, height: int, bits: int, laced: bool) -> int:
     return total
 
 
-def _inflated(compressed: bytes, size: int) -> bytes:
-    """Rows of so many bytes, and not one more or fewer; their checksum is looked at."""
+def _inflated(compressed: bytes, size: int) -> bytes | None:
+    """Rows of so many bytes, and not one more or fewer; their checksum is looked at.
+
+    None of many bytes, which are looked at in the same way.
+    """
     try:
         if len(compressed) < _SMALL:  # so that what comes out is not much either
             rows, whole = zlib.decompress(compressed), True
         else:
             unpacking = zlib.decompressobj()
+            if size > _LARGE:
+                _check_large(unpacking, compressed, size)
+                return None
             rows = unpacking.decompress(compressed, size + 1)
             whole = unpacking.eof
     except zlib.error as error:
@@ -161,6 +187,18 @@ def _inflated(compressed: bytes, size: int) -> bytes:
     if not whole or len(rows) != size:
         raise UnreadableError(DAMAGED)
     return rows
+
+
+def _check_large(unpacking: "zlib._Decompress", compressed: bytes, size: int) -> None:
+    """As `_inflated`, of which nothing is kept."""
+    found, rest = 0, compressed
+    while not unpacking.eof and found <= size:
+        some = len(unpacking.decompress(rest, _AT_ONCE))
+        found, rest = found + some, unpacking.unconsumed_tail
+        if not some and not rest:
+            break
+    if not unpacking.eof or found != size:
+        raise UnreadableError(DAMAGED)
 
 
 def _uncompressed(data: bytes, rows: bytes) -> bytes:

@@ -16,9 +16,9 @@ from PIL import ImageOps
 from ..arrays import Bools
 from ..errors import ApproxMassError
 from .decode import How, decode
-from .frames import opened
-from .guard import pillow_guard
-from .readers.folder import image_files, image_suffixes, shown_name
+from .formats import image_suffixes, opened
+from .guard import check_header, pillow_guard
+from .readers.folder import image_files, shown_name
 from .readers.parquet import column_of
 from .readers.shards import table_of
 from .source import ImageSource
@@ -154,6 +154,7 @@ def _marked(kept: bytes | Path) -> Bools:
     with pillow_guard():
         try:
             with opened(kept) as image:
+                check_header(image)
                 if image.mode.startswith("I") or image.mode == "F":  # of which 8 bits are too few
                     wide: Bools = np.asarray(ImageOps.exif_transpose(image)) != 0
                     return wide
