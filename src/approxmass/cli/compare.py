@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from .console import check_outputs, emit, out
+from .console import check_outputs, emit, out, say
 from .fit import Columns, Size
-from .options import SOURCE, Device, Json, MoreOod, OodSources, Threads
+from .options import (
+    SOURCE,
+    Device,
+    Json,
+    MoreOod,
+    OodSources,
+    SkipLimit,
+    Threads,
+    say_skipped,
+)
 from .tried_on import tried_on
 
 
@@ -28,6 +37,7 @@ def compare(
     encoder: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
     size: Size = None,
     columns: Columns = None,
+    skip_limit: SkipLimit = 0.05,
     seed: Annotated[int, typer.Option(help="Fixes fits and intervals.")] = 0,
     device: Device = None,
     threads: Threads = None,
@@ -49,6 +59,7 @@ def compare(
         source,
         {name: name for name in sources},
         id_images=id_source,
+        skip_limit=skip_limit,
         progress=True,
         encoder=encoder,
         size=size,
@@ -58,6 +69,10 @@ def compare(
         threads=threads,
     )
     facts, unit = found.facts(), found.detector.fitted.unit
+    for name, lines in found.remarks.items():
+        for line in lines:
+            say(f"{name}: {line}")
+        say_skipped([" ".join(each) for each in found.skipped[name]], f"{name}: {unit}")
     emit(facts, json_file)
     if json_file != Path("-"):
         for ood_name in sources:

@@ -148,7 +148,9 @@ def _walk(data: bytes) -> tuple[bool, bytes | None]:
     if colours not in _CHANNELS or methods[2] > 1:
         raise UnreadableError(DAMAGED)
     size = _rows_size(width, height, bits * _CHANNELS[colours], bool(methods[2]))
-    if size > 2 * LARGEST:  # of 64 bits a pixel at most, so that the header alone refuses it
+    if (
+        size > LARGEST + height
+    ):  # more than 64 million pixels in colour, which the header alone refuses
         return False, None
     rows = _inflated(b"".join(compressed), size)
     plain = kinds <= _PLAIN and bits == 8 and colours in (0, 2) and not any(methods)

@@ -256,6 +256,7 @@ def _opened(item: bytes | Image.Image | Page) -> tuple[Image.Image, Declared]:
 def _flat(image: Image.Image, said: Declared, how: How, notes: list[Note] | None) -> Image.Image:
     """An image in mode L or RGB, upright."""
     image.load()
+    check_header(image)  # an icon is as large as the PNG in it says
     # Looking for an orientation takes as long as decoding a small image, and most have none.
     if image.format != "PNG" or _ORIENTED & image.info.keys():
         with suppress(Exception):  # damaged EXIF data, of which Pillow makes many errors
@@ -279,8 +280,10 @@ def _page(page: Page) -> tuple[Image.Image, Declared]:
     if isinstance(item, bytes) and item.startswith(SIGNATURE):
         check_png(item)
     image = opened(item)
-    check_header(image)
-    image.seek(page.number)
+    # A frame of a GIF may be larger than those before it, which are decoded on the way to it.
+    for number in range(page.number + 1) if image.format == "GIF" else (page.number,):
+        check_header(image)
+        image.seek(number)
     return image, declared(image)
 
 

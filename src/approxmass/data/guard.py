@@ -15,17 +15,23 @@ from PIL import Image
 from ..runtime.shared import SharedChange
 from .unreadable import UnreadableError
 
-# Bytes of an image as Pillow holds it: 64 million pixels in colour. Twice as much is in use at
-# most, and what other threads decode meanwhile waits, where it would be more than four times.
-LARGEST = 256_000_000
-_TOGETHER = 4 * LARGEST
-# Pixels that are decoded, of all passes that a file asks for: its scans, the frames of its pages.
-_MOST_WORK = 1 << 30
-# Bytes of a pixel as Pillow holds it; of all other modes 4.
-_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-_SCAN = b"\xff\xda"  # starts one of a JPEG
+# Bytes that decoding an image and making it 8-bit may take. All threads together take no more than
+# twice as many: who finds no room waits.
+LARGEST = 512_000_000
+_TOGETHER = 2 * LARGEST
+# Bytes of a pixel as Pillow holds it, of other modes 4; of a large image two such are held at most,
+# and more by what decodes these formats (measured).
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+_TAKEN = {"AVIF": 10, "GIF": 14, "HEIF": 10, "JPEG2000": 20, "PROGRESSIVE": 10, "WEBP": 17}
+# What these make of few bytes takes a microsecond or more a pixel, or is bounded by nothing.
+_SLOW = {"MSP", "bmp_rle", "qoi"}
+_MOST_SLOW = 1 << 21
+_UNBOUNDED = {"fits_gzip"}
+# Pixels that a JPEG asks for in all its scans.
+_MOST_SCANNED = 1 << 30
+_SCAN = b"\xff\xda"  # starts one
 # Pixels of a strip of a large image.
-_STRIP = 1 << 21
+_STRIP = 1 << 19
 
 
 def _guarded() -> Callable[[], None]:
@@ -42,14 +48,14 @@ pillow_guard = SharedChange(_guarded)
 
 
 def check_header(image: Image.Image, data: bytes | None = None) -> None:
-    """Refuse an image that is too large, by its header and, of a JPEG, by the number of its scans.
+    """Refuse an image whose header says that decoding it takes too much memory or time.
 
     Arguments:
         image: Just opened.
-        data: The file, where it is at hand.
+        data: The file, where it is at hand: of a JPEG its scans are counted.
 
     Raises:
-        UnreadableError: it is.
+        UnreadableError: it does.
 
     Example:
         >>> check_header(Image.new("L", (8000, 8000)))
@@ -59,19 +65,29 @@ def check_header(image: Image.Image, data: bytes | None = None) -> None:
         raise UnreadableError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller")
     if _bytes_of(image) > LARGEST:
         raise UnreadableError(
-            f"has {image.width:,} x {image.height:,} pixels of {_BYTES.get(image.mode, 4)} bytes, "
-            f"which are more than {LARGEST:,} bytes: make it smaller"
+            f"has {image.width:,} x {image.height:,} pixels, for which decoding "
+            f"{image.format or 'it'} takes more than {LARGEST // 10**6} MB: make it smaller"
         )
+    codecs = {tile[0] for tile in getattr(image, "tile", None) or ()}
+    if codecs & _UNBOUNDED or (codecs & _SLOW and pixels > _MOST_SLOW):
+        raise UnreadableError("is packed in a way that is slow to undo: save it as PNG")
     if image.format in ("JPEG", "MPO") and data is not None:
         scans = data.count(_SCAN)
-        if scans * pixels > _MOST_WORK:
+        if scans * pixels > _MOST_SCANNED:
             raise UnreadableError(
-                f"is a JPEG of {scans:,} scans, each of all its pixels: save it again"
+                f"is a JPEG of {scans:,} scans, each of all pixels: save it again"
             )
 
 
 def _bytes_of(image: Image.Image) -> int:
-    return image.width * image.height * _BYTES.get(image.mode, 4)
+    """What decoding an image takes, at most."""
+    stored, kind = _STORED.get(image.mode, 4), image.format or ""
+    if image.info.get("progressive"):
+        kind = "PROGRESSIVE"
+    taken = max(2 * stored, stored + 4 * (image.mode == "P"))
+    if stored == 4 or kind != "GIF":
+        taken = max(taken, _TAKEN.get(kind, 0))
+    return image.width * image.height * taken
 
 
 class _Room:
@@ -106,8 +122,8 @@ def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """An image from top to bottom, each strip with its first row; a small one is one strip.
 
     Example:
-        >>> [(top, strip.size) for top, strip in strips(Image.new("L", (2048, 1536)))]
-        [(0, (2048, 1024)), (1024, (2048, 512))]
+        >>> [(top, strip.size) for top, strip in strips(Image.new("L", (2048, 384)))]
+        [(0, (2048, 256)), (256, (2048, 128))]
     """
     rows = max(1, _STRIP // max(1, image.width))
     if image.height <= rows:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ class Masks:
 
     name: str
     stream: Callable[[], Iterator[Kept]]
+
+    def only(self, keep: Bools) -> "Masks":
+        """The masks of the images that are marked, `(N,)`."""
+        return Masks(self.name, lambda: compress(self.stream(), keep))
 
     def read(self, kept: Kept, image: str, size: tuple[int, int]) -> Bools:
         """Where an image is marked, `(H, W)`.

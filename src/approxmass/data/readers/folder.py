@@ -141,7 +141,8 @@ def left_out(others: Counter[str]) -> str | None:
     known = +others
     if not known:
         return None
-    listed = ", ".join(f"{shown_name(kind)} {count:,}" for kind, count in known.most_common(_NAMED))
+    most = sorted(known, key=lambda kind: (-known[kind], kind))[:_NAMED]
+    listed = ", ".join(f"{shown_name(kind)} {known[kind]:,}" for kind in most)
     more = ", ..." if len(known) > _NAMED else ""
     total = known.total()
     files = "1 file of another kind" if total == 1 else f"{total:,} files of other kinds"
