@@ -304,7 +304,7 @@ def enough_images(folder: Path) -> Path:
 def corrupt_image(place: Path, tmp: Path) -> list[object]:
     images = enough_images(tmp / "images")
     (images / "04.png").write_bytes(b"\x89PNG broken")
-    return ["fit", images, "-o", tmp / "d"]
+    return ["fit", images, "-o", tmp / "d", "--skip-limit", 0]
 
 
 def empty_folder(place: Path, tmp: Path) -> list[object]:

@@ -96,6 +96,7 @@ def test_what_goes_with_the_images_goes_with_those_that_are_left(place: Path) ->
     assert (
         found.score(textures(9)).statistic.tolist() == plain.score(textures(9)).statistic.tolist()
     )
+    new = textures(9)
     with_labels = Detector(method="mahalanobis", epochs=1).fit(place / "some", labels)
     same = Detector(method="mahalanobis", epochs=1).fit(place / "whole", labels[keep])
     assert with_labels.score(new).statistic.tolist() == same.score(new).statistic.tolist()

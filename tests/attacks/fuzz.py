@@ -4,10 +4,10 @@
     python tests/attacks/fuzz.py results/fuzz.json --only png,csv --seconds 60
     python tests/attacks/fuzz.py --replay png:12:345 FILE      writes that input, and reads it
 
-An input may be read or refused (`ApproxMassError`, in the server `RequestRefused`). A finding is any
-other exception, more than 5 s of processor time (or 60 s in all), a peak of more than 512 MiB above
-the start, or the end of the process. Each block of inputs has its seed and a process of its own; the
-file is written after each, and a later run goes on from there.
+An input may be read or refused (`ApproxMassError`, in the server `RequestRefused`). A finding is
+any other exception, more than 5 s of processor time (or 60 s in all), a peak of more than 512 MiB
+above the start, or the end of the process. Each block of inputs has its seed and a process of its
+own; the file is written after each, and a later run goes on from there.
 
 Why not a fuzzer of others: see docs/security.md.
 """
@@ -31,6 +31,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+# Before NumPy is there.
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -197,7 +198,7 @@ def run(target: Path, only: list[str], inputs: int | None, seconds: float | None
             facts["inputs"] = sum(of["inputs"] for of in facts["readers"].values())
             facts["seconds"] = round(before + time.monotonic() - started, 1)
             facts["versions"] = fuzz_readers.versions()
-            facts["command"] = "python tests/attacks/fuzz.py results/fuzz.json"
+            facts["command"] = "python tests/attacks/fuzz.py results/fuzz.json --inputs 1000000"
             written = target.with_name(f".{target.name}.part")
             written.write_text(json.dumps(facts, indent=1) + "\n")
             os.replace(written, target)
