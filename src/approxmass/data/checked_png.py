@@ -3,16 +3,16 @@
 Neither decoder looks at all of them: Pillow passes over some, pyspng over all.
 """
 
-__all__ = ["SIGNATURE", "check_png", "ordinary_pixels", "png_size"]
+__all__ = ["SIGNATURE", "PngHeader", "check_png", "ordinary_pixels", "png_header"]
 
 import math
 import struct
 import zlib
+from typing import NamedTuple
 
 from PIL import Image
 
 from ..arrays import Pixels
-from .guard import LARGEST
 from .unreadable import DAMAGED, UnreadableError
 
 try:  # quicker than Pillow, but not there for every system
@@ -50,17 +50,37 @@ _PASSES = (
 )
 
 
-def png_size(data: bytes) -> tuple[int, int, bool] | None:
-    """Width and height of a PNG by its header, and whether it is grey; None of any other file.
+class PngHeader(NamedTuple):
+    """What a PNG says of itself: sides in pixels, bits of a number, and its kind of colours."""
+
+    width: int
+    height: int
+    bits: int
+    colours: int
+
+    @property
+    def grey(self) -> bool:
+        """With or without transparency."""
+        return self.colours in (0, 4)
+
+    @property
+    def stored(self) -> int:
+        """Bytes of a pixel as Pillow holds it."""
+        if self.colours in (2, 4, 6):
+            return 4
+        return 2 if self.bits == 16 else 1
+
+
+def png_header(data: bytes) -> PngHeader | None:
+    """The header of a PNG; None of any other file.
 
     Example:
-        >>> png_size(b"GIF89a") is None
+        >>> png_header(b"GIF89a") is None
         True
     """
     if len(data) < len(_START) + 10 or not data.startswith(_START):
         return None
-    width, height, _, colours = struct.unpack_from(">IIBB", data, len(_START))
-    return width, height, colours in (0, 4)
+    return PngHeader(*struct.unpack_from(">IIBB", data, len(_START)))
 
 
 def ordinary_pixels(data: bytes) -> Pixels | None:
@@ -148,10 +168,6 @@ def _walk(data: bytes) -> tuple[bool, bytes | None]:
     if colours not in _CHANNELS or methods[2] > 1:
         raise UnreadableError(DAMAGED)
     size = _rows_size(width, height, bits * _CHANNELS[colours], bool(methods[2]))
-    if (
-        size > LARGEST + height
-    ):  # more than 64 million pixels in colour, which the header alone refuses
-        return False, None
     rows = _inflated(b"".join(compressed), size)
     plain = kinds <= _PLAIN and bits == 8 and colours in (0, 2) and not any(methods)
     return plain, rows

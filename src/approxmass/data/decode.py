@@ -29,11 +29,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..arrays import Pixels, Shape
-from .checked_png import SIGNATURE, check_png, ordinary_pixels, png_size
+from .checked_png import SIGNATURE, check_png, ordinary_pixels, png_header
 from .formats import opened, what_it_is
 from .frame import Frame, placed
 from .frames import MOST_PAGES, TOO_MANY, Page, first_of_several, page_of
-from .guard import check_header, room_for, strips
+from .guard import LARGEST, check_header, check_size, room_for, strips
 from .modes import Declared, declared, eight_bit, is_grey, to_uint8
 from .region import Region
 from .remarks import Note
@@ -124,8 +124,9 @@ def decode(
         raise UnreadableError("is empty (0 bytes): copy it again or remove it")
     try:
         pixels = None
-        if isinstance(item, bytes) and (of := png_size(item)) is not None:
-            how.check_size(*of)
+        if isinstance(item, bytes) and (header := png_header(item)) is not None:
+            how.check_size(header.width, header.height, header.grey)
+            check_size(header.width, header.height, 2 * header.stored, "PNG")
             pixels = ordinary_pixels(item)
         if pixels is None:
             return _by_pillow(item, frame, how, notes)
@@ -233,8 +234,11 @@ def _is_grey_mode(mode: str) -> bool:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, for ever
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for, for ever
             raise UnreadableError("is not a file: remove it")
+        if facts.st_size > LARGEST:
+            raise UnreadableError(f"is a file of {facts.st_size / 1e6:,.0f} MB: make it smaller")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableError(

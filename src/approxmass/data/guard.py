@@ -3,7 +3,7 @@
 What the header of an image says is held against limits before a pixel of it is decoded.
 """
 
-__all__ = ["LARGEST", "check_header", "pillow_guard", "room_for", "strips"]
+__all__ = ["LARGEST", "check_header", "check_size", "pillow_guard", "room_for", "strips"]
 
 import threading
 import warnings
@@ -60,14 +60,8 @@ def check_header(image: Image.Image, data: bytes | None = None) -> None:
     Example:
         >>> check_header(Image.new("L", (8000, 8000)))
     """
+    check_size(image.width, image.height, _taken_by(image), image.format)
     pixels = image.width * image.height
-    if pixels > (Image.MAX_IMAGE_PIXELS or pixels):
-        raise UnreadableError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller")
-    if _bytes_of(image) > LARGEST:
-        raise UnreadableError(
-            f"has {image.width:,} x {image.height:,} pixels, for which decoding "
-            f"{image.format or 'it'} takes more than {LARGEST // 10**6} MB: make it smaller"
-        )
     codecs = {tile[0] for tile in getattr(image, "tile", None) or ()}
     if codecs & _UNBOUNDED or (codecs & _SLOW and pixels > _MOST_SLOW):
         raise UnreadableError("is packed in a way that is slow to undo: save it as PNG")
@@ -79,15 +73,37 @@ def check_header(image: Image.Image, data: bytes | None = None) -> None:
             )
 
 
-def _bytes_of(image: Image.Image) -> int:
-    """What decoding an image takes, at most."""
+def check_size(width: int, height: int, taken: int, kind: str | None) -> None:
+    """Refuse an image of so many pixels.
+
+    Arguments:
+        width: In pixels.
+        height: In pixels.
+        taken: Bytes that decoding takes, a pixel.
+        kind: Its format.
+
+    Raises:
+        UnreadableError: they are too many.
+    """
+    pixels = width * height
+    if pixels > (Image.MAX_IMAGE_PIXELS or pixels):
+        raise UnreadableError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller")
+    if pixels * taken > LARGEST:
+        raise UnreadableError(
+            f"has {width:,} x {height:,} pixels, for which decoding {kind or 'it'} takes more than "
+            f"{LARGEST // 10**6} MB: make it smaller"
+        )
+
+
+def _taken_by(image: Image.Image) -> int:
+    """Bytes that decoding an image takes a pixel, at most."""
     stored, kind = _STORED.get(image.mode, 4), image.format or ""
     if image.info.get("progressive"):
         kind = "PROGRESSIVE"
     taken = max(2 * stored, stored + 4 * (image.mode == "P"))
     if stored == 4 or kind != "GIF":
         taken = max(taken, _TAKEN.get(kind, 0))
-    return image.width * image.height * taken
+    return taken
 
 
 class _Room:
@@ -115,7 +131,7 @@ _room = _Room()
 
 def room_for(image: Image.Image) -> AbstractContextManager[None]:
     """Wait until there is room to decode an image, and hold it meanwhile."""
-    return _room.taken(_bytes_of(image))
+    return _room.taken(image.width * image.height * _taken_by(image))
 
 
 def strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
