@@ -171,7 +171,7 @@ def test_a_share_of_all_is_counted_exactly(tmp_path: Path) -> None:
     source = open_images(folder_of(tmp_path / "x", textures(95), tuple(range(0, 50, 10))))
     kept, skips = readable_part(source, 0.05)
     assert (len(kept), len(skips.found)) == (95, 5)
-    with mistake("bad-image", "more than 0.049 of its 100 images, the skip limit"):
+    with mistake("bad-image", "more than 4.9% of its 100 images cannot be read (the skip limit)"):
         readable_part(source, 0.049)
     assert Skips(source, 0.05).said == ""
 

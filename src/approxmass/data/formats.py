@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..runtime.extras import has_extra
 from .unreadable import DAMAGED, UnreadableError
 
 # Of the formats that Pillow knows, those that are not opened: EPS, for which Ghostscript runs a
@@ -67,13 +68,13 @@ def _by_pillow(item: bytes | Path) -> Image.Image:
 
 
 def _heif(item: bytes | Path) -> Image.Image:
-    try:
-        from pillow_heif import HeifImageFile  # late: an extra
-    except ImportError as error:
+    if not has_extra("heif"):
         raise UnreadableError(
             "is HEIC, which needs pillow-heif: pip install pillow-heif, or save it as JPEG",
             code="missing-library",
-        ) from error
+        )
+    from pillow_heif import HeifImageFile
+
     # Pillow itself is left as the caller has it: nothing is registered.
     image: Image.Image = HeifImageFile(io.BytesIO(item) if isinstance(item, bytes) else item)
     return image

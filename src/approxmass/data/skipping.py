@@ -118,8 +118,8 @@ class Skips:
                 line = f"{chunk.unit} {first} {reason}"
                 if self._limit:
                     line = (
-                        f"more than {self._limit:.3g} of its {self._total:,} {chunk.unit}s, the "
-                        f"skip limit, cannot be read; the first, {line}"
+                        f"more than {100 * self._limit:.3g}% of its {self._total:,} "
+                        f"{chunk.unit}s cannot be read (the skip limit); the first, {line}"
                     )
                 raise ApproxMassError(f"{self._source.name}: {line}", code=code)
 
