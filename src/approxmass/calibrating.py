@@ -191,7 +191,6 @@ def recalibrated(
 
     found = calibrated_by(pieces(), whole(fitted.model), explains=fitted.model.explains)
     which = f" besides copies of others and {source.unit}s of the fit"
-    which = f"{which}, and unreadable ones" if skips.any else which
     _check_counts(used, source, named, which)
     run = CalibrationRun.now(
         source.name, digest.hexdigest(), found, per, left_out=int(skips.keep.sum()) - len(used)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .console import check_outputs, emit, out, say
+from .console import check_outputs, emit, out
 from .fit import Columns, Size
 from .options import (
     SOURCE,
@@ -17,7 +17,7 @@ from .options import (
     OodSources,
     SkipLimit,
     Threads,
-    say_skipped,
+    say_of_set,
 )
 from .tried_on import tried_on
 
@@ -70,9 +70,7 @@ def compare(
     )
     facts, unit = found.facts(), found.detector.fitted.unit
     for name, lines in found.remarks.items():
-        for line in lines:
-            say(f"{name}: {line}")
-        say_skipped([" ".join(each) for each in found.skipped[name]], f"{name}: {unit}")
+        say_of_set(name, lines, found.skipped[name], unit)
     emit(facts, json_file)
     if json_file != Path("-"):
         for ood_name in sources:

@@ -19,7 +19,7 @@ from .options import (
     SkipLimit,
     Threads,
     loaded,
-    say_skipped,
+    say_of_set,
 )
 from .tried_on import TriedOn, tried_on
 
@@ -120,9 +120,7 @@ def _assessed(detector: "Detector", sets: TriedOn, **how: Any) -> "Assessment":
             masks = None
     found = assess(detector, sets.inside, sets.outside, masks=masks, **how)
     for name, scored in found.sets.items():
-        for line in scored.remarks:
-            say(f"{name}: {line}")
-        say_skipped([" ".join(each) for each in scored.skipped], f"{name}: {detector.fitted.unit}")
+        say_of_set(name, scored.remarks, scored.skipped, detector.fitted.unit)
     return found
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "Skipped",
     "Threads",
     "loaded",
+    "say_of_set",
     "say_remarks",
     "say_skipped",
 ]
@@ -95,6 +96,15 @@ def say_remarks(source: "ImageSource") -> None:
     """What opening a source did unasked, and what it left out."""
     for line in source.remarks():
         say(line)
+
+
+def say_of_set(
+    name: str, remarks: Sequence[str], skipped: Sequence[tuple[str, str]], unit: str
+) -> None:
+    """What was done to the images of one of several sets, and which of them were skipped."""
+    for line in remarks:
+        say(f"{name}: {line}")
+    say_skipped([" ".join(each) for each in skipped], f"{name}: {unit}")
 
 
 def say_skipped(lines: Sequence[str], unit: str) -> None:

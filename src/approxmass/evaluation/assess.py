@@ -156,11 +156,8 @@ def score_set(
     Raises:
         ApproxMassError: more images are, or all.
     """
-    started = time.monotonic()
-    source = detector.open(images)
-    digest = hashlib.sha256()
-    parts = []
-    in_fit = 0
+    started, source = time.monotonic(), detector.open(images)
+    digest, in_fit, parts = hashlib.sha256(), 0, []
     marks = None if masks is None else masks.stream()
     skips = Skips(source, skip_limit)
     for chunk in detector.chunks(source):
@@ -171,8 +168,7 @@ def score_set(
         if places is None:
             scores = detector.score_pixels(chunk.images, chunk.boxes)
         else:
-            kept = [mark for mark, error in zip(given, chunk.errors, strict=True) if error is None]
-            scores = _placed(detector, chunk, places, masks or NONE, kept, kind)
+            scores = _placed(detector, chunk, places, masks or NONE, given, kind)
         scores = scores.named(chunk.readable)
         if on_chunk is not None:
             on_chunk(chunk, scores)
@@ -198,10 +194,11 @@ def score_set(
 
 
 def _placed(
-    detector: Detector, chunk: Chunk, places: Places, masks: Masks, kept: list[Kept], kind: str
+    detector: Detector, chunk: Chunk, places: Places, masks: Masks, given: list[Kept], kind: str
 ) -> Scores:
     """Scores of a chunk, whose maps go to `places`, some at a time: they are as large as photos."""
     parts, names = [], chunk.readable
+    kept = [mark for mark, error in zip(given, chunk.errors, strict=True) if error is None]
     for start in range(0, len(chunk.images), _MAPS):
         some = slice(start, start + _MAPS)
         boxes, sizes = None if chunk.boxes is None else chunk.boxes[some], chunk.sizes[some]
@@ -246,13 +243,7 @@ def assess(
             chosen.
     """
     _ = detector.fitted.calibrated  # one for all images
-    sources: dict[str, ImageSource] = {}
-    for images in (in_distribution, *outliers):
-        source = detector.open(images)
-        name = source.name
-        while name in sources:  # two arrays, or a source given twice
-            name += "'"
-        sources[name] = source
+    sources = _opened(detector, (in_distribution, *outliers))
     first, *others = sources
     opened: dict[str, Masks] = {}
     if masks is not None:
@@ -270,22 +261,33 @@ def assess(
         )
         for name, source in sources.items()
     }
-    evaluation = evaluate(
-        first,
-        sets[first].statistics,
-        {name: sets[name].statistics for name in others},
-        group_size=group_size,
-        seed=seed,
-        unit=detector.fitted.unit,
-    )
     return Assessment(
         detector=detector,
         sets=sets,
-        evaluation=evaluation,
+        evaluation=evaluate(
+            first,
+            sets[first].statistics,
+            {name: sets[name].statistics for name in others},
+            group_size=group_size,
+            seed=seed,
+            unit=detector.fitted.unit,
+        ),
         group_size=group_size,
         seed=seed,
         places=None if places is None else _localizations(detector, places, first, others),
     )
+
+
+def _opened(detector: Detector, sets: Sequence[Any]) -> dict[str, ImageSource]:
+    """Sources by name."""
+    sources: dict[str, ImageSource] = {}
+    for images in sets:
+        source = detector.open(images)
+        name = source.name
+        while name in sources:  # two arrays, or a source given twice
+            name += "'"
+        sources[name] = source
+    return sources
 
 
 def _masks_of(

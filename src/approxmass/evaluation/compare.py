@@ -168,7 +168,7 @@ def compare(
     whole, skipped = readable_part(opened(images), skip_limit, threads=detector.threads)
     inside = None if id_images is None else opened(id_images)
     source, id_source = _two(whole, inside, detector.settings.seed)
-    sources = {id_source.name: id_source, **{name: opened(of) for name, of in oods.items()}}
+    sources = {id_source.name: id_source} | {name: opened(of) for name, of in oods.items()}
     if len(sources) <= len(oods):
         raise ApproxMassError("two sets have one name: name them apart", code="bad-option")
     detector.fit(source, skip_limit=0, progress=progress)
@@ -183,7 +183,6 @@ def compare(
         found = plain_lines(learnt.features, features)
     scores |= {f"plain: {name}": by_set for name, by_set in found.items()}
     calibrations = {key: by_set.pop(_CALIBRATION) for key, by_set in scores.items()}
-    skips, sources = {_FIT: skipped, **skips}, {_FIT: whole, **sources}
     return Comparison(
         id=id_source.name,
         counts={name: len(of) for name, of in next(iter(scores.values())).items()},
@@ -194,8 +193,8 @@ def compare(
         detector=detector,
         images_per_second=_rate(detector, id_source),
         seed=detector.settings.seed,
-        skipped={name: each.found for name, each in skips.items()},
-        remarks={name: of.remarks() for name, of in sources.items()},
+        skipped={_FIT: skipped.found, **{name: each.found for name, each in skips.items()}},
+        remarks={_FIT: whole.remarks(), **{name: of.remarks() for name, of in sources.items()}},
     )
 
 
