@@ -197,12 +197,12 @@ def test_unreadable_images_get_a_row_with_the_reason(place: Path, tmp_path: Path
     np.testing.assert_allclose(good, np.delete(whole, [3, 5, 7]), rtol=1e-4)
 
 
-def test_strict_stops_and_keeps_the_older_table(place: Path, tmp_path: Path) -> None:
+def test_a_skip_limit_of_none_stops_and_keeps_the_older_table(place: Path, tmp_path: Path) -> None:
     images = shutil.copytree(place / "images", tmp_path / "images")
     (images / "03.png").write_bytes(b"not an image")
     target = tmp_path / "scores.csv"
     target.write_text("older")
-    words = ["score", place / "detector", images, "-o", target, "--strict"]
+    words = ["score", place / "detector", images, "-o", target, "--skip-limit", 0]
     refused("bad-image", *words, naming="03.png")
     assert target.read_text() == "older"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "scores.csv"]
@@ -304,7 +304,7 @@ def enough_images(folder: Path) -> Path:
 def corrupt_image(place: Path, tmp: Path) -> list[object]:
     images = enough_images(tmp / "images")
     (images / "04.png").write_bytes(b"\x89PNG broken")
-    return ["fit", images, "-o", tmp / "d"]
+    return ["fit", images, "-o", tmp / "d", "--skip-limit", 0]
 
 
 def empty_folder(place: Path, tmp: Path) -> list[object]:

@@ -649,15 +649,6 @@ def test_a_npz_of_splits(names: tuple[str, str], tmp_path: Path) -> None:
     np.testing.assert_array_equal(check_labels(y, 6, "energy", each=1), y[:, 0])
 
 
-def test_files_left_out_of_a_folder_are_counted(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    for name in ("b.heic", "c.heic", "d.dcm", "photo", ".hidden"):
-        (tmp_path / name).write_bytes(b"x")
-    (line,) = open_images(tmp_path).remarks()
-    assert "4 files left out" in line
-    assert "2 .heic" in line
-
-
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["L", "RGB", "LA", "RGBA", "P", "1"]))
 def test_a_source_gives_what_decoding_each_alone_gives(seed: int, mode: str) -> None:

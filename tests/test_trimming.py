@@ -14,7 +14,7 @@ from approxmass import Detector
 from approxmass.data import open_images
 from approxmass.describe import describe
 from approxmass.evaluation.compare import compare
-from approxmass.fitting import FitInput
+from approxmass.fit_input import FitInput
 from approxmass.models.base import FitRun
 from approxmass.models.flow import FlowModel
 from approxmass.training.folds import in_folds

@@ -17,6 +17,7 @@ from .calibrated import ONE, Calibrated, CalibrationRun
 from .data import ImageSource
 from .data.copies import pixel_digests
 from .data.frame import Box
+from .data.skipping import Skips
 from .errors import ApproxMassError
 from .explain.attribution import peaks_of
 from .fitted import Fitted
@@ -143,6 +144,7 @@ def recalibrated(
     *,
     device: torch.device,
     threads: int | None,
+    skips: Skips,
 ) -> Fitted:
     """The same model with another calibration, the earlier ones kept.
 
@@ -153,10 +155,11 @@ def recalibrated(
         groups: Of each image; None for one calibration for all.
         device: Where the model computes.
         threads: The most that decode at once.
+        skips: Takes note of images that are unreadable.
 
     Raises:
         ApproxMassError: too few images of a group that are not copies, of each other or of the
-            images of the fit; one in none; or unreadable images.
+            images of the fit; one in none; or more unreadable images than may be.
     """
     named = [ONE] * len(source) if groups is None else _given(groups, source)
     _check_counts(named, source, named or [ONE])
@@ -167,13 +170,11 @@ def recalibrated(
     used: list[str] = []
 
     def pieces() -> Iterator[Piece]:
-        done = 0
-        for images, boxes, views in views_of(
+        for images, boxes, views, places in views_of(
             fitted.model, source, device=device, threads=threads, shape=fitted.facts.shape,
-            digest=digest,
+            digest=digest, skips=skips,
         ):  # fmt: skip
-            of = named[done : done + len(images)]
-            done += len(images)
+            of = [named[place] for place in places]
             fresh = []
             for place, each in enumerate(zip(of, pixel_digests(images).tolist(), strict=True)):
                 if each[1] not in in_fit and each not in seen:
@@ -192,7 +193,7 @@ def recalibrated(
     which = f" besides copies of others and {source.unit}s of the fit"
     _check_counts(used, source, named, which)
     run = CalibrationRun.now(
-        source.name, digest.hexdigest(), found, per, left_out=len(source) - len(used)
+        source.name, digest.hexdigest(), found, per, left_out=int(skips.keep.sum()) - len(used)
     )
     return replace(fitted, calibrations=(*fitted.calibrations, run))
 

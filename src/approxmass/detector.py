@@ -15,10 +15,11 @@ from .calibrating import recalibrated
 from .card import card
 from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
+from .data.skipping import SKIP_LIMIT, Skips, check_skip_limit
 from .errors import ApproxMassError
 from .exporting import export_onnx
+from .fit_input import FitInput
 from .fitted import Fitted
-from .fitting import FitInput
 from .mass import LogProb
 from .models.base import FitRun
 from .models.kinds import MODULE
@@ -28,7 +29,7 @@ from .runtime.machine import is_main_process, pick_device, shared_by_processes
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
-from .trimming import fitted_on_usual
+from .trimming import fitted_on_readable
 
 # Of a density from elsewhere most images calibrate.
 _NOTHING_TRAINED = 0.75
@@ -82,6 +83,9 @@ class Detector(Scoring):
         parts: Of the flow: look at the places of an image too; `auto` does where a network sees
             images of more than 64 pixels a side.
         options: Of another method: what its class takes, such as `epochs` or `components`.
+
+    Attributes:
+        skipped: Images that the last `fit` or `calibrate` could not read, each with its reason.
 
     Raises:
         ApproxMassError: a value out of range, or an option that the method does not have.
@@ -182,6 +186,7 @@ class Detector(Scoring):
         )
         self.device = pick_device(device)
         self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
+        self.skipped: tuple[str, ...] = ()
         self._fitted: Fitted | None = None
         make_model(method, self._asked.seed, given)  # for its checks: a fit makes its own
 
@@ -205,6 +210,7 @@ class Detector(Scoring):
         outliers: Any = None,
         *,
         groups: Any = None,
+        skip_limit: float = SKIP_LIMIT,
         checkpoint: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -223,6 +229,8 @@ class Detector(Scoring):
             outliers: Images for methods that learn from some outliers (`energy`).
             groups: What belongs together, as frames of a film, and is on one side: whatever
                 `data.groups.open_groups` takes. One image of each group calibrates.
+            skip_limit: Share of the images that are left out where they cannot be read, as if they
+                had not been there; 0 stops at the first. They are in `facts.skipped`.
             checkpoint: File for the state of the training of a flow; other methods keep their own.
             resume: Go on from `checkpoint` if it is there.
             progress: Show remarks and a progress bar on standard error.
@@ -245,10 +253,12 @@ class Detector(Scoring):
             groups=groups,
             settings=self._asked,
             options=self._given,
+            skip_limit=check_skip_limit(skip_limit),
         )
         # A fit that fails leaves an earlier one as it was.
         with shared_by_processes():
-            self._fitted = fitted_on_usual(asked, run)
+            self._fitted = fitted_on_readable(asked, run)
+        self.skipped = self.facts.skipped
         return self
 
     @classmethod
@@ -308,7 +318,13 @@ class Detector(Scoring):
         return detector
 
     @plainly
-    def calibrate(self, images: Any, *, per: str | Sequence[Any] | None = None) -> "Detector":
+    def calibrate(
+        self,
+        images: Any,
+        *,
+        per: str | Sequence[Any] | None = None,
+        skip_limit: float = SKIP_LIMIT,
+    ) -> "Detector":
         """Give new p-values from new in-distribution images, without a new fit.
 
         For images of another camera or another day. The guarantee of the p-values is then for
@@ -320,6 +336,7 @@ class Detector(Scoring):
                 p-values: the group of each image, or what `data.groups.groups_of` takes, such as
                 a column, which is then looked up for the images scored too. None for one
                 calibration for all.
+            skip_limit: As of `fit`; those left out are in `skipped`.
 
         Raises:
             ApproxMassError: images that cannot be used, too few of a group, or an image in none.
@@ -341,9 +358,11 @@ class Detector(Scoring):
             by, groups = per, groups_of(source, per)
         elif per is not None:
             by, groups = GIVEN, check_groups(per, source)
+        skips = Skips(source, skip_limit)
         self._fitted = recalibrated(
-            self.fitted, source, by, groups, device=self.device, threads=self.threads
+            self.fitted, source, by, groups, device=self.device, threads=self.threads, skips=skips
         )
+        self.skipped = skips.lines
         return self
 
     @plainly

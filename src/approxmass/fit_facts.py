@@ -44,6 +44,7 @@ class FitFacts:
         notes: A remark for each choice that a person may want to know of.
         versions: Of the packages that it was fitted with, by name.
         fit_seconds: What it took.
+        skipped: Names of images that could not be read, each with its reason.
     """
 
     shape: Shape
@@ -59,6 +60,7 @@ class FitFacts:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     fit_seconds: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> int:
@@ -78,6 +80,7 @@ class FitFacts:
         Raises:
             ValueError: a fact is missing, unknown or of another type.
         """
+        facts = {"skipped": [], **facts}  # earlier fits skipped none
         if set(facts) != {f.name for f in fields(cls)}:
             raise ValueError(f"other facts: {sorted(set(facts) ^ {f.name for f in fields(cls)})}")
         channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
@@ -91,6 +94,7 @@ class FitFacts:
             facts["outliers"] or "",
             *facts["notes"],
             *facts["trimmed"],
+            *facts["skipped"],
         ]
         texts += dict(facts["versions"]).values()
         if not all(isinstance(text, str) for text in texts):
@@ -102,6 +106,7 @@ class FitFacts:
                 **numbers,
                 "shape": (channels, height, width),
                 "trimmed": tuple(facts["trimmed"]),
+                "skipped": tuple(facts["skipped"]),
                 "notes": tuple(facts["notes"]),
                 "fit_seconds": seconds,
             }

@@ -1,6 +1,6 @@
 """A fit from one end to the other: images, model, calibration."""
 
-__all__ = ["FitInput", "Learnt", "fitted_on", "learnt_from"]
+__all__ = ["Learnt", "fitted_on", "learnt_from"]
 
 import hashlib
 import time
@@ -18,9 +18,11 @@ from .data import ImageSource
 from .data.copies import stored_digests, units_of
 from .data.frame import Box
 from .data.groups import open_groups
+from .data.skipping import Skips
 from .data.vectors import VectorSource
 from .errors import ApproxMassError
 from .fit_facts import FitFacts, trimmed_said
+from .fit_input import FitInput
 from .fitted import Fitted
 from .models.base import FitData, FitRun, Model, Plan
 from .models.folded import FOLDS, FoldedModel
@@ -50,29 +52,6 @@ Rows = slice | Places
 _TOGETHER = 64
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FitInput:
-    """What a fit is of.
-
-    Attributes:
-        source: Images in the size that they have.
-        labels: As of `Detector.fit`.
-        outliers: As of `Detector.fit`.
-        groups: As of `Detector.fit`.
-        settings: As asked.
-        options: Of the model.
-        trimmed: Names of images that are no longer in the source, the most outlying ones.
-    """
-
-    source: ImageSource
-    labels: Any
-    outliers: Any
-    groups: Any
-    settings: Settings
-    options: Mapping[str, Any]
-    trimmed: tuple[str, ...] = ()
-
-
 def fitted_on(asked: FitInput, run: FitRun) -> Fitted:
     """Learn from images and calibrate on a share of them; see `Detector.fit`.
 
@@ -96,6 +75,7 @@ def fitted_on(asked: FitInput, run: FitRun) -> Fitted:
         folds=calibrated.folds,
         images=len(asked.source),
         trimmed=asked.trimmed,
+        skipped=asked.skips().lines,
         outliers=ready.learnt_from,
         notes=(*learnt.notes, *ready.source.remarks()),
         versions=versions(),
@@ -150,12 +130,12 @@ def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
             )
         ready = _ready(asked, units, run, every=every)
         with Spool() as views, Spool() as images:
-            seen = _gathered(ready, views, images, run)
+            seen = _gathered(ready, views, images, run, asked.skips())
             copies = units_of(copies, seen.digests)
             if not units.again and straddle(ready.shares.sides(), copies):
                 continue
             given = _given(ready, seen)
-            notes = [*ready.notes, *_of_copies(units, copies), *_of_trimmed(asked)]
+            notes = [*ready.notes, *_of_copies(units, copies), *_of_left_out(asked)]
             pieces = _pieces(views, images, seen.boxes)
             shown = replace(run, notes=[*run.notes, *notes])
             notes += _learn(ready, given, shown)
@@ -163,12 +143,12 @@ def learnt_from(asked: FitInput, run: FitRun, *, every: bool = False) -> Learnt:
         return Learnt(ready=ready, seen=seen, given=given, notes=notes, calibrated=calibrated)
 
 
-def _of_trimmed(asked: FitInput) -> list[str]:
-    if not asked.trimmed:
-        return []
-    return [
-        f"trim: {trimmed_said(asked.trimmed, len(asked.source), asked.source.unit)} are left out"
-    ]
+def _of_left_out(asked: FitInput) -> list[str]:
+    notes = [asked.skips().said] if asked.skipped else []
+    if asked.trimmed:
+        said = trimmed_said(asked.trimmed, len(asked.source), asked.source.unit)
+        notes.append(f"trim: {said} are left out")
+    return notes
 
 
 def _of_rows(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -271,11 +251,12 @@ def _parted(
     return in_folds(units, FOLDS, asked.seed, every=every), source
 
 
-def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun) -> Gathered:
+def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun, skips: Skips) -> Gathered:
     """What is kept of each image; those that calibrate go to the spools, where they lie is told.
 
     Raises:
-        ApproxMassError: an image is unreadable, or all are the same.
+        ApproxMassError: too many images are unreadable, or all are the same.
+        FoundUnreadable: some are.
     """
     shares = ready.shares
     calibrate = slice(0, len(shares.fold)) if isinstance(shares, Folds) else shares.calibration
@@ -289,6 +270,7 @@ def _gathered(ready: _Ready, views: Spool, images: Spool, run: FitRun) -> Gather
         images_spool=images,
         device=run.device,
         threads=run.threads,
+        skips=skips,
         progress=run.progress,
     )
     for _, training in ready.fits():

@@ -1,6 +1,6 @@
-"""Training images that are not all usual: the most outlying are left out of a second fit."""
+"""Images that are left out of a fit: those that cannot be read, and the most outlying ones."""
 
-__all__ = ["fitted_on_usual", "most_outlying", "unseen_scores"]
+__all__ = ["fitted_on_readable", "fitted_on_usual", "most_outlying", "unseen_scores"]
 
 import time
 from dataclasses import replace
@@ -11,15 +11,32 @@ from numpy.typing import NDArray
 from .arrays import Bools, Floats
 from .calibrated import ONE
 from .data.groups import open_groups
-from .data.labels import open_labels
-from .data.part import part_of
+from .data.skipping import FoundUnreadable
 from .errors import ApproxMassError
+from .fit_input import FitInput
 from .fitted import Fitted
-from .fitting import FitInput, fitted_on, learnt_from
+from .fitting import fitted_on, learnt_from
 from .models.base import FitRun
 from .training.checkpoint import first_pass_of
 from .training.folds import Folds
 from .training.holdout import FEWEST_UNITS, FEWEST_WHOLE
+
+
+def fitted_on_readable(asked: FitInput, run: FitRun) -> Fitted:
+    """Learn from the images that can be read, and of these from the usual ones; see below.
+
+    Where a pass finds some that cannot, up to the limit, the fit begins anew on the others, as if
+    there had been no more.
+
+    Raises:
+        ApproxMassError: as `Detector.fit`.
+    """
+    while True:
+        try:
+            return fitted_on_usual(asked, run)
+        except FoundUnreadable as found:
+            skips = found.skips
+            asked = asked.only(skips.keep, skipped=tuple(skips.found))
 
 
 def fitted_on_usual(asked: FitInput, run: FitRun) -> Fitted:
@@ -37,20 +54,13 @@ def fitted_on_usual(asked: FitInput, run: FitRun) -> Fitted:
     """
     if not asked.settings.trim:
         return fitted_on(asked, run)
-    started, source, groups = time.monotonic(), asked.source, asked.groups
+    started = time.monotonic()
     count = _count(asked)
-    if groups is not None:  # all of them, while all images are there
-        asked = replace(asked, groups=open_groups(groups, source))
+    if asked.groups is not None:  # all of them, while all images are there
+        asked = replace(asked, groups=open_groups(asked.groups, asked.source))
     scores, fold = unseen_scores(asked, _first_pass(run))
     keep = ~most_outlying(scores, fold, count)
-    labels = None if asked.labels is None else open_labels(asked.labels)
-    kept = replace(
-        asked,
-        source=part_of(source, keep, source.name).seen(mode=source.mode),
-        labels=None if labels is None else labels[keep],
-        groups=None if groups is None else asked.groups[keep],
-        trimmed=_names(asked, ~keep),
-    )
+    kept = asked.only(keep, trimmed=_names(asked, ~keep))
     try:
         fitted = fitted_on(kept, run)
     except ApproxMassError as error:

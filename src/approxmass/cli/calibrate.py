@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from .console import check_outputs, say
-from .options import SOURCE, Device, Folder, Json, Threads, say_remarks
+from .options import (
+    SOURCE,
+    Device,
+    Folder,
+    Json,
+    SkipLimit,
+    Threads,
+    say_remarks,
+    say_skipped,
+)
 
 Output = Annotated[
     Path | None,
@@ -31,6 +40,7 @@ def calibrate(
     source: Annotated[str, typer.Argument(help=SOURCE)],
     output: Output = None,
     per: Per = None,
+    skip_limit: SkipLimit = 0.05,
     device: Device = None,
     threads: Threads = None,
     json_file: Json = None,
@@ -46,7 +56,9 @@ def calibrate(
     detector = Detector.load(folder, device=device, threads=threads)
     images = detector.open(source)
     say_remarks(images)
-    detector.calibrate(images, per=per)
+    detector.calibrate(images, per=per, skip_limit=skip_limit)
+    say_skipped(detector.skipped, images.unit)
     detector.save(target)
     say(f"{target}: calibrated {detector.fitted.in_use.said(detector.fitted.unit)}")
-    show_detector(target, detector, json_file)
+    more = {"remarks": images.remarks(), "skipped": list(detector.skipped)}
+    show_detector(target, detector, json_file, more=more)

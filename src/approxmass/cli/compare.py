@@ -9,7 +9,16 @@ import typer
 
 from .console import check_outputs, emit, out
 from .fit import Columns, Size
-from .options import SOURCE, Device, Json, MoreOod, OodSources, Threads
+from .options import (
+    SOURCE,
+    Device,
+    Json,
+    MoreOod,
+    OodSources,
+    SkipLimit,
+    Threads,
+    say_of_set,
+)
 from .tried_on import tried_on
 
 
@@ -28,6 +37,7 @@ def compare(
     encoder: Annotated[str, typer.Option(help="As for `fit`.")] = "auto",
     size: Size = None,
     columns: Columns = None,
+    skip_limit: SkipLimit = 0.05,
     seed: Annotated[int, typer.Option(help="Fixes fits and intervals.")] = 0,
     device: Device = None,
     threads: Threads = None,
@@ -49,6 +59,7 @@ def compare(
         source,
         {name: name for name in sources},
         id_images=id_source,
+        skip_limit=skip_limit,
         progress=True,
         encoder=encoder,
         size=size,
@@ -58,6 +69,8 @@ def compare(
         threads=threads,
     )
     facts, unit = found.facts(), found.detector.fitted.unit
+    for name, lines in found.remarks.items():
+        say_of_set(name, lines, found.skipped[name], unit)
     emit(facts, json_file)
     if json_file != Path("-"):
         for ood_name in sources:

@@ -3,12 +3,24 @@
 __all__ = ["evaluate", "report", "show_evaluation", "write_page"]
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .console import check_outputs, emit, out, say
-from .options import Device, Folder, For, Json, MoreOod, OodSources, Seed, Threads, loaded
+from .options import (
+    Device,
+    Folder,
+    For,
+    Json,
+    MoreOod,
+    OodSources,
+    Seed,
+    SkipLimit,
+    Threads,
+    loaded,
+    say_of_set,
+)
 from .tried_on import TriedOn, tried_on
 
 if TYPE_CHECKING:
@@ -46,6 +58,7 @@ def evaluate(
         Path | None, typer.Option("-o", metavar="FILE", help="Also write a report, as .html.")
     ] = None,
     group_size: GroupSize = 1,
+    skip_limit: SkipLimit = 0.05,
     seed: Seed = 0,
     group: For = None,
     device: Device = None,
@@ -60,7 +73,8 @@ def evaluate(
         check_page(output)
     check_outputs(output, json_file, inputs=[sets.inside, *sets.outside])
     detector = loaded(folder, group, device, threads)
-    assessment = _assessed(detector, sets, group_size=group_size, seed=seed)
+    how = {"group_size": group_size, "seed": seed, "skip_limit": skip_limit}
+    assessment = _assessed(detector, sets, **how)
     emit(assessment.facts(), json_file)
     if json_file != Path("-"):
         show_evaluation(assessment)
@@ -76,6 +90,7 @@ def report(
     more_ood: MoreOod = None,
     masks: Masks = None,
     group_size: GroupSize = 1,
+    skip_limit: SkipLimit = 0.05,
     seed: Seed = 0,
     group: For = None,
     device: Device = None,
@@ -88,10 +103,12 @@ def report(
     check_page(output)
     check_outputs(output, inputs=[sets.inside, *sets.outside])
     detector = loaded(folder, group, device, threads)
-    write_page(_assessed(detector, sets, group_size=group_size, seed=seed), output)
+    how = {"group_size": group_size, "seed": seed, "skip_limit": skip_limit}
+    write_page(_assessed(detector, sets, **how), output)
 
 
-def _assessed(detector: "Detector", sets: TriedOn, *, group_size: int, seed: int) -> "Assessment":
+def _assessed(detector: "Detector", sets: TriedOn, **how: Any) -> "Assessment":
+    """As `assess`; says what was done to the images unasked, and which were skipped."""
     from ..evaluation.assess import assess
 
     masks = sets.masks
@@ -101,9 +118,10 @@ def _assessed(detector: "Detector", sets: TriedOn, *, group_size: int, seed: int
         else:
             say(f"masks: {masks} is not read: {detector.settings.method} has no maps")
             masks = None
-    return assess(
-        detector, sets.inside, sets.outside, masks=masks, group_size=group_size, seed=seed
-    )
+    found = assess(detector, sets.inside, sets.outside, masks=masks, **how)
+    for name, scored in found.sets.items():
+        say_of_set(name, scored.remarks, scored.skipped, detector.fitted.unit)
+    return found
 
 
 def write_page(assessment: "Assessment", page: Path) -> None:

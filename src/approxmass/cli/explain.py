@@ -91,14 +91,13 @@ def explain_files(
         _check_folder(folder, sources)
         check_file(folder / "001.png")
     rows: list[dict[str, Any]] = []
-    reasons: list[str] = []
+    remarks: dict[str, list[str]] = {}
     skipped = Skipped(detector.fitted.unit)
     for name in sources:
         source = detector.open(name)
         say_remarks(source)
         for chunk in detector.chunks(source):
             skipped.add(chunk.unreadable)
-            reasons += [f"{chunk.unit} {label} {error}" for label, error in chunk.unreadable]
             if not chunk.readable:
                 continue
             shown = [shown_size(size) for size in chunk.sizes]
@@ -128,12 +127,13 @@ def explain_files(
                         ],
                     }
                 )
+        remarks[str(name)] = source.remarks()
     if not rows:
         raise ApproxMassError(
             f"no {skipped.unit} can be explained; the first, {skipped.first}", code="bad-image"
         )
-    skipped.close("--json has them all")
-    return {"images": rows, "skipped": reasons}
+    skipped.close()
+    return {"images": rows, "skipped": skipped.lines, "remarks": remarks}
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 __all__ = ["fit", "inspect", "methods", "show_detector"]
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out, say
-from .options import SOURCE, Device, Folder, Json, Threads
+from .options import SOURCE, Device, Folder, Json, SkipLimit, Threads, say_skipped
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -146,6 +147,7 @@ def fit(
     columns: Columns = None,
     labels: Labels = None,
     outliers: Outliers = None,
+    skip_limit: SkipLimit = 0.05,
     device: Device = None,
     threads: Threads = None,
     resume: Resume = False,
@@ -174,8 +176,9 @@ def fit(
         threads=threads,
         **options,
     )
-    given = {"images": source, "labels": labels, "outliers": outliers, "groups": group}
-    _learn(detector, output, json_file, checkpoint, **given, resume=resume)
+    given: dict[str, Any] = {"images": source, "labels": labels, "outliers": outliers}
+    given |= {"groups": group, "skip_limit": skip_limit, "resume": resume}
+    _learn(detector, output, json_file, checkpoint, **given)
 
 
 def _learn(
@@ -206,6 +209,7 @@ def _keep(detector: "Detector", output: Path, checkpoint: Path, json_file: Path 
     detector.save(output)
     _remove(checkpoint)
     show_detector(output, detector, json_file)
+    say_skipped(detector.facts.skipped, detector.fitted.unit)
 
 
 def methods(json_file: Json = None) -> None:
@@ -229,9 +233,16 @@ def inspect(folder: Folder, false_alarm_rate: Rate = 0.05, json_file: Json = Non
 
 
 def show_detector(
-    folder: Path, detector: "Detector", json_file: Path | None, rate: float = 0.05
+    folder: Path,
+    detector: "Detector",
+    json_file: Path | None,
+    rate: float = 0.05,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print what there is to know of a detector at a false-alarm rate, as a table and as JSON."""
+    """Print what there is to know of a detector at a false-alarm rate, as a table and as JSON.
+
+    Into the JSON goes `more`, too.
+    """
     from ..describe import describe
     from ..drift import drift_power
     from .tables import facts_table
@@ -239,11 +250,12 @@ def show_detector(
     facts = describe(detector, rate)
     runs = detector.fitted.calibrations
     rates = {name or "all": group.rate_facts(rate) for name, group in runs[-1].groups.items()}
-    more = {"realised_rate": rates, "calibrations": [run.facts() for run in runs]}
+    known = {"realised_rate": rates, "calibrations": [run.facts() for run in runs], **(more or {})}
     fewest = min(len(group.streamed(detector.statistic)) for group in runs[-1].groups.values())
-    more["trimmed_names"] = list(detector.facts.trimmed)
-    more["drift_power"] = [asdict(each) for each in drift_power(fewest)]
-    emit(facts | more, json_file)
+    known["trimmed_names"] = list(detector.facts.trimmed)
+    known["skipped_names"] = list(detector.facts.skipped)
+    known["drift_power"] = [asdict(each) for each in drift_power(fewest)]
+    emit(facts | known, json_file)
     if json_file != Path("-"):
         out.print(facts_table(str(folder), facts))
 

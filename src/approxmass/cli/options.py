@@ -10,18 +10,23 @@ __all__ = [
     "MoreOod",
     "OodSources",
     "Seed",
+    "SkipLimit",
     "Skipped",
     "Threads",
     "loaded",
+    "say_of_set",
     "say_remarks",
+    "say_skipped",
 ]
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ApproxMassError
 from .console import say
 
 if TYPE_CHECKING:
@@ -45,6 +50,17 @@ Seed = Annotated[int, typer.Option(min=0, help="Fixes balancing, groups and inte
 Device = Annotated[
     str | None,
     typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...; a GPU where there is one."),
+]
+SkipLimit = Annotated[
+    float,
+    typer.Option(
+        "--skip-limit",
+        metavar="SHARE",
+        min=0.0,
+        max=1.0,
+        help="Share of the images of a source that may be unreadable; they are skipped and listed. "
+        "0 stops at the first.",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Most threads to compute in.")]
 
@@ -77,35 +93,71 @@ def loaded(folder: Path, group: str | None, device: str | None, threads: int | N
 
 
 def say_remarks(source: "ImageSource") -> None:
-    """What opening a source did unasked."""
+    """What opening a source did unasked, and what it left out."""
     for line in source.remarks():
         say(line)
+
+
+def say_of_set(
+    name: str, remarks: Sequence[str], skipped: Sequence[tuple[str, str]], unit: str
+) -> None:
+    """What was done to the images of one of several sets, and which of them were skipped."""
+    for line in remarks:
+        say(f"{name}: {line}")
+    say_skipped([" ".join(each) for each in skipped], f"{name}: {unit}")
+
+
+def say_skipped(lines: Sequence[str], unit: str) -> None:
+    """Which images, each with its reason, were skipped: the first few, and how many more."""
+    skipped = Skipped(unit)
+    skipped.add((line, "") for line in lines)
+    skipped.close()
 
 
 class Skipped:
     """Says which images are skipped, as they come: the first few by name, then how many more.
 
-    Attributes:
+    Arguments:
         unit: What they are, in words: images, or rows.
-        count: How many there were.
-        first: The first, with its reason; empty while there is none.
+        most: How many there may be.
+        of: What an error calls the source.
+
+    Attributes:
+        lines: Those there were, with their reasons.
     """
 
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self.count = 0
-        self.first = ""
+    def __init__(self, unit: str, most: float = math.inf, of: str = "") -> None:
+        self.unit, self.most, self.of = unit, most, of
+        self.lines: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return len(self.lines)
+
+    @property
+    def first(self) -> str:
+        """The first; empty while there is none."""
+        return self.lines[0] if self.lines else ""
 
     def add(self, unreadable: Iterable[tuple[str, str]]) -> None:
-        """Say some more, each a name and a reason that follows it."""
-        for name, reason in unreadable:
-            line = f"{self.unit} {name} {reason}"
-            self.first = self.first or line
-            self.count += 1
-            if self.count <= SHOWN:
-                say(f"skipped: {line}")
+        """Say some more, each a name and a reason that follows it.
 
-    def close(self, where: str) -> None:
+        Raises:
+            ApproxMassError: there are more than there may be.
+        """
+        for name, reason in unreadable:
+            self.lines.append(f"{self.unit} {name} {reason}".rstrip())
+            if self.count <= SHOWN:
+                say(f"skipped: {self.lines[-1]}")
+            if self.count > self.most + 1e-9:
+                raise ApproxMassError(
+                    f"{self.of}: more {self.unit}s cannot be read than --skip-limit lets pass; the "
+                    f"first, {self.first}",
+                    code="bad-image",
+                )
+
+    def close(self, where: str = "--json has them all") -> None:
         """Say how many were not named, and where they are."""
         if self.count > SHOWN:
             say(f"and {self.count - SHOWN:,} more, {where}")

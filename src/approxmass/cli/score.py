@@ -14,7 +14,7 @@ import typer
 from ..errors import ApproxMassError
 from .console import check_outputs, emit, out, remark
 from .engines import Engine, by_ray, detector_for, fewest_of, here
-from .options import SOURCE, Device, For, Json, Skipped, Threads, say_remarks
+from .options import SOURCE, Device, For, Json, SkipLimit, Skipped, Threads, say_remarks
 
 if TYPE_CHECKING:
     from ..scores import Scores
@@ -62,7 +62,7 @@ def score(
         float,
         typer.Option(metavar="RATE", help="Share of usual images that is_outlier may call."),
     ] = 0.05,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
+    skip_limit: SkipLimit = 1.0,
     group: For = None,
     engine: By = "torch",
     address: Address = None,
@@ -72,6 +72,7 @@ def score(
 ) -> None:
     """Score images: log-likelihood, mass, p-value and verdict, one row an image."""
     from ..calibration import check_rate
+    from ..data.skipping import check_skip_limit
     from ..storage.score_file import format_of
 
     form = cast(Format, format_of(output, form))
@@ -80,6 +81,7 @@ def score(
     check_outputs(output, json_file, inputs=sources)
     detector = detector_for(engine, folder, group, device, threads)
     check_rate(false_alarm_rate, fewest_of(detector))
+    strict = check_skip_limit(skip_limit) == 0
     opened = [detector.open(names_in(sys.stdin.buffer) if s == "-" else s) for s in sources]
     for images in opened:
         say_remarks(images)
@@ -91,11 +93,15 @@ def score(
             tables = [here(detector, images, strict) for images in opened]
         several = sources if len(sources) > 1 else None
         rows = _verdicts(tables, several, false_alarm_rate)
-        scored, counts = _written(rows, output, form, opened[0].unit, " ".join(sources))
+        most = skip_limit * sum(len(images) for images in opened)
+        skipped = Skipped(opened[0].unit, most, " ".join(sources))
+        scored, outliers = _written(rows, output, form, skipped)
+    counts = {"scored": len(scored), "skipped": skipped.count, "outliers": outliers}
     if engine != "onnx":  # whose file has what calibrates for p-values alone
         counts["group_p_value"] = _shift(detector, scored)
     facts = {**counts, "false_alarm_rate": false_alarm_rate, "output": str(output)}
-    emit(facts, json_file)
+    remarks = {name: of.remarks() for name, of in zip(sources, opened, strict=True)}
+    emit({**facts, "remarks": remarks, "unreadable": skipped.lines}, json_file)
     if json_file != Path("-"):
         from .tables import facts_table
 
@@ -162,13 +168,13 @@ def _verdicts(
 
 
 def _written(
-    tables: Iterator[Any], output: Path, form: str, unit: str, name: str
-) -> tuple["Scores", dict[str, Any]]:
-    """Write tables as they come, and sum them up."""
+    tables: Iterator[Any], output: Path, form: str, skipped: Skipped
+) -> tuple["Scores", int]:
+    """Write tables as they come; returns the scores, and how many are called outliers."""
     from ..scores import Scores
     from ..storage.score_file import FIRST, ScoreFile, scores_in, unreadable_in
 
-    outliers, skipped, parts = 0, Skipped(unit), []
+    outliers, parts = 0, []
     with _opened(output) as file, ScoreFile(file, form) as rows:
         for table in tables:
             skipped.add(unreadable_in(table))
@@ -178,11 +184,11 @@ def _written(
         scored = Scores.join(parts)
         if len(scored) == 0:
             raise ApproxMassError(
-                f"{name}: no {skipped.unit} can be scored; the first, {skipped.first}",
+                f"{skipped.of}: no {skipped.unit} can be scored; the first, {skipped.first}",
                 code="bad-image",
             )
     skipped.close(f"in the column error of {output}")
-    return scored, {"scored": len(scored), "skipped": skipped.count, "outliers": outliers}
+    return scored, outliers
 
 
 @contextmanager

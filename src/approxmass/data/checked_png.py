@@ -3,11 +3,12 @@
 Neither decoder looks at all of them: Pillow passes over some, pyspng over all.
 """
 
-__all__ = ["SIGNATURE", "check_png", "ordinary_pixels"]
+__all__ = ["SIGNATURE", "PngHeader", "check_png", "ordinary_pixels", "png_header"]
 
 import math
 import struct
 import zlib
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -31,6 +32,10 @@ _PLAIN = {b"IHDR", b"IDAT", b"IEND"}
 # After the rows: two checksums, of them and of the chunk, that pyspng does not look at.
 _TAIL = bytes(8) + _END
 _SMALL = 4096  # unpacked, these many bytes are 4 MB at most
+_LARGE = (
+    1 << 25
+)  # rows of more bytes are checked but not kept: Pillow decodes them with less memory
+_AT_ONCE = 1 << 20
 _STORED = 65535  # bytes of an uncompressed block, at most
 _STORED_BLOCK = struct.Struct("<BHH")  # whether it is the last, its length, the same inverted
 # Of an interlaced image, the seven passes: first column and row, steps between them.
@@ -43,6 +48,39 @@ _PASSES = (
     (1, 0, 2, 2),
     (0, 1, 1, 2),
 )
+
+
+class PngHeader(NamedTuple):
+    """What a PNG says of itself: sides in pixels, bits of a number, and its kind of colours."""
+
+    width: int
+    height: int
+    bits: int
+    colours: int
+
+    @property
+    def grey(self) -> bool:
+        """With or without transparency."""
+        return self.colours in (0, 4)
+
+    @property
+    def stored(self) -> int:
+        """Bytes of a pixel as Pillow holds it."""
+        if self.colours in (2, 4, 6):
+            return 4
+        return 2 if self.bits == 16 else 1
+
+
+def png_header(data: bytes) -> PngHeader | None:
+    """The header of a PNG; None of any other file.
+
+    Example:
+        >>> png_header(b"GIF89a") is None
+        True
+    """
+    if len(data) < len(_START) + 10 or not data.startswith(_START):
+        return None
+    return PngHeader(*struct.unpack_from(">IIBB", data, len(_START)))
 
 
 def ordinary_pixels(data: bytes) -> Pixels | None:
@@ -147,13 +185,19 @@ def _rows_size(width: int, height: int, bits: int, laced: bool) -> int:
     return total
 
 
-def _inflated(compressed: bytes, size: int) -> bytes:
-    """Rows of so many bytes, and not one more or fewer; their checksum is looked at."""
+def _inflated(compressed: bytes, size: int) -> bytes | None:
+    """Rows of so many bytes, and not one more or fewer; their checksum is looked at.
+
+    None of many bytes, which are looked at in the same way.
+    """
     try:
         if len(compressed) < _SMALL:  # so that what comes out is not much either
             rows, whole = zlib.decompress(compressed), True
         else:
             unpacking = zlib.decompressobj()
+            if size > _LARGE:
+                _check_large(unpacking, compressed, size)
+                return None
             rows = unpacking.decompress(compressed, size + 1)
             whole = unpacking.eof
     except zlib.error as error:
@@ -161,6 +205,18 @@ def _inflated(compressed: bytes, size: int) -> bytes:
     if not whole or len(rows) != size:
         raise UnreadableError(DAMAGED)
     return rows
+
+
+def _check_large(unpacking: "zlib._Decompress", compressed: bytes, size: int) -> None:
+    """As `_inflated`, of which nothing is kept."""
+    found, rest = 0, compressed
+    while not unpacking.eof and found <= size:
+        some = len(unpacking.decompress(rest, _AT_ONCE))
+        found, rest = found + some, unpacking.unconsumed_tail
+        if not some and not rest:
+            break
+    if not unpacking.eof or found != size:
+        raise UnreadableError(DAMAGED)
 
 
 def _uncompressed(data: bytes, rows: bytes) -> bytes:

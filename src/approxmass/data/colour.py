@@ -62,13 +62,14 @@ class Votes:
             if not self.grey_as_rgb:
                 return None
             some = "the" if self.grey_as_rgb == looked_at else f"{self.grey_as_rgb} of the"
-            return (
-                f"mode: {some} {looked_at} images looked at are stored as RGB but grey, and all "
-                "are read as grey; mode='rgb' keeps three channels"
-            )
+            those = f"{some} {looked_at} images looked at are stored as RGB but grey, and all are"
+            if looked_at == 1:
+                those = "the image is stored as RGB but grey, and is"
+            return f"mode: {those} read as grey; mode='rgb' keeps three channels"
         chosen, other = ("grey", "rgb") if channels == 1 else ("RGB", "grey")
         return (
-            f"mode: {self.colour} of the {looked_at} images looked at are in colour, the others "
+            f"mode: {self.colour} of the {looked_at} images looked at "
+            f"{'is' if self.colour == 1 else 'are'} in colour, the others "
             f"grey, and all are read as {chosen}; mode='{other}' reads them otherwise"
         )
 

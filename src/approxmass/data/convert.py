@@ -56,7 +56,7 @@ class Converter:
             for place, item in enumerate(items, start):
                 try:
                     pixels, size = self._decoded(place, item, notes)
-                    if pixels.shape != self.shape:
+                    if pixels.shape != self.shape:  # what its header could not tell
                         reason = mismatch(pixels.shape, self.what, self.shape)
                         raise UnreadableError(reason, code="wrong-shape")
                 except UnreadableError as error:

@@ -4,6 +4,7 @@ __all__ = ["among", "folds_of", "pixel_digests", "stored_digests", "times_of", "
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,13 +179,17 @@ def _of_item(item: Encoded, place: int) -> int:
 
 def _of_file(path: Path, place: int) -> int:
     try:
-        return _digest(path.read_bytes())
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+        return int.from_bytes(digest, "little", signed=True)
     except OSError:  # the stream will say why
         return _digest(f"image {place}".encode())
 
 
 def _length(path: Path) -> int:
+    """Of what is no file -1: a pipe would be waited for, for ever."""
     try:
-        return os.stat(path).st_size
+        facts = os.stat(path)
     except OSError:
         return -1
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else -1

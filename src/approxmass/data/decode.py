@@ -1,6 +1,7 @@
 """One encoded image to 8-bit pixels: bytes, a file, or an image of Pillow.
 
-Every road ends in the same few lines, so that an image has the same pixels whichever it took.
+Every road ends in the same few lines, so that an image has the same pixels whichever it took. What
+is too large, or of another size than is needed, is refused by its header before it is decoded.
 """
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "to_uint8",
 ]
 
-import io
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,14 +28,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..arrays import Pixels
-from .checked_png import SIGNATURE, check_png, ordinary_pixels
+from ..arrays import Pixels, Shape
+from .checked_png import SIGNATURE, check_png, ordinary_pixels, png_header
+from .formats import opened, what_it_is
 from .frame import Frame, placed
-from .frames import Page, first_of_several, opened, page_of
+from .frames import MOST_PAGES, TOO_MANY, Page, first_of_several, page_of
+from .guard import LARGEST, check_header, check_size, room_for, strips
 from .modes import Declared, declared, eight_bit, is_grey, to_uint8
 from .region import Region
 from .remarks import Note
-from .unreadable import DAMAGED, UnreadableError
+from .shapes import mismatch
+from .unreadable import UnreadableError
 
 # Where Pillow keeps what can hold the orientation of a PNG image.
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
@@ -54,12 +57,29 @@ class How:
         luminance: Images in colour become grey too, where grey is wanted, and do not stay RGB.
         background: The grey, 0 to 255, of the ground that transparent images are drawn on.
         region: What is outside of it becomes one grey, before anything else; None for all inside.
+        needed: `(C, H, W)` that it must have as it is stored, and whose shape that is, in words;
+            None where any size will do.
     """
 
     channels: int | None = None
     luminance: bool = False
     background: int = 255
     region: Region | None = None
+    needed: tuple[Shape, str] | None = None
+
+    def check_size(self, width: int, height: int, grey: bool) -> None:
+        """Refuse an image that has not the size that is needed, upright or turned.
+
+        Raises:
+            UnreadableError: it has not.
+        """
+        if self.needed is None or (height, width) == self.needed[0][1:]:
+            return
+        if (width, height) != self.needed[0][1:]:  # or turned, which decoding tells
+            shape = (1 if grey and self.channels != 3 else 3, height, width)
+            raise UnreadableError(
+                mismatch(shape, self.needed[1], self.needed[0]), code="wrong-shape"
+            )
 
 
 AS_STORED = How()
@@ -103,12 +123,16 @@ def decode(
     if not item:
         raise UnreadableError("is empty (0 bytes): copy it again or remove it")
     try:
-        pixels = ordinary_pixels(item) if isinstance(item, bytes) else None
-        if how.region is not None:
-            stored = _pixels(_flat(item, how, notes) if pixels is None else pixels)
-            return finished(to_pillow(how.region.blanked(stored)), frame, how, notes)
+        pixels = None
+        if isinstance(item, bytes) and (header := png_header(item)) is not None:
+            how.check_size(header.width, header.height, header.grey)
+            check_size(header.width, header.height, 2 * header.stored, "PNG")
+            pixels = ordinary_pixels(item)
         if pixels is None:
-            return finished(_flat(item, how, notes), frame, how, notes)
+            return _by_pillow(item, frame, how, notes)
+        if how.region is not None:
+            stored = how.region.blanked(_pixels(pixels))
+            return finished(to_pillow(stored), frame, how, notes)
         if frame is None and how.channels in (None, 1 if pixels.ndim == 2 else 3):
             return Decoded(_pixels(pixels), (pixels.shape[0], pixels.shape[1]))
         return finished(Image.fromarray(pixels), frame, how, notes)
@@ -117,9 +141,26 @@ def decode(
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise UnreadableError(f"has more than {limit}: make it smaller") from error
+    except MemoryError as error:
+        raise UnreadableError("needs more memory than there is: make it smaller") from error
     # Damaged files make Pillow's readers raise nearly anything, and none of it reads well.
     except Exception as error:
-        raise UnreadableError(DAMAGED) from error
+        raise UnreadableError(what_it_is(item)) from error
+
+
+def _by_pillow(
+    item: bytes | Image.Image | Page, frame: Frame | None, how: How, notes: list[Note] | None
+) -> Decoded:
+    image, said = _opened(item)
+    how.check_size(image.width, image.height, _is_grey_mode(image.mode))
+    check_header(image, item if isinstance(item, bytes) else None)
+    with room_for(image):
+        if notes is not None and not isinstance(item, Page) and first_of_several(image):
+            notes.append(("frames", 0))
+        flat = _flat(image, said, how, notes)
+        if how.region is not None:
+            flat = to_pillow(how.region.blanked(_pixels(flat)))
+        return finished(flat, frame, how, notes)
 
 
 def finished(
@@ -137,7 +178,7 @@ def finished(
         if notes is not None:
             notes.append(("to-rgb", 0))
     elif how.channels == 1 and stored == 3:
-        grey = is_grey(np.asarray(image))
+        grey = all(is_grey(np.asarray(strip)) for _, strip in strips(image))
         if grey or how.luminance:
             image = image.convert("L")
         if how.luminance and not grey and notes is not None:
@@ -193,8 +234,11 @@ def _is_grey_mode(mode: str) -> bool:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, for ever
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for, for ever
             raise UnreadableError("is not a file: remove it")
+        if facts.st_size > LARGEST:
+            raise UnreadableError(f"is a file of {facts.st_size / 1e6:,.0f} MB: make it smaller")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableError(
@@ -202,30 +246,33 @@ def _bytes_of(path: Path) -> bytes:
         ) from error
 
 
-def _flat(item: bytes | Image.Image | Page, how: How, notes: list[Note] | None) -> Image.Image:
-    """An encoded image in mode L or RGB, upright."""
+def _opened(item: bytes | Image.Image | Page) -> tuple[Image.Image, Declared]:
+    """An image whose file has been checked but is not decoded, and what it says."""
     if isinstance(item, Page):
-        image, said = _page(item)
-    elif isinstance(item, bytes):  # which have been checked
-        image = Image.open(io.BytesIO(item))
-        said = declared(image)
-    else:
-        image = item
-        _check_unread(image)
-        said = declared(image)
-    if notes is not None and not isinstance(item, Page) and first_of_several(image):
-        notes.append(("frames", 0))
+        return _page(item)
+    if isinstance(item, Image.Image):
+        _check_unread(item)
+        return item, declared(item)
+    image = opened(item)
+    return image, declared(image)
+
+
+def _flat(image: Image.Image, said: Declared, how: How, notes: list[Note] | None) -> Image.Image:
+    """An image in mode L or RGB, upright."""
     image.load()
-    kind = image.format
+    check_header(image)  # an icon is as large as the PNG in it says
     # Looking for an orientation takes as long as decoding a small image, and most have none.
-    if kind != "PNG" or _ORIENTED & image.info.keys():
+    if image.format != "PNG" or _ORIENTED & image.info.keys():
         with suppress(Exception):  # damaged EXIF data, of which Pillow makes many errors
-            image = ImageOps.exif_transpose(image)
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
     return eight_bit(image, said, how.background, notes)
 
 
 def _page(page: Page) -> tuple[Image.Image, Declared]:
     """A page, and what it says; a file is not read whole for each of its pages."""
+    if page.number == TOO_MANY:
+        raise UnreadableError(f"has more than {MOST_PAGES:,} frames or pages: split it")
     item = page.item
     if isinstance(item, Image.Image):
         _check_unread(item)
@@ -237,7 +284,10 @@ def _page(page: Page) -> tuple[Image.Image, Declared]:
     if isinstance(item, bytes) and item.startswith(SIGNATURE):
         check_png(item)
     image = opened(item)
-    image.seek(page.number)
+    # A frame of a GIF may be larger than those before it, which are decoded on the way to it.
+    for number in range(page.number + 1) if image.format == "GIF" else (page.number,):
+        check_header(image)
+        image.seek(number)
     return image, declared(image)
 
 

@@ -40,7 +40,10 @@ def open_labels(source: object) -> NDArray[Any] | None:
         >>> open_labels([0, 1, 1])
         array([0, 1, 1])
     """
-    return one_an_image(_open(source))
+    found = _open(source)
+    if found is not None and not isinstance(found, np.ndarray):  # a member that is no array
+        raise _bad(f"{source}: its labels are no array: save them again with numpy.savez")
+    return one_an_image(found)
 
 
 def _open(source: object) -> NDArray[Any] | None:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from PIL import ImageOps
 from ..arrays import Bools
 from ..errors import ApproxMassError
 from .decode import How, decode
-from .frames import opened
-from .guard import pillow_guard
-from .readers.folder import image_files, image_suffixes, shown_name
+from .formats import image_suffixes, opened
+from .guard import check_header, pillow_guard
+from .readers.folder import image_files, shown_name
 from .readers.parquet import column_of
 from .readers.shards import table_of
 from .source import ImageSource
@@ -39,6 +40,10 @@ class Masks:
 
     name: str
     stream: Callable[[], Iterator[Kept]]
+
+    def only(self, keep: Bools) -> "Masks":
+        """The masks of the images that are marked, `(N,)`."""
+        return Masks(self.name, lambda: compress(self.stream(), keep))
 
     def read(self, kept: Kept, image: str, size: tuple[int, int]) -> Bools:
         """Where an image is marked, `(H, W)`.
@@ -154,6 +159,7 @@ def _marked(kept: bytes | Path) -> Bools:
     with pillow_guard():
         try:
             with opened(kept) as image:
+                check_header(image)
                 if image.mode.startswith("I") or image.mode == "F":  # of which 8 bits are too few
                     wide: Bools = np.asarray(ImageOps.exif_transpose(image)) != 0
                     return wide

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..arrays import Pixels
+from .guard import strips
 from .remarks import Note
 from .unreadable import UnreadableError
 
@@ -79,17 +80,25 @@ def scaled(block: NDArray[Any], top: int | None) -> Pixels:
     if top is None:
         return block.astype(np.uint8, order="C")
     if top == _SIXTEEN and block.max() > 0:
-        largest = block.reshape(len(block), -1).max(axis=1)
-        small = (largest > 0) & (largest <= 255)
-        if small.any():
-            index = int(np.argmax(small))
-            raise UnreadableError(
-                f"has 16-bit values of {largest[index]} at most, which are black: if they are 8-bit"
-                " values save it with 8 bits, else scale them to 0 to 65535",
-                index=index,
-            )
+        _check_deep(block.reshape(len(block), -1).max(axis=1))
+    return _in_8_bits(block, top)
+
+
+def _in_8_bits(block: NDArray[Any], top: int) -> Pixels:
     wide = block.astype(np.int64)
     return ((wide * 255 + top // 2) // top).astype(np.uint8, order="C")
+
+
+def _check_deep(largest: NDArray[Any]) -> None:
+    """Refuse 8 bits in 16, by the largest 16-bit value of each image, `(k,)`."""
+    small = (largest > 0) & (largest <= 255)
+    if small.any():
+        index = int(np.argmax(small))
+        raise UnreadableError(
+            f"has 16-bit values of {largest[index]} at most, which are black: if they are 8-bit"
+            " values save it with 8 bits, else scale them to 0 to 65535",
+            index=index,
+        )
 
 
 def _check_range(block: NDArray[Any], top: int) -> None:
@@ -155,12 +164,34 @@ def eight_bit(
         >>> eight_bit(glass, declared(glass), 255, None).getpixel((0, 0))
         204
     """
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return _eight_bit(image, said, background, notes)
+    if image.mode.startswith("I") and said.top == _SIXTEEN:
+        _check_deep(np.array([max(np.asarray(strip).max() for _, strip in strips(image))]))
+    result: Image.Image | None = None
+    for row, strip in strips(image):  # so that a large one is in memory twice at most
+        flat = _eight_bit(strip, said, background, notes)
+        if strip is image:
+            return flat
+        result = Image.new(flat.mode, image.size) if result is None else result
+        result.paste(flat, (0, row))
+    assert result is not None  # no image is without rows
+    return result
+
+
+def _eight_bit(
+    image: Image.Image, said: Declared, background: int, notes: list[Note] | None
+) -> Image.Image:
+    """As `eight_bit`, all at once; whether 16-bit values are 8-bit ones has been looked at."""
     alpha = _alpha(image, said.raw)
     if image.mode == "F":
         flat = Image.fromarray(to_uint8(np.asarray(image)[None])[0])
     elif image.mode.startswith("I"):
         values = np.asarray(image)[None]
-        flat = Image.fromarray(scaled(values, said.top)[0])
+        _check_range(values, 255 if said.top is None else said.top)
+        flat = Image.fromarray(
+            (values.astype(np.uint8) if said.top is None else _in_8_bits(values, said.top))[0]
+        )
         if notes is not None and said.top is None:
             notes.append(("guess", 0))
         elif notes is not None and said.top == _SIXTEEN:

@@ -61,7 +61,7 @@ def _paged(batches: Batches, numbers: list[list[int]]) -> Batches:
                 pages = numbers[place]
                 place += 1
                 for k, number in enumerate(pages, 1):
-                    whole = len(pages) == 1 or item is None or isinstance(item, Page | np.ndarray)
+                    whole = pages == [0] or item is None or isinstance(item, Page | np.ndarray)
                     yield (
                         name if k == 1 else f"{name}#{k}",
                         item if whole else Page(item, number),

@@ -354,13 +354,14 @@ class ImageSource:
         return images
 
     def _converter(self, shape: Shape | None) -> Converter:
+        wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
         how = How(
-            channels=(self.shape if shape is None else shape)[0],
+            channels=wanted[0][0],
             luminance=shape is None or self.mode == "grey",
             background=self.background,
             region=self.region,
+            needed=wanted if self.frame is None else None,
         )
-        wanted = (self.shape, "the first image") if shape is None else (shape, NEEDED)
         kept, remarks = self._decoded, self._remarks
         return Converter(self.name, *wanted, self.frame, how, remarks, kept, decode)
 

@@ -13,6 +13,8 @@ from typing import Any
 from ..arrays import Bools, Floats
 from ..data import Chunk, ImageSource
 from ..data.masks import NONE, Kept, Masks, open_masks
+from ..data.part import part_of
+from ..data.skipping import SKIP_LIMIT, Skips
 from ..detector import Detector
 from ..errors import ApproxMassError
 from ..runtime.machine import machine_facts
@@ -39,6 +41,8 @@ class ScoredSet:
         sha256: Of the pixels as the detector saw them.
         in_fit: How many of the images were in the fit, by their pixels.
         seconds: Reading and scoring.
+        skipped: Name and reason of each image that could not be read.
+        remarks: What was done to the images unasked, and which files are none, in words.
         masks: Of the images, to read again; None where nothing is known of defects.
     """
 
@@ -50,6 +54,8 @@ class ScoredSet:
     sha256: str
     in_fit: int
     seconds: float
+    skipped: list[tuple[str, str]]
+    remarks: list[str]
     masks: Masks | None = None
 
     @property
@@ -114,6 +120,8 @@ class Assessment:
                     "in_fit": scored.in_fit,
                     "sha256": scored.sha256,
                     "seconds": round(scored.seconds, 2),
+                    "remarks": scored.remarks,
+                    "skipped": [{"name": n, "reason": why} for n, why in scored.skipped],
                 }
                 for name, scored in self.sets.items()
             },
@@ -131,6 +139,7 @@ def score_set(
     places: Places | None = None,
     masks: Masks | None = None,
     kind: str = "",
+    skip_limit: float = SKIP_LIMIT,
 ) -> ScoredSet:
     """Score whatever `open_images` takes; `on_chunk` sees the scores as they come.
 
@@ -141,32 +150,36 @@ def score_set(
         places: The maps go there too.
         masks: For these; None where no pixel is marked.
         kind: Of the images, for these.
+        skip_limit: Share of the images that are left out where they cannot be read, or are of
+            another size than the detector's.
 
     Raises:
-        ApproxMassError: an unreadable image, or one of another size than the detector's.
+        ApproxMassError: more images are, or all.
     """
-    started = time.monotonic()
-    source = detector.open(images)
-    digest = hashlib.sha256()
-    parts = []
-    in_fit = 0
+    started, source = time.monotonic(), detector.open(images)
+    digest, in_fit, parts = hashlib.sha256(), 0, []
     marks = None if masks is None else masks.stream()
+    skips = Skips(source, skip_limit)
     for chunk in detector.chunks(source):
-        chunk.require_readable(source.name)
+        skips.take(chunk)
+        given = [None if marks is None else next(marks) for _ in chunk.names]
+        if not chunk.readable:
+            continue
         if places is None:
             scores = detector.score_pixels(chunk.images, chunk.boxes)
         else:
-            kept = [None if marks is None else next(marks) for _ in chunk.names]
-            scores = _placed(detector, chunk, places, masks or NONE, kept, kind)
-        scores = scores.named(chunk.names)
+            scores = _placed(detector, chunk, places, masks or NONE, given, kind)
+        scores = scores.named(chunk.readable)
         if on_chunk is not None:
             on_chunk(chunk, scores)
         digest.update(chunk.images.data)
         in_fit += int(detector.fitted.in_fit(chunk.images).sum())
         parts.append(scores)
+    if not parts:
+        raise ApproxMassError(f"{source.name}: {skips.said}", code="bad-image")
     joined = Scores.join(parts)
     return ScoredSet(
-        source=source,
+        source=part_of(source, skips.keep, source.name) if skips.any else source,
         names=joined.names.tolist(),
         statistics=joined.statistics,
         p_value=joined.p_value,
@@ -174,15 +187,18 @@ def score_set(
         sha256=digest.hexdigest(),
         in_fit=in_fit,
         seconds=time.monotonic() - started,
-        masks=masks,
+        skipped=skips.found,
+        remarks=source.remarks(),
+        masks=masks if masks is None or not skips.any else masks.only(skips.keep),
     )
 
 
 def _placed(
-    detector: Detector, chunk: Chunk, places: Places, masks: Masks, kept: list[Kept], kind: str
+    detector: Detector, chunk: Chunk, places: Places, masks: Masks, given: list[Kept], kind: str
 ) -> Scores:
     """Scores of a chunk, whose maps go to `places`, some at a time: they are as large as photos."""
-    parts = []
+    parts, names = [], chunk.readable
+    kept = [mark for mark, error in zip(given, chunk.errors, strict=True) if error is None]
     for start in range(0, len(chunk.images), _MAPS):
         some = slice(start, start + _MAPS)
         boxes, sizes = None if chunk.boxes is None else chunk.boxes[some], chunk.sizes[some]
@@ -190,7 +206,7 @@ def _placed(
         for i, (surface, mask) in enumerate(zip(found.maps, kept[some], strict=True)):
             places.add(
                 surface,
-                masks.read(mask, chunk.names[start + i], sizes[i]),
+                masks.read(mask, names[start + i], sizes[i]),
                 cell=float(found.cells[i]),
                 flagged=bool(found.scores.is_outlier[i]),
                 kind=kind,
@@ -207,6 +223,7 @@ def assess(
     masks: str | os.PathLike[str] | Sequence[Any] | None = None,
     group_size: int = 1,
     seed: int = 0,
+    skip_limit: float = SKIP_LIMIT,
 ) -> Assessment:
     """Score sets of images and measure how well each score tells the first from the others.
 
@@ -218,6 +235,7 @@ def assess(
             for all sets, or one of what `open_masks` takes for each.
         group_size: 1 scores images; n scores groups of n images by their mean.
         seed: Fixes balancing, groups and intervals.
+        skip_limit: As of `score_set`, of each set.
 
     Raises:
         ApproxMassError: images or masks that cannot be used, fewer images than a group has, or
@@ -225,13 +243,7 @@ def assess(
             chosen.
     """
     _ = detector.fitted.calibrated  # one for all images
-    sources: dict[str, ImageSource] = {}
-    for images in (in_distribution, *outliers):
-        source = detector.open(images)
-        name = source.name
-        while name in sources:  # two arrays, or a source given twice
-            name += "'"
-        sources[name] = source
+    sources = _opened(detector, (in_distribution, *outliers))
     first, *others = sources
     opened: dict[str, Masks] = {}
     if masks is not None:
@@ -239,25 +251,43 @@ def assess(
         opened = _masks_of(masks, {name: sources[name] for name in others})
     places = Places(seed=seed) if opened else None
     sets = {
-        name: score_set(detector, source, places=places, masks=opened.get(name), kind=name)
+        name: score_set(
+            detector,
+            source,
+            places=places,
+            masks=opened.get(name),
+            kind=name,
+            skip_limit=skip_limit,
+        )
         for name, source in sources.items()
     }
-    evaluation = evaluate(
-        first,
-        sets[first].statistics,
-        {name: sets[name].statistics for name in others},
-        group_size=group_size,
-        seed=seed,
-        unit=detector.fitted.unit,
-    )
     return Assessment(
         detector=detector,
         sets=sets,
-        evaluation=evaluation,
+        evaluation=evaluate(
+            first,
+            sets[first].statistics,
+            {name: sets[name].statistics for name in others},
+            group_size=group_size,
+            seed=seed,
+            unit=detector.fitted.unit,
+        ),
         group_size=group_size,
         seed=seed,
         places=None if places is None else _localizations(detector, places, first, others),
     )
+
+
+def _opened(detector: Detector, sets: Sequence[Any]) -> dict[str, ImageSource]:
+    """Sources by name."""
+    sources: dict[str, ImageSource] = {}
+    for images in sets:
+        source = detector.open(images)
+        name = source.name
+        while name in sources:  # two arrays, or a source given twice
+            name += "'"
+        sources[name] = source
+    return sources
 
 
 def _masks_of(

@@ -16,6 +16,7 @@ from ..calibration import FALSE_ALARM_RATE, p_values
 from ..data import ImageSource
 from ..data.copies import stored_digests, units_of
 from ..data.part import part_of
+from ..data.skipping import SKIP_LIMIT, Skips, readable_part
 from ..detector import Detector
 from ..encoders.patches import Patches
 from ..errors import ApproxMassError
@@ -36,6 +37,8 @@ _SHOWN = ("fused", "nll", "mass", "latent_fit", "residual", "neighbour", *PARTS)
 _OF_THE_FLOW = ("fused", "nll", "mass", "latent_fit", "patch_nll", "patch_mass")
 # What the plain lines are calibrated on and tried on, by these names.
 _CALIBRATION = "images that calibrate"
+# What the images of the fit are called beside the sets.
+_FIT = "fit"
 # Of each interval of a difference: there are many.
 _DRAWS = 300
 # Images whose scoring is timed.
@@ -75,6 +78,8 @@ class Comparison:
         detector: The default one, fitted.
         images_per_second: Of its scoring, from the source to the scores.
         seed: Of fits and intervals.
+        skipped: Of the images of the fit and of each set, name and reason of those unreadable.
+        remarks: What was done to them unasked, and which files are none, in words.
     """
 
     id: str
@@ -86,6 +91,8 @@ class Comparison:
     detector: Detector
     images_per_second: float
     seed: int
+    skipped: dict[str, list[tuple[str, str]]]
+    remarks: dict[str, list[str]]
 
     @property
     def warnings(self) -> list[str]:
@@ -99,6 +106,11 @@ class Comparison:
             "counts": self.counts,
             "in_fit": self.in_fit,
             "warnings": self.warnings,
+            "remarks": self.remarks,
+            "skipped": {
+                name: [{"name": n, "reason": why} for n, why in found]
+                for name, found in self.skipped.items()
+            },
             "seed": self.seed,
             "fit_seconds": self.detector.facts.fit_seconds,
             "images_per_second": round(self.images_per_second, 1),
@@ -126,6 +138,7 @@ def compare(
     oods: Mapping[str, Any],
     *,
     id_images: Any = None,
+    skip_limit: float = SKIP_LIMIT,
     progress: bool = False,
     **settings: Any,
 ) -> Comparison:
@@ -136,6 +149,7 @@ def compare(
         oods: Outliers, by name.
         id_images: In-distribution images to try them on; None for a fifth of `images`, which are
             then not fitted on.
+        skip_limit: Share of the images of each set that are left out where they cannot be read.
         progress: Show a progress bar on standard error.
         settings: Of both detectors, such as `seed`.
 
@@ -150,34 +164,37 @@ def compare(
     settings = {**settings, "calibration": "holdout"}
     detector, vanilla = Detector(**settings), Detector(**{**settings, "alpha": 0.0})
     opened = detector.settings.open
+    # Before any fit, since both are of the same images.
+    whole, skipped = readable_part(opened(images), skip_limit, threads=detector.threads)
     inside = None if id_images is None else opened(id_images)
-    source, id_source = _two(opened(images), inside, detector.settings.seed)
-    sources = {id_source.name: id_source, **{name: opened(of) for name, of in oods.items()}}
+    source, id_source = _two(whole, inside, detector.settings.seed)
+    sources = {id_source.name: id_source} | {name: opened(of) for name, of in oods.items()}
     if len(sources) <= len(oods):
         raise ApproxMassError("two sets have one name: name them apart", code="bad-option")
-    detector.fit(source, progress=progress)
-    vanilla.fit(source, progress=progress)
+    detector.fit(source, skip_limit=0, progress=progress)
+    vanilla.fit(source, skip_limit=0, progress=progress)
     scores: dict[str, dict[str, Floats]] = {}
+    skips = {name: Skips(of, skip_limit) for name, of in sources.items()}
     with plain_process(detector.threads):
         learnt, calibrating = _fitted_on(detector, source)
-        sources = {**sources, _CALIBRATION: calibrating}
-        features, in_fit = _score(detector, vanilla, sources, learnt.lines, scores)
+        tried = {**sources, _CALIBRATION: calibrating}
+        features, in_fit = _score(detector, vanilla, tried, learnt.lines, scores, skips)
         del in_fit[_CALIBRATION]
         found = plain_lines(learnt.features, features)
     scores |= {f"plain: {name}": by_set for name, by_set in found.items()}
     calibrations = {key: by_set.pop(_CALIBRATION) for key, by_set in scores.items()}
-    seed = detector.settings.seed
-    counts = {name: len(of) for name, of in next(iter(scores.values())).items()}
     return Comparison(
         id=id_source.name,
-        counts=counts,
+        counts={name: len(of) for name, of in next(iter(scores.values())).items()},
         in_fit=in_fit,
         lines=[_line(key, by_set, calibrations[key]) for key, by_set in scores.items()],
-        differences=_differences(scores, id_source.name, list(oods), seed),
+        differences=_differences(scores, id_source.name, list(oods), detector.settings.seed),
         scores=scores,
         detector=detector,
         images_per_second=_rate(detector, id_source),
-        seed=seed,
+        seed=detector.settings.seed,
+        skipped={_FIT: skipped.found, **{name: each.found for name, each in skips.items()}},
+        remarks={_FIT: whole.remarks(), **{name: of.remarks() for name, of in sources.items()}},
     )
 
 
@@ -221,7 +238,7 @@ def _fitted_on(detector: Detector, source: ImageSource) -> tuple[_Learnt, ImageS
         for share in (shares.training, shares.calibration)
     ]
     features, kept, done = [], [], 0
-    for _, _, views in _views(detector, parts[0]):
+    for _, _, views, _ in _views(detector, parts[0]):
         features.append(model.features(views))
         some = model.kept(views, range(done, done + len(views)), len(parts[0]))
         kept.append(model.patches(some))
@@ -243,6 +260,7 @@ def _score(
     sources: Mapping[str, ImageSource],
     lines: PatchLines | None,
     scores: dict[str, dict[str, Floats]],
+    skips: Mapping[str, Skips],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Add the scores of both flows and of patches.
 
@@ -257,7 +275,7 @@ def _score(
     for name, of in sources.items():
         found: dict[str, list[Floats]] = {}
         seen = []
-        for images, _, views in _views(detector, of):
+        for images, _, views, _ in _views(detector, of, skips.get(name)):
             in_fit[name] += int(detector.fitted.in_fit(images).sum())
             for kind, each, shown in both:
                 statistics = each.model.statistics_of(views)
@@ -279,13 +297,14 @@ def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {kind: torch.cat([part[kind] for part in parts]) for kind in parts[0]}
 
 
-def _views(detector: Detector, source: ImageSource) -> Iterator[Seen]:
+def _views(detector: Detector, source: ImageSource, skips: Skips | None = None) -> Iterator[Seen]:
     return views_of(
         detector.model,
         detector.open(source),
         device=detector.device,
         threads=detector.threads,
         shape=detector.shape,
+        skips=skips,
     )
 
 

@@ -19,6 +19,7 @@ from ..data import ImageSource
 from ..data.copies import pixel_digests
 from ..data.frame import Box
 from ..data.options import row_of_each
+from ..data.skipping import FoundUnreadable, Skips
 from ..runtime.machine import processes
 from ..runtime.progress import TrainingBar
 from ..storage.cache import cache_key
@@ -31,11 +32,12 @@ _IMAGES, _SEEN_BY_A_NETWORK = 1024, 32
 
 
 class Seen(NamedTuple):
-    """Some consecutive images, where in the frame each lies, or None, and their views."""
+    """Some images, where in the frame each lies, or None, their views, and places in the source."""
 
     images: Pixels
     boxes: list[Box] | None
     views: Tensor
+    places: NDArray[np.int64]
 
 
 def views_of(
@@ -47,8 +49,10 @@ def views_of(
     bar: TrainingBar | None = None,
     shape: Shape | None = None,
     digest: "hashlib._Hash | None" = None,
+    skips: Skips | None = None,
+    whole: bool = False,
 ) -> Iterator[Seen]:
-    """Some consecutive images at a time with their views, in the order of the source.
+    """Some images at a time with their views, in the order of the source.
 
     Arguments:
         model: Sees them; prepared.
@@ -58,21 +62,29 @@ def views_of(
         bar: Shows how far it is.
         shape: `(C, H, W)` that every image must have; None for that of the source.
         digest: Updated with the pixels.
+        skips: Takes note of images that are unreadable, or of another shape; None to refuse them.
+        whole: None may be missing: as soon as one is, the others are only tried.
 
     Raises:
-        ApproxMassError: an image is unreadable, or of another shape.
+        ApproxMassError: an image is unreadable, or of another shape, or more than may be skipped.
     """
     named, done = model.view_digest, 0
     at_once = _IMAGES if named is None else _SEEN_BY_A_NETWORK
     with _cache(named, device) as cache:
         started = time.monotonic()
         for chunk in source.chunks(at_once, shape=shape, threads=threads):
-            chunk.require_readable(source.name)
+            if skips is None:
+                chunk.require_readable(source.name)
+            else:
+                skips.take(chunk)
+            places = done + np.flatnonzero([error is None for error in chunk.errors])
+            done += len(chunk.names)
+            if not len(places) or (skips is not None and whole and skips.any):
+                continue
             if digest is not None:
                 digest.update(chunk.images.data)
             views = _seen(model, cache, chunk.images, chunk.boxes)
-            yield Seen(chunk.images, chunk.boxes, views)
-            done += len(chunk.images)
+            yield Seen(chunk.images, chunk.boxes, views, places)
             if bar is not None:
                 rate = done / (time.monotonic() - started)
                 bar.show(done, len(source), f"{done:,} images  {rate:,.0f} images/s")
@@ -108,6 +120,7 @@ def gathered(
     images_spool: Spool,
     device: torch.device,
     threads: int | None,
+    skips: Skips,
     progress: bool = False,
 ) -> Gathered:
     """What a fit keeps of all images, in an order of their own.
@@ -124,28 +137,32 @@ def gathered(
         images_spool: this.
         device: Where the model computes.
         threads: The most that decode at once.
+        skips: Takes note of images that are unreadable, or of another shape.
         progress: Show a bar on standard error, where a network sees the images.
 
     Raises:
-        ApproxMassError: an image is unreadable, or of another shape.
+        ApproxMassError: more images are unreadable than may be.
+        FoundUnreadable: some are.
     """
     places, sha256 = row_of_each(source.name, order, len(source)), hashlib.sha256()
     if source.region is not None:  # the same pixels may be blank for two reasons
         sha256.update(source.region.text.encode())
-    kept, some, done = torch.empty(0), torch.empty(0), 0
+    kept, some, begun = torch.empty(0), torch.empty(0), False
     where: dict[int, Box] = {}
     digests = np.empty(len(source), np.int64)
     place_of = np.full(len(source), -1)
     place_of[whole] = np.arange(len(whole))
     bar = TrainingBar("images") if progress and model.view_digest is not None else None
     with bar or contextlib.nullcontext():
-        for images, boxes, views in views_of(
-            model, source, device=device, threads=threads, bar=bar, digest=sha256
-        ):
-            rows = places[done : done + len(views)]
-            digests[done : done + len(views)] = pixel_digests(images)
+        for images, boxes, views, where_from in views_of(
+            model, source, device=device, threads=threads, bar=bar, digest=sha256, skips=skips,
+            whole=True,
+        ):  # fmt: skip
+            rows = places[where_from]
+            digests[where_from] = pixel_digests(images)
             fewer = model.kept(views, rows.tolist(), len(source))
-            if done == 0:
+            if not begun:
+                begun = True
                 kept = torch.empty((len(source), *fewer.shape[1:]), dtype=fewer.dtype)
                 some = torch.empty((len(whole), *views.shape[1:]), dtype=views.dtype)
             kept[torch.from_numpy(rows)] = fewer
@@ -157,7 +174,8 @@ def gathered(
             images_spool.put(those, torch.from_numpy(images)[torch.from_numpy(later)])
             if boxes is not None:
                 where |= {row: boxes[i] for row, i in zip(those, later.tolist(), strict=True)}
-            done += len(views)
+    if skips.any:
+        raise FoundUnreadable(skips)
     found = [where[row] for row in range(len(where))] or None
     return Gathered(kept, some, found, sha256.hexdigest(), digests)
 

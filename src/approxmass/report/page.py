@@ -30,6 +30,8 @@ from .gallery import galleries
 
 # Fewer in-distribution images say nothing about a rate of 5%.
 _FEW = 20
+# Unreadable images that are named.
+_NAMED = 5
 _METRICS = {
     "auroc": "AUROC",
     "aupr_id_positive": "AUPR, ID positive",
@@ -94,6 +96,7 @@ def _content(assessment: Assessment) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "verdict": _verdict(assessment),
         "warnings": assessment.warnings,
+        "remarks": _remarks(assessment),
         "id": first,
         "unit": unit,
         "explains": detector.model.explains,
@@ -180,6 +183,23 @@ def _verdict(assessment: Assessment) -> dict[str, Any]:
             for name in others
         ],
     }
+
+
+def _remarks(assessment: Assessment) -> list[str]:
+    """What was done to the images unasked, and which of them are not here."""
+    found, unit = [], assessment.detector.fitted.unit
+    for name, scored in assessment.sets.items():
+        found += [f"{name}: {line}" for line in scored.remarks]
+        if scored.skipped:
+            some = "; ".join(" ".join(each) for each in scored.skipped[:_NAMED])
+            more = len(scored.skipped) - _NAMED
+            total = len(scored.names) + len(scored.skipped)
+            others = f"; and {more:,} more" if more > 0 else ""
+            found.append(
+                f"{name}: {len(scored.skipped):,} of {total:,} {unit}s cannot be read and are "
+                f"skipped: {some}{others}"
+            )
+    return found
 
 
 def _one_detector(detector: Detector) -> str:

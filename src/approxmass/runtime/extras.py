@@ -15,6 +15,7 @@ _EXTRAS = {
     },
     "onnx": {"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
     "onnxruntime": {"onnxruntime": "onnxruntime"},
+    "heif": {"pillow_heif": "pillow-heif"},
     "transformers": {"transformers": "transformers"},
     "timm": {"timm": "timm"},
     "ray": {"ray": "ray[data]"},

@@ -5,43 +5,45 @@ __all__ = [
     "files_below",
     "folder_labels",
     "image_files",
-    "image_suffixes",
+    "kind_of_file",
+    "left_out",
     "open_file",
     "open_files",
     "open_folder",
     "shown_name",
 ]
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ...arrays import Labels
 from ...errors import ApproxMassError
 from ..decode import Encoded
+from ..formats import image_suffixes
 from ..remarks import Remarks
 from ..source import ImageSource
 from .common import KINDS, reading
 
+# What is no file of another kind, but is not read.
+_HIDDEN, _LINKS = "hidden", "links to folders"
+# Kinds that are named.
+_NAMED = 8
+
 
 def open_folder(name: str, folder: Path) -> ImageSource:
     """Every image of a folder and below, sorted by path."""
-    others: list[str] = []
+    others: Counter[str] = Counter()
     found = image_files(name, folder, others)
     if not found:
-        raise ApproxMassError(f"{name}: no image in this folder; give {KINDS}", code="bad-source")
-    remarks = Remarks()
-    if others:
-        counts = Counter(os.path.splitext(file)[1].lower() or "no suffix" for file in others)
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5))
-        files = f"{len(others):,} file{'' if len(others) == 1 else 's'}"
-        remarks.say(f"folder: {files} left out, by the name no image that can be read ({listed})")
-    return open_files(name, folder, found, remarks)
+        more = f" ({left_out(others)})" if others else ""
+        raise ApproxMassError(
+            f"{name}: no image in this folder{more}; give {KINDS}", code="bad-source"
+        )
+    return open_files(name, folder, found, Remarks(*filter(None, [left_out(others)])))
 
 
 def folder_labels(name: str, folder: Path) -> Labels | None:
@@ -87,22 +89,26 @@ def open_files(
     )
 
 
-def image_files(name: str, folder: Path, others: list[str] | None = None) -> list[str]:
+def image_files(name: str, folder: Path, others: Counter[str] | None = None) -> list[str]:
     """Images in a folder and below, as paths from there, in the order in which they are read.
 
-    Files that are not called like images are added to `others`; hidden ones nowhere.
+    What else is there is counted in `others`, by its kind.
     """
     return files_below(name, folder, image_suffixes(), others)
 
 
 def files_below(
-    name: str, folder: Path, suffixes: Collection[str], others: list[str] | None = None
+    name: str, folder: Path, suffixes: Collection[str], others: Counter[str] | None = None
 ) -> list[str]:
     """Files in a folder and below whose names end in one of `suffixes`; see `image_files`."""
     found = []
+    others = Counter() if others is None else others
     with reading(name, "a folder"):
         for parent, folders, files in os.walk(folder, onerror=_raise):
+            hidden = sum(each.startswith(".") for each in (*folders, *files))
             folders[:] = [each for each in folders if not each.startswith(".")]
+            links = sum(os.path.islink(os.path.join(parent, each)) for each in folders)
+            others.update({_HIDDEN: hidden, _LINKS: links})
             below = Path(parent).relative_to(folder).as_posix()
             prefix = "" if below == "." else f"{below}/"  # a Path for each file takes far longer
             for each in files:
@@ -110,9 +116,37 @@ def files_below(
                     continue
                 if os.path.splitext(each)[1].lower() in suffixes:
                     found.append(prefix + each)
-                elif others is not None:
-                    others.append(each)
+                else:
+                    others[kind_of_file(each)] += 1
     return sorted(found)
+
+
+def kind_of_file(name: str) -> str:
+    """What a file is by the end of its name, in words.
+
+    Example:
+        >>> kind_of_file("a/1.DCM"), kind_of_file("a/photo")
+        ('.dcm', 'no suffix')
+    """
+    return os.path.splitext(name)[1].lower() or "no suffix"
+
+
+def left_out(others: Counter[str]) -> str | None:
+    """What of a folder is not read, in words; None where all is.
+
+    Example:
+        >>> left_out(Counter({".dcm": 3, "hidden": 1}))
+        'left out: 4 files of other kinds (.dcm 3, hidden 1)'
+    """
+    known = +others
+    if not known:
+        return None
+    most = sorted(known, key=lambda kind: (-known[kind], kind))[:_NAMED]
+    listed = ", ".join(f"{shown_name(kind)} {known[kind]:,}" for kind in most)
+    more = ", ..." if len(known) > _NAMED else ""
+    total = known.total()
+    files = "1 file of another kind" if total == 1 else f"{total:,} files of other kinds"
+    return f"left out: {files} ({listed}{more})"
 
 
 def shown_name(file: str) -> str:
@@ -130,12 +164,6 @@ def classes_of(files: list[str]) -> Labels | None:
     if not all("/" in file for file in files):
         return None
     return np.unique([file.split("/")[0] for file in files], return_inverse=True)[1]
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """What names of images end in, in small letters."""
-    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 def _raise(error: OSError) -> None:

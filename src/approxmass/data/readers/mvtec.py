@@ -3,13 +3,14 @@
 __all__ = ["TestSets", "is_mvtec", "open_mvtec", "test_sets"]
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ApproxMassError
 from ..remarks import Remarks
 from ..source import ImageSource
-from .folder import image_files, open_files
+from .folder import image_files, left_out, open_files
 
 _GOOD = "good"
 
@@ -44,13 +45,16 @@ def open_mvtec(name: str, folder: Path) -> ImageSource:
         ApproxMassError: there is none.
     """
     good, place = folder / "train" / _GOOD, os.path.join(name, "train", _GOOD)
-    files = image_files(place, good)
+    others: Counter[str] = Counter()
+    files = image_files(place, good, others)
     if not files:
         raise ApproxMassError(f"{place}: no image in this folder: add some", code="bad-source")
     remarks = Remarks(
         f"folder: {name} has the layout of MVTec AD: train/good alone is read, not test (give "
         f"{os.path.join(name, 'test')} for that) nor masks"
     )
+    if (said := left_out(others)) is not None:
+        remarks.say(said)
     return open_files(place, good, files, remarks)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...errors import ApproxMassError
 from ..decode import Encoded
 from ..source import ImageSource
-from .common import label_name, stored
+from .common import label_name, reading, stored
 from .shards import Shards, encoded_columns, image_column, shards_of
 
 
@@ -34,14 +34,14 @@ def images_of(
     def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         for batch in table.iter_batches(n, [column], start):
             rows = batch.column(0)
-            paths = _field(rows, "path").to_pylist()
+            paths = _texts(_field(rows, "path"))
             yield stored(paths, start), _images(rows, paths)
             start += len(rows)
 
     def some(places: list[int]) -> Iterator[tuple[int, Encoded]]:
         for place, rows, row in table.rows(column, places):
             one = rows.slice(row, 1)
-            yield place, _images(one, _field(one, "path").to_pylist())[0]
+            yield place, _images(one, _texts(_field(one, "path")))[0]
 
     return ImageSource(
         table.name,
@@ -58,7 +58,10 @@ def parquet_labels(name: str) -> NDArray[Any] | None:
     """Labels of Parquet files: the column `label`, `labels`, `fine_label` or `y`."""
     table = Shards(name, _found(name)[0])
     column = label_name(table.schema.names)
-    return None if column is None else np.asarray(table.column(column).to_numpy())
+    if column is None:
+        return None
+    with reading(name, "a table with labels"):
+        return np.asarray(table.column(column).to_numpy())
 
 
 def texts_of(table: Shards, column: str) -> list[str | None]:
@@ -71,13 +74,12 @@ def texts_of(table: Shards, column: str) -> list[str | None]:
 
     values = table.column(column)
     try:
-        found: list[str | None] = values.cast(pa.string()).to_pylist()
+        return _texts(values.cast(pa.string()))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ApproxMassError(
             f"{table.name}: the column {column} is {values.type}: give one of names or numbers",
             code="bad-source",
         ) from error
-    return found
 
 
 def column_of(table: Shards, column: str) -> Callable[[], Iterator[bytes | None]]:
@@ -122,6 +124,18 @@ def _images(rows: Any, paths: list[str | None]) -> list[Encoded]:
     return [
         Path(at) if data is None and at else data for data, at in zip(found, paths, strict=True)
     ]
+
+
+def _texts(column: Any) -> list[str | None]:
+    """A column of text; what is not valid text in it is shown as bytes, as of names of files."""
+    import pyarrow as pa
+
+    try:
+        found: list[str | None] = column.to_pylist()
+    except UnicodeDecodeError:
+        data = column.cast(pa.binary()).to_pylist()
+        found = [each and each.decode(errors="backslashreplace") for each in data]
+    return found
 
 
 def _field(rows: Any, field: str) -> Any:

@@ -4,15 +4,17 @@ __all__ = ["is_url", "listed", "open_remote"]
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import ApproxMassError
 from ..decode import Encoded
+from ..formats import image_suffixes
 from ..remarks import Remarks
 from ..source import ImageSource
 from .common import KINDS
-from .folder import image_suffixes
+from .folder import kind_of_file, left_out
 from .parquet import images_of
 from .shards import Shards
 
@@ -40,13 +42,17 @@ def open_remote(name: str) -> ImageSource:
     """
     files = _Files(name)
     found = [each for each in files.found if not re.search(r"(^|/)[.]", files.called(each))]
+    others = Counter({"hidden": len(files.found) - len(found)})
     suffixes = image_suffixes()
     images = [each for each in found if os.path.splitext(each)[1].lower() in suffixes]
     tables = [each for each in found if each.lower().endswith(".parquet")]
     if images or (len(found) == 1 and not tables):
-        return _images(files, images or found, len(found))
+        read = images or found
+        others.update(kind_of_file(each) for each in set(found) - set(read))
+        return _images(files, read, others)
     if tables:
-        return images_of(Shards(name, tables, files.system))
+        others.update(kind_of_file(each) for each in set(found) - set(tables))
+        return images_of(Shards(name, tables, files.system, others))
     raise ApproxMassError(
         f"{name}: no image and no Parquet file there; give {KINDS}", code="bad-source"
     )
@@ -109,7 +115,7 @@ class _Files:
         )
 
 
-def _images(files: _Files, paths: list[str], count: int) -> ImageSource:
+def _images(files: _Files, paths: list[str], others: Counter[str]) -> ImageSource:
     def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Sequence[Encoded]]]:
         for i in range(start, len(paths), n):
             some = paths[i : i + n]
@@ -120,9 +126,5 @@ def _images(files: _Files, paths: list[str], count: int) -> ImageSource:
             those = places[i : i + _TOGETHER]
             yield from zip(those, files.fetched([paths[place] for place in those]), strict=True)
 
-    remarks = Remarks()
-    if count > len(paths):
-        left = count - len(paths)
-        files_are = "file is" if left == 1 else "files are"
-        remarks.say(f"folder: {left:,} {files_are} left out, by the name no image")
+    remarks = Remarks(*filter(None, [left_out(others)]))
     return ImageSource(files.name, len(paths), batches, some=some, remarks=remarks, onward=batches)

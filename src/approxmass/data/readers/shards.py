@@ -13,16 +13,19 @@ __all__ = [
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import ApproxMassError
+from ..formats import image_suffixes
 from ..remarks import Remarks
 from .common import one_column, reading
-from .folder import files_below, image_suffixes
+from .folder import files_below, left_out
 
 _WANTED = "a Parquet file: copy it again"
+_SUFFIX = ".parquet"
 
 
 class Shards:
@@ -32,6 +35,7 @@ class Shards:
         name: What an error calls them.
         files: Their paths, in order, at least one.
         system: The file system of fsspec that they are in; None for this machine's.
+        others: What else is there, by its kind; None to look.
 
     Attributes:
         name: See above.
@@ -42,11 +46,18 @@ class Shards:
         ApproxMassError: one cannot be read.
     """
 
-    def __init__(self, name: str, files: Sequence[Path | str], system: Any = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[Path | str],
+        system: Any = None,
+        others: Counter[str] | None = None,
+    ) -> None:
         import pyarrow.parquet as pq
 
         self.name = name
         self._files, self._system = list(files), system
+        self._others = _others(name) if others is None else others
         self._counts = []
         for file in files:
             with reading(self._called(file), _WANTED):
@@ -59,8 +70,8 @@ class Shards:
         return len(self._files)
 
     def remarks(self) -> Remarks:
-        """What is said of several files."""
-        return _remarks(len(self))
+        """What is said of several files, and of what else is in their folder."""
+        return _remarks(len(self), self._others)
 
     def kind(self, column: str) -> Any:
         """The Arrow type of a column, which must be one of that name."""
@@ -180,13 +191,23 @@ def table_of(name: str) -> Shards | None:
 def remarks_of(name: str) -> Remarks:
     """What is said of a source where its name is of several files."""
     found = shards_of(name)
-    return _remarks(1 if found is None else len(found[0]))
+    return _remarks(1 if found is None else len(found[0]), _others(name))
 
 
-def _remarks(count: int) -> Remarks:
-    if count == 1:
-        return Remarks()
-    return Remarks(f"table: {count:,} Parquet files are read as one, in the order of names")
+def _remarks(count: int, others: Counter[str]) -> Remarks:
+    remarks = Remarks(*filter(None, [left_out(others)]))
+    if count > 1:
+        remarks.say(f"table: {count:,} Parquet files are read as one, in the order of names")
+    return remarks
+
+
+def _others(name: str) -> Counter[str]:
+    """What is in a folder beside Parquet files, by its kind."""
+    others: Counter[str] = Counter()
+    folder = name if os.path.isdir(name) else name.rpartition(":")[0]
+    if os.path.isdir(folder):
+        files_below(name, Path(folder), [_SUFFIX], others)
+    return others
 
 
 def is_shards(folder: Path) -> bool:
@@ -202,7 +223,7 @@ def is_shards(folder: Path) -> bool:
                     return False
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                found = found or (suffix == ".parquet" and entry.is_file())
+                found = found or (suffix == _SUFFIX and entry.is_file())
     return found
 
 
@@ -216,7 +237,7 @@ def _files(name: str) -> list[Path]:
                 return []
         except OSError:  # the reader of folders says why
             return []
-        return [path / each for each in files_below(name, path, [".parquet"])]
+        return [path / each for each in files_below(name, path, [_SUFFIX])]
     if not glob.has_magic(name):
         return []
     matched = sorted(glob.glob(name, recursive=True))
@@ -224,7 +245,7 @@ def _files(name: str) -> list[Path]:
 
 
 def _is_parquet(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() == ".parquet"
+    return os.path.splitext(name)[1].lower() == _SUFFIX
 
 
 def encoded_columns(schema: Any, *, plain: bool = False) -> list[str]:
