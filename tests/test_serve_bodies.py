@@ -68,7 +68,7 @@ BAD = {
     "1.png": (FILES[1][:-30], "cannot be decoded"),
     "3.png": (b"", "is empty"),
     "4.png": (encoded(Image.new("L", (20, 12))), "is 20x12 grey, but what is needed is 12x12 grey"),
-    "5.png": (encoded(Image.new("L", (12, 12)), "EPS"), "is of the kind EPS"),
+    "5.png": (encoded(Image.new("L", (12, 12)), "EPS"), "is a PostScript program"),
     "6.png": (encoded(Image.new("1", (1100, 1000))), "has more than 1,000,000 pixels"),
     "7.png": (encoded(Image.new("RGB", (12, 12), (200, 90, 20))), "12x12 RGB"),
     "8.png": (encoded(Image.new("F", (12, 12), 2.0), "TIFF"), "has the value 2"),

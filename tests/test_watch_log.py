@@ -234,3 +234,15 @@ def test_a_part_that_is_missing_is_noticed(
         follow(detector, camera, log)
     (tmp_path / "first").rename(parts[0])
     assert follow(detector, camera, log) == []
+
+
+def test_a_line_end_within_the_names_of_the_columns_is_no_log_of_ours(
+    detector: Detector, camera: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    follow(detector, camera, log)
+    spoilt = log.read_bytes().replace(b"drift", b"dr\rift", 1)
+    log.write_bytes(spoilt)
+    with mistake("other-run", "is not a log of this detector"):
+        follow(detector, camera, log)
+    assert log.read_bytes() == spoilt

@@ -76,7 +76,9 @@ def _heif(item: bytes | Path) -> Image.Image:
     from pillow_heif import HeifImageFile
 
     # Pillow itself is left as the caller has it: nothing is registered.
-    image: Image.Image = HeifImageFile(io.BytesIO(item) if isinstance(item, bytes) else item)
+    image: Image.Image = HeifImageFile(  # type: ignore[no-untyped-call]
+        io.BytesIO(item) if isinstance(item, bytes) else item
+    )
     return image
 
 

@@ -15,7 +15,6 @@ __all__ = [
 
 import base64
 import binascii
-import io
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -29,9 +28,8 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from ..data import Chunk
-from ..data.decode import stored_grey
+from ..data.formats import opened
 from ..data.guard import pillow_guard
-from ..data.shapes import NEEDED, mismatch
 from ..data.source import ImageSource
 from ..detector import Detector
 from .json_body import JSON, check_count, named, parsed
@@ -39,7 +37,7 @@ from .limits import Limits, RequestRefused
 
 # What browsers and cameras make. Pillow knows more kinds, one of which starts another program and
 # writes to disk (EPS).
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _FORM = "multipart/form-data"
 
 
@@ -257,7 +255,7 @@ def images_of(uploads: Sequence[Upload], detector: Detector, limits: Limits) -> 
     """
     errors, total = [], 0
     for upload in uploads:
-        pixels, error = _by_its_header(upload, detector, limits)
+        pixels, error = _by_its_header(upload, limits)
         total += pixels
         errors.append(error)
     if total > limits.request_pixels:
@@ -297,7 +295,7 @@ def of_all(chunk: Chunk, names: list[str], errors: list[str | None]) -> Chunk:
     return replace(chunk, names=names, errors=reasons, codes=[code for _, code in pairs])
 
 
-def _by_its_header(upload: Upload, detector: Detector, limits: Limits) -> tuple[int, str | None]:
+def _by_its_header(upload: Upload, limits: Limits) -> tuple[int, str | None]:
     """Pixels of an image that are to be decoded, and why it cannot be used, as far as that shows.
 
     Where nothing shows, decoding it says what is wrong with it.
@@ -306,7 +304,7 @@ def _by_its_header(upload: Upload, detector: Detector, limits: Limits) -> tuple[
         return 0, upload.error
     try:
         with pillow_guard():
-            image = Image.open(io.BytesIO(upload.data))
+            image = opened(upload.data)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return 0, _too_large(limits)
     except Exception:  # damaged files make Pillow raise nearly anything
@@ -316,11 +314,6 @@ def _by_its_header(upload: Upload, detector: Detector, limits: Limits) -> tuple[
         return 0, f"is of the kind {image.format}: send one of {kinds}"
     if image.width * image.height > limits.pixels:
         return 0, _too_large(limits)
-    _, height, width = detector.shape
-    # Upright it may have its sides the other way round.
-    if detector.settings.size is None and {image.width, image.height} != {width, height}:
-        stored = (1 if stored_grey(image) else 3, image.height, image.width)
-        return 0, mismatch(stored, NEEDED, detector.shape)
     return image.width * image.height, None
 
 

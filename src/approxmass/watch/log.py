@@ -95,7 +95,10 @@ class _CsvLog:
     def _is_header(self, line: bytes) -> bool:
         if not line.endswith(b"\n"):
             return self._header.startswith(line)
-        names = next(csv.reader([line.decode(errors="replace")]))
+        try:
+            names = next(csv.reader([line.decode(errors="replace")]))
+        except csv.Error:  # as of a line end within
+            return False
         return bool(names == self._schema.names)
 
     def _read_tail(self) -> bytes:
