@@ -28,6 +28,7 @@ from .runtime.machine import is_main_process, pick_device, shared_by_processes
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
+from .training.checkpoint import alone_with
 from .trimming import fitted_on_usual
 
 # Of a density from elsewhere most images calibrate.
@@ -247,7 +248,7 @@ class Detector(Scoring):
             options=self._given,
         )
         # A fit that fails leaves an earlier one as it was.
-        with shared_by_processes():
+        with shared_by_processes(), alone_with(run.checkpoint):
             self._fitted = fitted_on_usual(asked, run)
         return self
 

@@ -4,6 +4,7 @@ __all__ = ["among", "folds_of", "pixel_digests", "stored_digests", "times_of", "
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,6 +186,7 @@ def _of_file(path: Path, place: int) -> int:
 
 def _length(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        known = os.stat(path)
+        return known.st_size if stat.S_ISREG(known.st_mode) else -1  # a pipe is not to be read
     except OSError:
         return -1

@@ -69,7 +69,9 @@ def opened(item: bytes | Path) -> Image.Image:
         return Image.open(io.BytesIO(item))
     if not stat.S_ISREG(item.stat().st_mode):  # a pipe would be waited for, for ever
         raise OSError(f"{item} is not a file")
-    return Image.open(item)
+    image = Image.open(item)
+    image.filename = ""  # by which Pillow maps what is not packed: cut short, it would end us
+    return image
 
 
 def page_of(image: Image.Image, number: int) -> tuple[Image.Image, Declared]:
