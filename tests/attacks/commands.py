@@ -219,6 +219,7 @@ class Child:
         log: Where to tell all its calls that write.
         user: The number of the user that it becomes; None for this one.
         before: Called before the command.
+        first: Called before it writes.
 
     Attributes:
         text: What it has printed, once it has ended.
@@ -236,6 +237,7 @@ class Child:
         log: Path | None = None,
         user: int | None = None,
         before: Callable[[], object] | None = None,
+        first: Callable[[Writes], None] | None = None,
     ) -> None:
         self.text = ""
         self._pipe, own = os.pipe()
@@ -247,8 +249,8 @@ class Child:
                 os.dup2(own, 1)
                 os.dup2(own, 2)
                 sys.stdout, sys.stderr = (os.fdopen(fd, "w") for fd in (1, 2))
-                if at is not None or log is not None:
-                    Writes(out, at, after=after, act=act).install()
+                if at is not None or log is not None or first is not None:
+                    Writes(out, at, after=after, act=act, first=first).install()
                 often()
                 if before is not None:
                     before()

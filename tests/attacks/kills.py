@@ -13,6 +13,7 @@ each with the next seed; one that finds something leaves with 1.
 __all__: list[str] = []
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from commands import COMMANDS, MAKERS, Child, digests, fresh, prepared, whole
-from writes import KINDS
+from writes import KINDS, Writes
 
 KILLS = 200
-# The share of kills inside a write, and of runs that find their outputs there already; kills in a
-# row, at most, before a command runs to its end.
-INSIDE, AGAIN, IN_A_ROW = 0.9, 0.6, 6
+# The share of rounds inside a write, and of runs that find their outputs there already; kills in a
+# row, at most, before a command runs to its end; rounds of a child.
+INSIDE, AGAIN, IN_A_ROW, ROUNDS = 0.7, 0.6, 4, 8
 
 
 def main() -> None:
@@ -126,46 +127,89 @@ def tried(folder: Path, name: str) -> Tried:
 def attacked(folder: Path, chance: random.Random, wanted: int, facts: Facts) -> None:
     """So many kills; after every few of one command it runs to its end."""
     known = {name: tried(folder, name) for name in COMMANDS}
-    first = sum(facts.kills.values())
-    while (done := sum(facts.kills.values()) - first) < wanted:
+    done = facts.all
+    while facts.all < done + wanted:
         out = fresh(folder, "out")
-        kind = None
         if chance.random() < INSIDE:
             kind = min(KINDS, key=lambda each: facts.inside[each])
             quick = [1 / known[name].seconds for name in MAKERS[kind]]
             name = chance.choices(MAKERS[kind], quick)[0]
+            log = folder / "inside.json"
+            inside = Inside(name, kind, known[name].events, folder, out, chance.random(), log)
+            Child(name, folder, out, first=inside).wait()
+            for each in json.loads(log.read_text()):
+                facts.count(name, kind)
+                facts.find(name, each["told"], iter(each["found"]))
         else:
             name = chance.choices(list(COMMANDS), [each.weight for each in COMMANDS.values()])[0]
-        begun(name, folder, out, chance)
-        told: list[str] = []
-        for _ in range(chance.randint(1, IN_A_ROW)):
-            before = digests(out)
-            how = killed(known[name], name, kind, folder, out, chance)
-            if how is None:  # it had ended
-                break
-            told.append(how)
-            facts.count(name, kind)
-            facts.find(name, told, half(name, out, before))
-        if told:
-            facts.find(name, told, after(name, folder, out))
-        if sum(facts.kills.values()) - first >= done // 25 * 25 + 25:
-            facts.write(Path(sys.argv[1]))
-            print(f"{facts.all} kills, {len(facts.findings)} findings", flush=True)
+            at_random(name, known[name].seconds, folder, out, chance, facts)
+        facts.write(Path(sys.argv[1]))
+        print(f"{facts.all} kills, {len(facts.findings)} findings", flush=True)
 
 
-def killed(
-    known: Tried, name: str, kind: str | None, folder: Path, out: Path, chance: random.Random
-) -> str | None:
-    """Run a command and kill it; how, or None where it had ended."""
-    if kind is None:
+def at_random(
+    name: str, seconds: float, folder: Path, out: Path, chance: random.Random, facts: Facts
+) -> None:
+    """Kill a command a few times at random moments of its run."""
+    begun(name, folder, out, chance)
+    told: list[str] = []
+    for _ in range(chance.randint(1, IN_A_ROW)):
+        before = digests(out)
         child = Child(name, folder, out)
-        time.sleep(chance.uniform(0, known.seconds))
-        return "at a random moment" if child.kill() else None
-    at = chance.choice([i for i, event in enumerate(known.events) if event[0] == kind])
-    child = Child(name, folder, out, at=at, after=chance.random() < 0.5)
-    if child.wait() != -signal.SIGKILL:
-        return None
-    return f"inside the write of {kind}: {known.events[at][1]}"
+        time.sleep(chance.uniform(0, seconds))
+        if not child.kill():  # it had ended
+            break
+        told.append("at a random moment")
+        facts.count(name, None)
+        facts.find(name, told, half(name, out, before))
+    if told:
+        child = Child(name, folder, out)
+        facts.find(name, told, after(name, folder, out, child.wait(), child.said()))
+
+
+@dataclass
+class Inside:
+    """Kills inside a kind of write, in a child that has computed all and stands before its writes.
+
+    From there it forks: what goes on is killed at one of its calls, and after a few of these one
+    goes on to its end. So a kill costs no more than the writes themselves.
+    """
+
+    name: str
+    kind: str
+    events: list[tuple[str, str]]
+    folder: Path
+    out: Path
+    seed: float
+    log: Path
+
+    def __call__(self, writes: Writes) -> None:
+        """Returns in what goes on; the child itself ends here."""
+        chance, found = random.Random(self.seed), []
+        places = [i for i, event in enumerate(self.events) if event[0] == self.kind]
+        for _ in range(ROUNDS):
+            fresh(self.folder, self.out.name)
+            begun(self.name, self.folder, self.out, chance)
+            told: list[str] = []
+            for _ in range(chance.randint(1, IN_A_ROW)):
+                before, at, later = digests(self.out), chance.choice(places), chance.random() < 0.5
+                if not (pid := os.fork()):
+                    writes.begin(at, after=later)
+                    return
+                if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
+                    break
+                told.append(f"inside the write of {self.kind}: {self.events[at][1]}")
+                wrong = list(half(self.name, self.out, before))
+                found.append({"told": [*told], "found": wrong})
+            if not told:
+                continue
+            if not (pid := os.fork()):
+                writes.begin(None)
+                return
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            found[-1]["found"] += after(self.name, self.folder, self.out, code, "")
+        self.log.write_text(json.dumps(found))
+        os._exit(0)
 
 
 def begun(name: str, folder: Path, out: Path, chance: random.Random) -> None:
@@ -191,11 +235,10 @@ def half(name: str, out: Path, before: dict[str, str]) -> Iterator[str]:
             yield f"{output} is half written"
 
 
-def after(name: str, folder: Path, out: Path) -> Iterator[str]:
-    """What is wrong after the next run."""
-    child = Child(name, folder, out)
-    if child.wait() != 0:
-        yield f"the next run: {child.said()}"
+def after(name: str, folder: Path, out: Path, code: int, said: str) -> Iterator[str]:
+    """What is wrong after the next run, which has ended with a code."""
+    if code != 0:
+        yield f"the next run ended with {code}: {said}"
         return
     checked = whole(name, out)
     for output in (output for output, good in checked.items() if not good):

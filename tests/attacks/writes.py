@@ -26,14 +26,32 @@ class Writes:
         at: That call, by number; None for none.
         after: It is done first; of a write half of it always is.
         act: What is done: `die`, or `full`, which every call from there on that needs room does.
+        first: Called once, before anything is written; it may `begin` anew.
     """
 
     told: ClassVar[list[tuple[str, str]]] = []
 
     def __init__(
-        self, below: Path, at: int | None, *, after: bool = False, act: Callable[[], None]
+        self,
+        below: Path,
+        at: int | None,
+        *,
+        after: bool = False,
+        act: Callable[[], None],
+        first: "Callable[[Writes], None] | None" = None,
     ) -> None:
-        self.below, self.at, self.after, self.act = os.path.realpath(below), at, after, act
+        self.below, self.act, self.first = os.path.realpath(below), act, first
+        self.begin(at, after=after)
+
+    def begin(self, at: int | None, *, after: bool = False) -> None:
+        """Count from here on."""
+        self.at, self.after = at, after
+        self.told.clear()
+
+    def _begins(self) -> None:
+        first, self.first = self.first, None
+        if first is not None:
+            first(self)
 
     def install(self) -> None:
         """Stand between Python and the system."""
@@ -58,6 +76,14 @@ class Writes:
             (atomic, "_exchange"),
         ):
             setattr(owner, name, self._around(getattr(owner, name), name))
+        swept = atomic.remove_leftovers
+
+        def sweeping(target: Path) -> None:
+            if self._ours(target):  # this is looked at before anything is made
+                self._begins()
+            swept(target)
+
+        atomic.remove_leftovers = sweeping
 
     def _ours(self, path: Any) -> bool:
         with contextlib.suppress(TypeError, ValueError, OSError):
@@ -93,6 +119,7 @@ class Writes:
         return wrapped
 
     def _due(self, kind: str, name: str) -> bool:
+        self._begins()
         self.told.append((kind, name))
         if self.act is full:  # a full disk lets names go, and stays full
             needs = name in ("open", "fsync", "mkdir", "write")
