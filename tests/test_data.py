@@ -544,14 +544,14 @@ def test_a_file_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.Monke
     path = npy(IMAGES["grey"], tmp_path)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     fails(source, "bad-image")
-    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     fails(path, "bad-source")
     monkeypatch.setattr("os.scandir", refuse)
     fails(source, "bad-source")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_a_mapped_file_stays_on_disk(dtype: type, tmp_path: Path) -> None:
+def test_a_file_of_rows_stays_on_disk(dtype: type, tmp_path: Path) -> None:
     path = tmp_path / "big.npy"
     np.lib.format.open_memmap(path, "w+", dtype, (60_000, 28, 28))  # sparse: takes no space
     tracemalloc.start()

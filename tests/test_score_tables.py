@@ -67,7 +67,6 @@ def test_names_survive_every_road(detector: Detector, folder: Path, tmp_path: Pa
 
 def test_names_over_several_chunks(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("approxmass.data.chunk._MOST", 7)
-    monkeypatch.setattr("approxmass.data.chunk._FEWEST", 7)
     images = textures(20)
     numbers = [str(i) for i in range(20)]
     assert detector.score(images).names.tolist() == numbers

@@ -227,7 +227,7 @@ def test_a_request_to_stop_leaves_a_checkpoint(tmp_path: Path, number: int) -> N
     rest, errors = run.communicate()
     stopped = max([stopped, *map(int, rest.split())])
     assert run.returncode != 0
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert errors.rstrip().endswith("runtime.stop.Stopped")
     resumed = run_script(tmp_path, "asked", 0)
     assert int(resumed.communicate()[0].split()[0]) == stopped + 1  # not one step is lost
 

@@ -20,6 +20,7 @@ from .calibration import (
     realised_rate,
 )
 from .errors import ApproxMassError
+from .runtime.schema import Count, Digest, held_to
 
 # The name of the only group, where images are not told apart.
 ONE = ""
@@ -257,8 +258,9 @@ class CalibrationRun:
         Raises:
             LookupError, TypeError, ValueError: they do not fit together.
         """
+        known = held_to(_RunFacts, facts, "calibrations")
         groups = {}
-        for place, (name, of) in enumerate(facts["groups"].items()):
+        for place, (name, of) in enumerate(known.groups.items()):
             start = f"{place}.scores."
             scores = {
                 key.removeprefix(start): values
@@ -267,23 +269,49 @@ class CalibrationRun:
             }
             fold = arrays.get(f"{place}.fold")
             found = Calibrated(scores=scores, peaks=arrays[f"{place}.peaks"], fold=fold)
+            if not all(
+                a.dtype == np.float64 and a.ndim == 1 for a in (*scores.values(), found.peaks)
+            ):
+                raise ValueError("scores of another type")
+            if fold is not None and not np.array_equal(np.unique(fold), np.arange(of.folds)):
+                raise ValueError("another number of folds")
             sizes = {
                 len(values) for values in (*scores.values(), *([] if fold is None else [fold]))
             }
-            if sizes != {of["images"]} or found.folds != of["folds"]:
+            if sizes != {of.images} or found.folds != of.folds or len(found.peaks) > of.images:
                 raise ValueError("another number of calibration scores")
             groups[name] = found
-        per = facts["per"]
-        if not groups or (per is None) != (list(groups) == [ONE]):
+        if not groups or (known.per is None) != (list(groups) == [ONE]):
             raise ValueError("calibrations of other groups")
-        texts = {name: facts[name] for name in ("made", "source", "sha256")}
-        if not all(isinstance(text, str) for text in (*texts.values(), per or "")):
-            raise ValueError("a fact of a calibration is no text")
-        datetime.fromisoformat(texts["made"])
-        left_out = facts["left_out"]
-        if not isinstance(left_out, int) or left_out < 0:
-            raise ValueError("left_out is no number of images")
-        return cls(**texts, per=per, groups=groups, left_out=left_out)
+        datetime.fromisoformat(known.made)
+        return cls(
+            made=known.made,
+            source=known.source,
+            sha256=known.sha256,
+            per=known.per,
+            groups=groups,
+            left_out=known.left_out,
+        )
+
+
+@dataclass(frozen=True)
+class _GroupFacts:
+    """Of a group, in `detector.json`."""
+
+    images: Count
+    folds: Count
+
+
+@dataclass(frozen=True)
+class _RunFacts:
+    """Of a calibration, in `detector.json`."""
+
+    made: str
+    source: str
+    sha256: Digest
+    per: str | None
+    left_out: Count
+    groups: dict[str, _GroupFacts]
 
 
 def _listed(names: Mapping[str, Any]) -> str:

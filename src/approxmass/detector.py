@@ -29,6 +29,7 @@ from .runtime.machine import is_main_process, pick_device, shared_by_processes
 from .runtime.plain import plain_process, plainly
 from .scoring import Scoring
 from .settings import Settings
+from .training.checkpoint import alone_with
 from .trimming import fitted_on_readable
 
 # Of a density from elsewhere most images calibrate.
@@ -256,7 +257,7 @@ class Detector(Scoring):
             skip_limit=check_skip_limit(skip_limit),
         )
         # A fit that fails leaves an earlier one as it was.
-        with shared_by_processes():
+        with shared_by_processes(), alone_with(run.checkpoint):
             self._fitted = fitted_on_readable(asked, run)
         self.skipped = self.facts.skipped
         return self

@@ -3,11 +3,10 @@
 __all__ = ["FitFacts", "trimmed_said"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from .arrays import Shape
-from .models.settings import check_number, check_whole
+from .runtime.schema import Count, Digest, Positive, Side, held_to
 
 # Names of images that are shown; all of them are in the facts.
 _SHOWN = 3
@@ -47,19 +46,19 @@ class FitFacts:
         skipped: Names of images that could not be read, each with its reason.
     """
 
-    shape: Shape
+    shape: tuple[Side, Side, Side]
     source: str
-    sha256: str
-    training: int
-    reference: int
-    calibration: int
-    folds: int
-    images: int
+    sha256: Digest
+    training: Count
+    reference: Count
+    calibration: Count
+    folds: Count
+    images: Count
     trimmed: tuple[str, ...]
     outliers: str | None
     notes: tuple[str, ...]
     versions: Mapping[str, str]
-    fit_seconds: float
+    fit_seconds: Positive
     skipped: tuple[str, ...] = ()
 
     @property
@@ -78,36 +77,10 @@ class FitFacts:
         """From what `as_dict` gave, through JSON.
 
         Raises:
-            ValueError: a fact is missing, unknown or of another type.
+            ValueError: a fact is missing, unknown, of another type or out of range; or there are
+                more images of a purpose than there are images.
         """
-        facts = {"skipped": [], **facts}  # earlier fits skipped none
-        if set(facts) != {f.name for f in fields(cls)}:
-            raise ValueError(f"other facts: {sorted(set(facts) ^ {f.name for f in fields(cls)})}")
-        channels, height, width = (check_whole("shape", n, 1, 2**31) for n in facts["shape"])
-        numbers = {
-            name: check_whole(name, facts[name], 0, 2**53)
-            for name in ("training", "reference", "calibration", "folds", "images")
-        }
-        texts = [
-            facts["source"],
-            facts["sha256"],
-            facts["outliers"] or "",
-            *facts["notes"],
-            *facts["trimmed"],
-            *facts["skipped"],
-        ]
-        texts += dict(facts["versions"]).values()
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a name or note is no text")
-        seconds = check_number("fit_seconds", facts["fit_seconds"], "a time", 0, 1e12)
-        return cls(
-            **{
-                **facts,
-                **numbers,
-                "shape": (channels, height, width),
-                "trimmed": tuple(facts["trimmed"]),
-                "skipped": tuple(facts["skipped"]),
-                "notes": tuple(facts["notes"]),
-                "fit_seconds": seconds,
-            }
-        )
+        found = held_to(cls, facts, "facts")
+        if found.left_out < 0 or max(found.training, found.calibration) > found.images:
+            raise ValueError("facts: more images of a purpose than there are")
+        return found

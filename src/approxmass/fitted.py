@@ -28,12 +28,16 @@ from .models.kinds import VECTORS
 from .models.probe import check_probe, probed
 from .models.registry import model_class
 from .rank_sum import group_p_value
+from .runtime.schema import held_to
 from .scores import Scores
 from .settings import Settings
 from .storage import artifact
 from .storage.tensors import tensors_below
 from .training.folds import Folds
 from .training.holdout import Shares
+
+# What `detector.json` has of it.
+_WRITTEN = ("settings", "facts", "model", "calibrations")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,12 +232,13 @@ class Fitted:
 
     def save(self, folder: Path, card: str) -> None:
         """Write it to a folder with a card for people; see `Detector.save`."""
-        manifest = {
-            "settings": self.settings.as_dict(),
-            "facts": self.facts.as_dict(),
-            "model": self.model.facts(),
-            "calibrations": [run.facts() for run in self.calibrations],
-        }
+        parts = (
+            self.settings.as_dict(),
+            self.facts.as_dict(),
+            self.model.facts(),
+            [run.facts() for run in self.calibrations],
+        )
+        manifest = dict(zip(_WRITTEN, parts, strict=True))
         scores = {
             f"{place}.{name}": torch.from_numpy(values)
             for place, run in enumerate(self.calibrations)
@@ -276,14 +281,19 @@ class Fitted:
         encoder: Given,
         device: torch.device,
     ) -> "Fitted":
-        settings = Settings(**manifest["settings"])
+        if different := manifest.keys() ^ {*_WRITTEN, *artifact.WRITTEN}:
+            raise ValueError(f"missing, or unknown: {sorted(different)[0]}")
+        settings = Settings.of(manifest["settings"])
         facts = FitFacts.of(manifest["facts"])
+        rows = settings.options.get("encoder") == VECTORS
+        if (facts.shape[2] if rows else 0) != len(settings.columns or ()):
+            raise ValueError("other columns")
         saved = Saved(
             options=settings.options,
             seed=settings.seed,
             shape=facts.shape,
             state=tensors["weights"],
-            facts=manifest["model"],
+            facts=held_to(dict[str, Any], manifest["model"], "model"),
             region=settings.region,
         )
         kind = model_class(settings.method)
@@ -293,7 +303,7 @@ class Fitted:
             model = kind.from_saved(saved, encoder)
         model.to(device)
         calibrations = []
-        for place, run in enumerate(manifest["calibrations"]):
+        for place, run in enumerate(held_to(list[Any], manifest["calibrations"], "calibrations")):
             arrays = tensors_below(tensors["calibration"], str(place))
             found = CalibrationRun.from_saved(run, {k: v.numpy() for k, v in arrays.items()})
             calibrations.append(found)
@@ -313,7 +323,8 @@ class Fitted:
         if first.count != facts.calibration:
             raise ValueError("another number of calibration scores")
         digests = tensors["calibration"]["digests"].numpy()
-        if digests.dtype != np.int64 or digests.ndim != 1 or len(digests) > facts.images:
+        whole = digests.dtype == np.int64 and digests.ndim == 1
+        if not (whole and (np.diff(digests) > 0).all()) or not 0 < len(digests) <= facts.images:
             raise ValueError("digests of other images")
         tried = probed(model, facts.shape, settings.seed)
         probe = {k: v.numpy() for k, v in tensors_below(tensors["calibration"], "probe").items()}

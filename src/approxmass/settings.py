@@ -14,8 +14,9 @@ from .data.seen import open_seen
 from .data.vectors import holds_vectors
 from .errors import ApproxMassError
 from .models.kinds import VECTORS
-from .models.registry import OF_ROWS
+from .models.registry import METHODS, OF_ROWS, model_class
 from .models.settings import check_number, check_whole
+from .runtime.schema import held_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,24 @@ class Settings:
                 )
             object.__setattr__(self, "columns", list(self.columns))
         object.__setattr__(self, "options", dict(self.options))
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Settings":
+        """From what `as_dict` gave after a fit, through JSON.
+
+        Raises:
+            ValueError: one is missing, unknown, of another type or out of range, or left to us.
+        """
+        settings = held_to(cls, found, "settings")
+        if settings.calibration == "auto":
+            raise ValueError("settings: a fit has made its choices")
+        if settings.method in METHODS:
+            kinds = model_class(settings.method).option_types()
+            if settings.options.keys() != kinds.keys():
+                raise ValueError("settings: other options")
+            for name, value in settings.options.items():
+                held_to(kinds[name], value, f"settings: {name}")
+        return settings
 
     @property
     def region(self) -> Region | None:

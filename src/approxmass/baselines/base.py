@@ -28,10 +28,18 @@ from ..models.settings import check_options
 from ..runtime.batches import fixed_batches
 from ..runtime.machine import pick_device
 from ..runtime.plain import plainly
+from ..runtime.schema import Count, held_to
 from ..training.flow import EpochRecord
 from ..training.loop import State
 
 _LARGEST = 2**32
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Of the method, in `detector.json`."""
+
+    weights: Count
 
 
 @dataclass(kw_only=True)
@@ -269,12 +277,11 @@ class Baseline(AsTheyAre, ABC):
                 f"{cls.name} has no encoder and no density: load it with nothing but its folder",
                 code="wrong-encoder",
             )
-        if saved.options.keys() != cls.option_types().keys():
-            raise ValueError("other options")
+        facts = held_to(_Facts, saved.facts, "model")
         made = cls.make(saved.seed, saved.options)
         made._device = torch.device("cpu")
         made.restore(saved.state, saved.shape)
-        if made.weights != saved.facts["weights"]:
+        if made.weights != facts.weights:
             raise ValueError("another number of weights")
         return made
 

@@ -48,17 +48,19 @@ def calibrate(
     """Give new p-values from new in-distribution images (another camera or day), without a fit."""
     from ..detector import Detector
     from ..storage.artifact import check_target
+    from ..storage.locks import alone
     from .fit import show_detector
 
     target = folder if output is None else output
     check_target(target)
     check_outputs(json_file, inputs=[source], making=target)
-    detector = Detector.load(folder, device=device, threads=threads)
-    images = detector.open(source)
-    say_remarks(images)
-    detector.calibrate(images, per=per, skip_limit=skip_limit)
-    say_skipped(detector.skipped, images.unit)
-    detector.save(target)
+    with alone(target, "works on"):  # from what is read to what is written there
+        detector = Detector.load(folder, device=device, threads=threads)
+        images = detector.open(source)
+        say_remarks(images)
+        detector.calibrate(images, per=per, skip_limit=skip_limit)
+        say_skipped(detector.skipped, images.unit)
+        detector.save(target)
     say(f"{target}: calibrated {detector.fitted.in_use.said(detector.fitted.unit)}")
     more = {"remarks": images.remarks(), "skipped": list(detector.skipped)}
     show_detector(target, detector, json_file, more=more)

@@ -5,6 +5,7 @@ __all__ = ["explain", "explain_files"]
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,7 +144,9 @@ def _draw(
     from ..explain.picture import picture
     from ..storage.atomic import write_atomic
 
-    stem = re.sub(r"[^\w.-]+", "-", Path(label).stem)
+    letters = sys.getfilesystemencoding()  # which need not have all of them
+    stem = Path(label).stem.encode(letters, "replace").decode(letters)
+    stem = re.sub(r"[^\w.-]+", "-", stem)
     stem = stem.encode()[:60].decode(errors="ignore")  # file systems count bytes
     target = folder / f"{number:03}-{stem}.png"
     with write_atomic(target) as path:

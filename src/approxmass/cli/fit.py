@@ -3,6 +3,7 @@
 __all__ = ["fit", "inspect", "methods", "show_detector"]
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,7 +160,6 @@ def fit(
     words = _given(encoder=encoder, alpha=alpha, preset=preset, components=components)
     words |= _given(epochs=epochs, statistic=statistic, draws=draws, parts=parts)
     options = _options(method, _together(words, option or []))
-    checkpoint = _check_target(output, json_file, [source, labels, outliers, roi], resume=resume)
     detector = Detector(
         method=method,
         seed=seed,
@@ -178,7 +178,20 @@ def fit(
     )
     given: dict[str, Any] = {"images": source, "labels": labels, "outliers": outliers}
     given |= {"groups": group, "skip_limit": skip_limit, "resume": resume}
-    _learn(detector, output, json_file, checkpoint, **given)
+    with _alone(output):
+        inputs = [source, labels, outliers, roi]
+        checkpoint = _check_target(output, json_file, inputs, resume=resume)
+        _learn(detector, output, json_file, checkpoint, **given)
+
+
+def _alone(output: Path) -> AbstractContextManager[None]:
+    """The first of the processes of this fit shuts out those of others."""
+    from ..runtime.machine import is_main_process
+    from ..storage.artifact import check_target
+    from ..storage.locks import alone
+
+    check_target(output)
+    return alone(output, "fits into") if is_main_process() else nullcontext()
 
 
 def _learn(
@@ -186,15 +199,16 @@ def _learn(
 ) -> None:
     """Fit and save; whoever stops it is told how to go on."""
     from ..runtime.machine import end_processes, is_main_process
+    from ..runtime.stop import exit_code
 
     try:
         detector.fit(**given, checkpoint=checkpoint, progress=True)
         if is_main_process():
             _keep(detector, output, checkpoint, json_file)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if is_main_process():
             _say_stopped(checkpoint)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(stopped)) from None
     finally:
         end_processes()
 
@@ -313,9 +327,7 @@ def _check_target(
 ) -> Path:
     """Before any work: the detector can be written; returns where its checkpoint goes."""
     from ..runtime.machine import is_main_process
-    from ..storage.artifact import check_target
 
-    check_target(output)
     checkpoint = output.with_name(f"{output.name}.checkpoint.safetensors")
     check_outputs(checkpoint, json_file, inputs=inputs, making=output)
     if output.exists() and any(output.iterdir()) and is_main_process():

@@ -26,8 +26,8 @@ from .serve import serve
 from .watch import watch
 
 _CODES = (
-    "Exit codes: 0 done; 2 a mistake, told in one line on standard error; 130 stopped by Ctrl-C; "
-    "141 whoever read the output has gone."
+    "Exit codes: 0 done; 2 a mistake, told in one line on standard error; 130 stopped by Ctrl-C, "
+    "143 by SIGTERM, 129 by SIGHUP; 141 whoever read the output has gone."
 )
 
 
@@ -38,9 +38,11 @@ def _ending(command: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
+            from ..runtime.stop import exit_code
+
             say("stopped")
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(stopped)) from None
         except BrokenPipeError:
             os._exit(141)  # another flush, on the way out, would fail as well
 

@@ -131,6 +131,7 @@ def _run(
     from ..paper.runs import Order
     from ..runtime.machine import is_main_process
     from ..runtime.progress import RowBar
+    from ..runtime.stop import exit_code
     from ..storage.atomic import write_text
 
     if scale not in ("laptop", "full"):
@@ -162,9 +163,9 @@ def _run(
                 on_row=bar.done,
             )
             facts = experiment.run(order)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             bar.remark("stopped; the rows done are kept: repeat the command with --resume")
-            raise typer.Exit(130) from None
+            raise typer.Exit(exit_code(stopped)) from None
     if not is_main_process():
         return
     text = experiment.markdown(facts)

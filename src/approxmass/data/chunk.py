@@ -10,18 +10,18 @@ from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError, Code
 from .frame import Box
 
-# Images scored at a time: as many as make so many bytes, within bounds.
-_MOST, _FEWEST, _BYTES = 2048, 32, 1 << 24
+# Images decoded or scored at a time: as many as make so many bytes, within bounds.
+_MOST, _BYTES = 2048, 1 << 24
 
 
 def chunk_size(shape: Shape) -> int:
-    """How many images `(C, H, W)` are read to be scored together.
+    """How many images `(C, H, W)` are read together.
 
     Example:
         >>> chunk_size((1, 28, 28)), chunk_size((3, 256, 256))
         (2048, 85)
     """
-    return min(_MOST, max(_FEWEST, _BYTES // math.prod(shape)))
+    return min(_MOST, max(1, _BYTES // math.prod(shape)))
 
 
 @dataclass(frozen=True, eq=False)

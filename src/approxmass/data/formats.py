@@ -64,7 +64,10 @@ def opened(item: bytes | Path) -> Image.Image:
 def _by_pillow(item: bytes | Path) -> Image.Image:
     Image.init()
     formats = [kind for kind in Image.ID if kind not in _LEFT_OUT]
-    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=formats)
+    image = Image.open(io.BytesIO(item) if isinstance(item, bytes) else item, formats=formats)
+    if isinstance(item, Path):
+        image.filename = ""  # by which Pillow maps what is not packed: cut short, it would end us
+    return image
 
 
 def _heif(item: bytes | Path) -> Image.Image:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..arrays import Pixels, Shape
 from ..errors import ApproxMassError
 from ..runtime.cores import cores
-from .chunk import Chunk
+from .chunk import Chunk, chunk_size
 from .convert import Converter
 from .decode import Encoded, How, decode
 from .frame import Frame
@@ -266,7 +266,7 @@ class ImageSource:
         return other
 
     def chunks(
-        self, n: int = 1024, *, shape: Shape | None = None, threads: int | None = None
+        self, n: int | None = None, *, shape: Shape | None = None, threads: int | None = None
     ) -> Iterator[Chunk]:
         """Stream the images in order, at most `n` at a time; unreadable ones become errors.
 
@@ -275,7 +275,7 @@ class ImageSource:
         "grey"; where it is RGB, grey images pass with three equal channels.
 
         Arguments:
-            n: Images of a chunk.
+            n: Images of a chunk; None for as many as make 16 MiB of pixels.
             shape: `(C, H, W)` that every image must have.
             threads: The most that decode at once; None for what suits the machine and the images.
 
@@ -288,6 +288,7 @@ class ImageSource:
             >>> [len(chunk.names) for chunk in open_images("sample:mnist").chunks(400)]
             [400, 400, 200]
         """
+        n = chunk_size(self.shape if shape is None else shape) if n is None else n
         at_least_one(self.name, n, "stream {} images at a time")
         at_least_one(self.name, 1 if threads is None else threads, "decode in {} threads")
         waiting: deque[Future[Chunk]] = deque()

@@ -15,13 +15,16 @@ from ..errors import ApproxMassError, Code
 from .chunk import Chunk
 from .options import at_least_one
 from .readers.array import plain_tensor
-from .readers.common import numbered, reading
+from .readers.common import check_regular, numbered, rows_within
+from .readers.npy import NpyRows
 from .readers.npz import is_npz, npz_array, npz_shape
 from .readers.shards import Shards, encoded_columns, remarks_of, shards_of
 from .readers.tables import Table, frame_columns, frame_table, is_frame, is_table, open_table
 from .remarks import Remarks
 from .source import ImageSource
 
+# Rows read at a time, where nobody says.
+_TOGETHER = 1024
 # What names of files of rows end in.
 SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
 # Opens the rows anew, `(k, D)` each, in order: up to `n` at a time, from a place on.
@@ -88,9 +91,10 @@ class VectorSource(ImageSource):
         )
 
     def chunks(
-        self, n: int = 1024, *, shape: Shape | None = None, threads: int | None = None
+        self, n: int | None = None, *, shape: Shape | None = None, threads: int | None = None
     ) -> Iterator[Chunk]:
         """Stream the rows in order; those with a number missing or not finite become errors."""
+        n = _TOGETHER if n is None else n
         at_least_one(self.name, n, "stream {} rows at a time")
         if shape is not None and shape != self.shape:
             raise ApproxMassError(
@@ -147,7 +151,7 @@ def holds_vectors(source: Any) -> bool:
     if isinstance(source, str | Path):
         name, path = str(source), Path(source)
         if path.suffix.lower() == ".npy" and os.path.isfile(path):
-            return _saved(name, path).ndim == 2
+            return NpyRows(name, path).like.ndim == 2
         if is_npz(name):
             return len(npz_shape(name)) == 2
         return is_table(name) and not _holds_images(name)
@@ -198,14 +202,18 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
         return _open_path(str(source), Path(source), columns)
     if is_frame(source):
         return _of_table(frame_table(source, columns))
-    return _of_array("array", _as_matrix("array", source), columns)
+    rows = _as_matrix("array", source)
+    return _of_rows("array", rows, lambda start, stop: rows[start:stop], columns)
 
 
 def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSource:
+    check_regular(name, path)
     if path.suffix.lower() == ".npy" and os.path.isfile(path):
-        return _of_array(name, _as_matrix(name, _saved(name, path)), columns)
+        file = NpyRows(name, path)
+        return _of_rows(name, _as_matrix(name, file.like), file.rows, columns)
     if is_npz(name):
-        return _of_array(name, _as_matrix(name, npz_array(name)), columns)
+        rows = _as_matrix(name, npz_array(name))
+        return _of_rows(name, rows, lambda start, stop: rows[start:stop], columns)
     if not is_table(name):
         raise ApproxMassError(
             f"{name}: there are no rows of numbers: give a .npy, .npz, .csv or .parquet file",
@@ -218,8 +226,14 @@ def _of_table(table: Table, remarks: Remarks | None = None) -> VectorSource:
     return VectorSource(table.name, table.count, table.blocks, table.columns, remarks)
 
 
-def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> VectorSource:
-    names = [str(i) for i in range(rows.shape[1])]
+def _of_rows(
+    name: str,
+    like: NDArray[Any],
+    read: Callable[[int, int], NDArray[Any]],
+    columns: Sequence[str] | None,
+) -> VectorSource:
+    """Rows that are as `like`, `(N, D)`, and that `read` gives from one up to another."""
+    names = [str(i) for i in range(like.shape[1])]
     if columns is not None and len(columns) == len(names) and not set(columns) <= set(names):
         names, columns = list(columns), None  # an array has no names of its own
     if columns is not None and (missing := [each for each in columns if each not in names]):
@@ -232,16 +246,11 @@ def _of_array(name: str, rows: NDArray[Any], columns: Sequence[str] | None) -> V
     chosen = slice(None) if every else [int(each) for each in columns or ()]
 
     def blocks(n: int, start: int) -> Iterator[NDArray[Any]]:
-        for place in range(start, len(rows), n):
-            yield rows[place : place + n, chosen]
+        together = rows_within(n, like[:1].nbytes)
+        for place in range(start, len(like), together):
+            yield read(place, place + together)[:, chosen]
 
-    return VectorSource(name, len(rows), blocks, names if columns is None else columns)
-
-
-def _saved(name: str, path: Path) -> NDArray[Any]:
-    with reading(name, "a .npy file of numbers: save it again with numpy.save"):
-        found: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    return found
+    return VectorSource(name, len(like), blocks, names if columns is None else columns)
 
 
 def _as_matrix(name: str, source: Any) -> NDArray[Any]:

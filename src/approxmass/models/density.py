@@ -214,6 +214,8 @@ class DensityModel(AsTheyAre):
                 "Detector.load(folder, log_prob=...)",
                 code="wrong-encoder",
             )
+        if saved.facts:
+            raise ValueError("facts of another method")
         made = cls(log_prob=encoder, **saved.options)
         moments = saved.state["moments"]
         if moments.shape != made.moments.shape or moments.dtype != made.moments.dtype:

@@ -3,10 +3,9 @@
 __all__ = ["FlowModel"]
 
 import contextlib
-import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..encoders.patches import Patches
 from ..errors import ApproxMassError
 from ..explain.attribution import Surfaces, by_column, gradients
 from ..flows import RealNVP
+from ..runtime.schema import Count, Side, held_to
 from ..storage.exported import exported, program_of
 from ..storage.tensors import load_exactly, tensors_below
 from ..training.flow import EpochRecord, TrainingSettings, train
@@ -30,7 +30,7 @@ from .base import FitData, FitRun, Given, Plan, Saved, Statistic
 from .kinds import MODULE, VECTORS, Kind, kind_of
 from .parts import MAPPED, Parts
 from .scorer import FlowScorer
-from .settings import FlowOptions, check_number, check_options
+from .settings import FlowOptions, check_options
 
 # Among what is saved: the exported module that is the encoder.
 _PROGRAM = "exported module"
@@ -345,19 +345,15 @@ class FlowModel:
                 f"load it with{'' if encoder is None else 'out'} encoder=...",
                 code="wrong-encoder",
             )
-        if options.keys() != cls.option_types().keys() or "auto" in (
-            options["encoder"],
-            options["preset"],
-            options["statistic"],
-        ):
+        if "auto" in (options["encoder"], options["preset"], options["statistic"]):
             raise ValueError("a fitted model has made its choices")
         made = cls(seed=saved.seed, **{**options, "encoder": encoder or options["encoder"]})
-        made.training = TrainingSettings(**saved.facts["training"])
-        made.history = [_record(record) for record in saved.facts["history"]]
+        facts = held_to(_Facts, saved.facts, "model")
+        made.training, made.history = facts.training, facts.history
         made._kind, chosen = kind_of(made.chosen.encoder), made.chosen
         made.region = saved.region
         code = made._encoder(shape)
-        if code.view_digest != saved.facts["views"]:
+        if code.view_digest != facts.views:
             raise ApproxMassError(
                 f"it was fitted with other weights of {chosen.encoder}, or by another version: fit "
                 "again",
@@ -372,6 +368,8 @@ class FlowModel:
             code, flow, shape, parts=made._parts(), draws=chosen.draws, seed=saved.seed
         )
         load_exactly(made.scorer, state)
+        if (facts.dimension, facts.weights) != (code.dimension, _weights(flow)):
+            raise ValueError("another number of weights")
         if made.decides not in [statistic.name for statistic in made.statistics]:
             raise ValueError(f"it has no statistic {made.decides}")
         ended = made.history[-1].epoch if made.history else 0
@@ -380,12 +378,15 @@ class FlowModel:
         return made
 
 
-def _record(facts: Mapping[str, Any]) -> EpochRecord:
-    """An epoch from JSON, whose numbers are numbers."""
-    record = EpochRecord(**facts)
-    for value in (record.loss, record.nll, record.learning_rate, record.mass or 0.0):
-        check_number("an epoch", value, "a number", -math.inf, math.inf)
-    return record
+@dataclass(frozen=True)
+class _Facts:
+    """Of the model, in `detector.json`."""
+
+    dimension: Side
+    weights: Count
+    views: str | None
+    training: TrainingSettings
+    history: list[EpochRecord]
 
 
 def _between(units: UnitOf | None, row: int) -> int:

@@ -18,6 +18,7 @@ from ..data.frame import Box
 from ..data.region import Region
 from ..encoders import PooledEncoder, WhitenedEncoder
 from ..explain.attribution import Surfaces
+from ..runtime.schema import held_to
 from ..storage.tensors import tensors_below
 from ..training.checkpoint import fold_of
 from .base import FitData, FitRun, Given, Model, Saved
@@ -123,8 +124,11 @@ class FoldedModel:
     @classmethod
     def from_saved(cls, kind: type[Model], saved: Saved, encoder: Given) -> Self:
         """Those that were saved; see `Model`."""
+        each = held_to(list[dict[str, Any]], saved.facts["folds"], "folds")
+        if not each or saved.facts != {**each[0], "folds": each}:
+            raise ValueError("facts of other folds")
         models = []
-        for k, facts in enumerate(saved.facts["folds"]):
+        for k, facts in enumerate(each):
             own = replace(saved, state=tensors_below(saved.state, str(k)), facts=facts)
             models.append(kind.from_saved(own, encoder))
             seen_by, first = (getattr(m, "encoder", None) for m in (models[k], models[0]))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..arrays import Pixels, Shape
 from ..data import ImageSource
+from ..data.chunk import chunk_size
 from ..data.copies import pixel_digests
 from ..data.frame import Box
 from ..data.options import row_of_each
@@ -69,7 +70,8 @@ def views_of(
         ApproxMassError: an image is unreadable, or of another shape, or more than may be skipped.
     """
     named, done = model.view_digest, 0
-    at_once = _IMAGES if named is None else _SEEN_BY_A_NETWORK
+    most = _IMAGES if named is None else _SEEN_BY_A_NETWORK
+    at_once = min(most, chunk_size(source.shape if shape is None else shape))
     with _cache(named, device) as cache:
         started = time.monotonic()
         for chunk in source.chunks(at_once, shape=shape, threads=threads):

@@ -5,8 +5,9 @@ It holds `detector.json` (versioned, readable), `weights.safetensors` and
 pickled. `card.md` is for people, and not read.
 """
 
-__all__ = ["FORMAT_VERSION", "check_target", "is_detector", "load_folder", "save_folder"]
+__all__ = ["FORMAT_VERSION", "WRITTEN", "check_target", "is_detector", "load_folder", "save_folder"]
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -18,10 +19,13 @@ import safetensors.torch
 from torch import Tensor
 
 from ..errors import ApproxMassError
+from ..runtime.schema import Digest, held_to
 from .atomic import plain_os_errors, probe, replace_folder
 
 FORMAT_VERSION = 4
 _MANIFEST = "detector.json"
+# What it has besides the facts of whoever saves.
+WRITTEN = ("format_version", "files", "digest")
 _TENSOR_FILES = ("weights", "calibration")
 _CARD = "card.md"
 _FILES = {_MANIFEST, _CARD, *(f"{name}.safetensors" for name in _TENSOR_FILES)}
@@ -100,8 +104,28 @@ def save_folder(
             (fresh / f"{name}.safetensors").write_bytes(data)
         full = {"format_version": FORMAT_VERSION, **manifest, "files": digests}
         full["digest"] = _manifest_digest(full)
-        (fresh / _CARD).write_text(card)
-        (fresh / _MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
+        # A name in it need not be text, nor the language of this process one that has all letters.
+        (fresh / _CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
+        (fresh / _MANIFEST).write_text(json.dumps(full, indent=2) + "\n", encoding="utf-8")
+
+
+def _bytes_of(path: Path) -> bytes:
+    """What a file holds; of a pipe, which would be waited for, an error."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no file")
+    return path.read_bytes()
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor in which a number is infinite or NaN; None where all are right.
+
+    Of what the detector was tried on a score may be.
+    """
+    for name, values in tensors.items():
+        floats = values.is_floating_point() and not name.startswith("probe.")
+        if floats and not bool(values.isfinite().all()):
+            return name
+    return None
 
 
 def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -114,7 +138,7 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     again = "copy the folder again or fit again"
     path = folder / _MANIFEST
     try:
-        text = path.read_text()
+        text = _bytes_of(path).decode()
     except FileNotFoundError as error:
         raise ApproxMassError(
             f"{folder} is not a detector: it has no {_MANIFEST}; make one with `approxmass fit`",
@@ -124,8 +148,8 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
         raise ApproxMassError(f"{path} cannot be read: {again}", code="damaged") from error
     try:
         manifest = json.loads(text)
-        version = int(manifest["format_version"])
-        digests = dict(manifest["files"])
+        version = held_to(int, manifest["format_version"], "format_version")
+        digests = held_to(dict[str, Digest], manifest["files"], "files")
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ApproxMassError(f"{path} was cut short or edited: {again}", code="damaged") from error
     if version > FORMAT_VERSION:
@@ -145,13 +169,17 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     for name in _TENSOR_FILES:
         part = folder / f"{name}.safetensors"
         try:
-            data = part.read_bytes()
+            data = _bytes_of(part)
             if _digest(data) != digests.get(part.name):
                 raise ApproxMassError(
                     f"{part} was cut short or changed after it was saved: {again}",
                     code="damaged",
                 )
             tensors[name] = safetensors.torch.load(data)
+            if odd := _not_finite(tensors[name]):
+                raise ApproxMassError(
+                    f"{part} holds numbers that are none, in {odd}: {again}", code="damaged"
+                )
         except OSError as error:
             raise ApproxMassError(
                 f"{part} cannot be read ({error.strerror}): {again}", code="damaged"

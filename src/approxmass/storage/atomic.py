@@ -1,4 +1,8 @@
-"""Files that are whole or not there: atomic writes of files and folders."""
+"""Files that are whole or not there: atomic writes of files and folders.
+
+All that is written goes through here: beside its place, to the disk, and then under its name. What
+is there already keeps its mode and, where we may give it away, its owner.
+"""
 
 __all__ = [
     "check_file",
@@ -15,12 +19,14 @@ import ctypes
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ApproxMassError
+from .leftovers import beside, remove_leftovers
 
 
 @contextlib.contextmanager
@@ -81,15 +87,16 @@ def write_atomic(target: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(target))  # a link keeps pointing where it did
     check_file(target)
     with plain_os_errors(target):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        path = Path(name)
+        remove_leftovers(target)
+        path = beside(target)
+        # Never more open than its target is, also while it grows.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _first_mode(target, 0o666)))
         try:
             yield path
-            umask = os.umask(0)
-            os.umask(umask)
-            path.chmod(0o666 & ~umask)  # mkstemp makes private files
+            _to_disk(path)
+            _like(path, target)
             os.replace(path, target)
+            _names_to_disk(target.parent)
         finally:
             path.unlink(missing_ok=True)
 
@@ -116,22 +123,74 @@ def replace_folder(target: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(target))
     with plain_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        fresh, old = beside / "new", beside / "old"
+        remove_leftovers(target)
+        aside = beside(target)
+        aside.mkdir(0o700)
+        fresh, old = aside / "new", aside / "old"
         fresh.mkdir()
         try:
             yield fresh
+            for path in fresh.iterdir():
+                _to_disk(path)
+                _like(path, target / path.name)
+            _like(fresh, target)
+            _names_to_disk(fresh)
             if not target.exists():
                 os.replace(fresh, target)
             elif not _exchange(fresh, target):
                 os.replace(target, old)
                 os.replace(fresh, target)
+            _names_to_disk(target.parent)
         except BaseException:
             if old.exists() and not target.exists():
                 os.replace(old, target)
             raise
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _first_mode(target: Path, usual: int) -> int:
+    """The mode of something new: as `target`, but ours to write; `usual` where there is none."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & 0o777 | 0o600
+    except OSError:
+        return usual
+
+
+def _like(path: Path, target: Path) -> None:
+    """Give something new the owner, group and mode of what it replaces, if that is there."""
+    try:
+        known = target.stat()
+    except OSError:
+        return
+    mode, new = stat.S_IMODE(known.st_mode), path.stat()
+    if (known.st_uid, known.st_gid) != (new.st_uid, new.st_gid):
+        with contextlib.suppress(OSError, AttributeError):
+            os.chown(path, known.st_uid, known.st_gid)
+        with contextlib.suppress(OSError, AttributeError):
+            os.chown(path, -1, known.st_gid)
+        if path.stat().st_gid != known.st_gid:  # what that group may is not for another
+            mode = mode & ~0o070 | (mode & 0o007) << 3
+    path.chmod(mode)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, whose name is then worth something."""
+    file = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _names_to_disk(folder: Path) -> None:
+    """The same for the names in a folder, where the system can."""
+    with contextlib.suppress(OSError):
+        place = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
 
 
 def _exchange(a: Path, b: Path) -> bool:

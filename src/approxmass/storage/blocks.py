@@ -2,6 +2,7 @@
 
 __all__ = ["Blocks"]
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from ..errors import ApproxMassError
 from .atomic import plain_os_errors, write_atomic, write_json
+from .leftovers import beside
+from .locks import alone
 
 _IDENTITY = "run.json"
 
@@ -57,26 +59,16 @@ class Blocks:
         return -(-self.rows // self.size)
 
     def __enter__(self) -> Self:
-        with plain_os_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / "lock")
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise ApproxMassError(
-                f"{self.folder}: another process is at work there: wait for it, or choose another "
-                "output",
-                code="in-use",
-            ) from None
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(alone(self.folder, "scores into"))
+            with plain_os_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._claim()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._held.close()
 
     def span(self, number: int) -> tuple[int, int]:
         """The places of the first row of a block and of the one after its last."""
@@ -104,9 +96,8 @@ class Blocks:
 
     def remove(self) -> None:
         """Away with the folder, in one step: what is left of it is no run to go on with."""
-        gone = self.folder.with_name(f".{self.folder.name}.gone")
+        gone = beside(self.folder)
         with plain_os_errors(self.folder):
-            shutil.rmtree(gone, ignore_errors=True)
             os.replace(self.folder, gone)
             shutil.rmtree(gone, ignore_errors=True)
 
@@ -127,7 +118,7 @@ class Blocks:
         """Make the folder ours, or see that it is."""
         place = self.folder / _IDENTITY
         if not place.exists():
-            if others := sorted({each.name for each in self.folder.iterdir()} - {"lock"}):
+            if others := sorted(each.name for each in self.folder.iterdir()):
                 raise ApproxMassError(
                     f"{self.folder} holds {others[0]!r}, which is none of ours: choose another "
                     "output",

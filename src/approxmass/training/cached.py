@@ -19,6 +19,7 @@ from ..runtime.machine import machine_facts
 from ..runtime.progress import TrainingBar, short
 from ..storage.atomic import write_atomic
 from ..storage.cache import cache_folder, cache_key, check_cache
+from ..storage.locks import alone
 from ..storage.tensors import digest
 from .checkpoint import pack, taken, unpack
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
@@ -103,10 +104,6 @@ def train_once(
         **{package: packages[package] for package in ("approxmass", "torch")},
     }
     finished = cache_folder() / f"{name}-{cache_key(identity)}.safetensors"
-    unfinished = finished.with_suffix(".unfinished")
-    if finished.exists():
-        return unpack(finished.read_bytes(), str(finished), modules, {}, identity, State.of)
-    check_cache(finished)
     plan = Plan(
         name=name,
         count=count,
@@ -117,18 +114,34 @@ def train_once(
         checkpoint_seconds=_CHECKPOINT_SECONDS,
         keep_good=False,  # nothing of a diverged network is used
     )
-    loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
-    stopped = _run(loop, step, progress)
-    with write_atomic(finished) as beside:
-        beside.write_bytes(pack(taken(modules, {}), identity, asdict(loop.state)))
-    unfinished.unlink(missing_ok=True)
-    if stopped:
-        raise KeyboardInterrupt
+
+    def known() -> State | None:
+        if not finished.exists():
+            return None
+        return unpack(finished.read_bytes(), str(finished), modules, {}, identity, State.of)
+
+    if (state := known()) is not None:
+        return state
+    check_cache(finished)
+    # Where another process trains the same, what it has learnt is there when it ends.
+    with alone(finished, "trains", wait=True):
+        if (state := known()) is not None:
+            return state
+        unfinished = finished.with_suffix(".unfinished")
+        loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
+        stopped = _run(loop, step, progress)
+        with write_atomic(finished) as beside:
+            beside.write_bytes(pack(taken(modules, {}), identity, asdict(loop.state)))
+        unfinished.unlink(missing_ok=True)
+    if stopped is not None:
+        raise stopped
     return loop.state
 
 
-def _run(loop: Loop, step: Callable[[Step], Mapping[str, Tensor]], progress: bool) -> bool:
-    """Run a loop to its end; whether it was asked to stop in the last step."""
+def _run(
+    loop: Loop, step: Callable[[Step], Mapping[str, Tensor]], progress: bool
+) -> KeyboardInterrupt | None:
+    """Run a loop to its end; what asked it to stop in the last step, if anything did."""
     plan = loop.plan
     bar = TrainingBar(plan.name) if progress else None
 
@@ -145,11 +158,11 @@ def _run(loop: Loop, step: Callable[[Step], Mapping[str, Tensor]], progress: boo
             assert loop.checkpoint is not None
             loop.checkpoint.unlink(missing_ok=True)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             if loop.state.step < plan.steps:
                 raise
-            return True
-    return False
+            return stopped
+    return None
 
 
 _CHECKPOINT_SECONDS = 30.0

@@ -1,9 +1,19 @@
 """Exact checkpoints: tensors and facts of a run as one safetensors file, nothing pickled."""
 
-__all__ = ["first_pass_of", "fold_of", "pack", "put_back", "second_of", "taken", "unpack"]
+__all__ = [
+    "alone_with",
+    "first_pass_of",
+    "fold_of",
+    "pack",
+    "put_back",
+    "second_of",
+    "taken",
+    "unpack",
+]
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +22,8 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from ..errors import ApproxMassError
+from ..runtime.machine import is_main_process
+from ..storage.locks import alone
 from ..storage.tensors import digest, load_exactly, tensors_below
 
 State = TypeVar("State")
@@ -136,6 +148,17 @@ def put_back(
         load_exactly(module, tensors_below(tensors, part))
     for part, optimizer in optimizers.items():
         optimizer.load_state_dict(restored[part])
+
+
+def alone_with(checkpoint: Path | None) -> AbstractContextManager[None]:
+    """Within, no other process keeps the state of its training there, nor those of its parts.
+
+    Raises:
+        ApproxMassError: on entering: another does.
+    """
+    if checkpoint is None or not is_main_process():
+        return nullcontext()
+    return alone(checkpoint, "keeps its training in")
 
 
 def fold_of(checkpoint: Path, fold: int) -> Path:

@@ -31,6 +31,7 @@ from ..errors import ApproxMassError
 from ..flows import Flow, VectorFlow
 from ..mass import penalized_loss, training_terms
 from ..runtime.machine import pick_device
+from ..runtime.schema import Count, Finite, Positive
 from .cuda_graph import GraphedObjective
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
 
@@ -43,16 +44,16 @@ _DIVERGED = 10.0
 class TrainingSettings:
     """How to train; a checkpoint fits only the settings it was made with."""
 
-    alpha: float  # weight of the mass in the loss, per-sample convention
-    epochs: int
-    penalty_every: int = 1  # take the mass every so many steps, with so many times its weight
-    batch_size: int = 512  # over all processes together
-    learning_rate: float = 1e-3  # peak; warm-up over 1% of the steps, then cosine to 0
-    weight_decay: float = 0.01  # on the gains of weight-normalised layers where there are any
-    clip: float = 5.0  # largest L2 norm of the gradient
-    seed: int = 0
+    alpha: Finite  # weight of the mass in the loss, per-sample convention
+    epochs: Count
+    penalty_every: Count = 1  # take the mass every so many steps, with so many times its weight
+    batch_size: Count = 512  # over all processes together
+    learning_rate: Finite = 1e-3  # peak; warm-up over 1% of the steps, then cosine to 0
+    weight_decay: Finite = 0.01  # on the gains of weight-normalised layers where there are any
+    clip: Finite = 5.0  # largest L2 norm of the gradient
+    seed: Count = 0
     precision: Literal["no", "bf16"] = "no"  # of matrix products; "no" is float32
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: Positive = 60.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "penalty_every", "batch_size", "learning_rate", "clip"):
@@ -95,11 +96,11 @@ class StepReport:
 class EpochRecord:
     """Means over one epoch, in nats; `mass` is None where alpha is 0."""
 
-    epoch: int
-    loss: float
-    nll: float
-    mass: float | None
-    learning_rate: float
+    epoch: Count
+    loss: Finite
+    nll: Finite
+    mass: Finite | None
+    learning_rate: Finite
 
 
 class Objective(nn.Module):
@@ -144,7 +145,7 @@ def train(
         data: Inputs of the flow `(N, ...)`: float, or uint8 pixels, which are scaled to [0, 1].
         settings: How to train.
         checkpoint: File to write the state of the run to, every `checkpoint_seconds` and when
-            the process is asked to stop (Ctrl-C, SIGTERM); None for no checkpoints.
+            the process is asked to stop (Ctrl-C, SIGTERM, SIGHUP); None for no checkpoints.
         resume: Go on from `checkpoint`; from the start if it is not there.
         fingerprint: What a checkpoint knows the data by; None for a digest of `data`.
         on_step: Called after every step, on the main process.

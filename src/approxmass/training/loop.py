@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import ApproxMassError
 from ..runtime.machine import from_main_process, is_main_process
 from ..runtime.random import seeded_generator
-from ..runtime.stop import stop_requests
+from ..runtime.stop import Stopped, stop_requests
 from ..storage.atomic import write_atomic
 from .checkpoint import pack, put_back, taken, unpack
 
@@ -196,7 +196,7 @@ class Loop:
         Raises:
             ApproxMassError: a checkpoint of another run, or one that cannot be written.
             TrainingDivergedError: see there.
-            KeyboardInterrupt: the run was asked to stop; the checkpoint has been written.
+            KeyboardInterrupt: `Stopped`: the run was asked to, and the checkpoint is written.
         """
         plan = self.plan
         packed = self._packed() if resume else None
@@ -230,11 +230,11 @@ class Loop:
                     self._save()
                     saved_at = time.monotonic()
                 if stopping and state.step < plan.steps:
-                    raise KeyboardInterrupt
+                    raise Stopped(stop)
             self._finish(good)
             # In the last step: whoever called must not go on. All processes agree on it.
             if stopping if self.reduce is not None else stop:
-                raise KeyboardInterrupt
+                raise Stopped(stop)
         return self.state
 
     def _rows(self) -> Tensor:

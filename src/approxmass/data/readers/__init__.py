@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..source import ImageSource
 from .array import npy_labels, open_npy
+from .common import check_regular
 from .folder import folder_labels, open_file, open_folder
 from .idx import idx_labels, is_idx, open_idx
 from .mvtec import is_mvtec, open_mvtec
@@ -51,7 +52,11 @@ def reader_of(name: str, path: Path) -> Reader | None:
     """The reader of what is there, by its name or, for the IDX format, its first bytes.
 
     None where nothing is.
+
+    Raises:
+        ApproxMassError: a pipe, a socket or a device is.
     """
+    check_regular(name, path)
     if is_npz(name):
         return _NPZ
     if os.path.isdir(path) and is_mvtec(path):

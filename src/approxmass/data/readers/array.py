@@ -17,7 +17,8 @@ from ..remarks import Remarks
 from ..shapes import shape_of
 from ..source import ImageSource
 from ..unreadable import UnreadableError
-from .common import numbered, reading
+from .common import numbered, rows_within
+from .npy import NpyRows
 
 
 def as_array(name: str, source: object, *, code: Code = "bad-source") -> NDArray[Any]:
@@ -78,14 +79,25 @@ def open_array(
         view = stacked(plain) if several else channels_first(plain)
     except UnreadableError as error:
         raise ApproxMassError(f"{name}: {error}", code=error.code) from None
+    return _in_blocks(name, view, lambda start, stop: view[start:stop], labels)
+
+
+def _in_blocks(
+    name: str,
+    like: NDArray[Any],
+    read: Callable[[int, int], NDArray[Any]],
+    labels: Callable[[], NDArray[Any] | None] | None = None,
+) -> ImageSource:
+    """Images that are as `like`, `(N, C, H, W)`, and that `read` gives from a place to another."""
     remarks = Remarks()
-    kind = view.dtype.kind + str(view.dtype.itemsize)
+    kind = like.dtype.kind + str(like.dtype.itemsize)
     if kind[0] in "iu" and kind not in ("u1", "u2"):
-        remarks.say(f"pixels: {view.dtype} does not say its range: taken as 8-bit values, 0 to 255")
+        remarks.say(f"pixels: {like.dtype} does not say its range: taken as 8-bit values, 0 to 255")
 
     def batches(n: int, start: int = 0) -> Iterator[tuple[list[str], Pixels]]:
-        for i in range(start, len(view), n):
-            block = view[i : i + n]
+        together = rows_within(n, like[:1].nbytes)
+        for i in range(start, len(like), together):
+            block = read(i, i + together)
             try:
                 pixels = to_uint8(block)
             except UnreadableError as error:
@@ -98,13 +110,13 @@ def open_array(
 
     def some(places: list[int]) -> Iterator[tuple[int, NDArray[Any]]]:
         for i in places:
-            yield i, view[i : i + 1]
+            yield i, read(i, i + 1)
 
     return ImageSource(
         name,
-        len(view),
+        len(like),
         batches,
-        shape=shape_of(view),
+        shape=shape_of(like),
         labels=labels,
         some=some,
         remarks=remarks,
@@ -114,14 +126,18 @@ def open_array(
 
 def open_npy(name: str, path: Path) -> ImageSource:
     """Images of a `.npy` file, which stays on disk."""
-    with reading(name, "a .npy file of numbers: save it again with numpy.save"):
-        array = np.lib.format.open_memmap(path, mode="r")
-    return open_array(name, array)
+    file = NpyRows(name, path)
+    if file.like.ndim < 3:  # one image, or what is refused
+        return open_array(name, file.rows(0, len(file)) if file.like.ndim else file.like)
+    try:
+        like = channels_first(file.like)
+    except UnreadableError as error:
+        raise ApproxMassError(f"{name}: {error}", code=error.code) from None
+    return _in_blocks(name, like, lambda start, stop: stacked(file.rows(start, stop)))
 
 
 def npy_labels(name: str, path: Path) -> NDArray[Any] | None:
     """Labels of a `.npy` file; None where it holds images."""
-    with reading(name, "a file of labels"):
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    column = array.ndim == 2 and array.shape[1] == 1
-    return array if array.ndim == 1 or column else None
+    file = NpyRows(name, path)
+    column = file.like.ndim == 2 and file.like.shape[1] == 1
+    return file.rows(0, len(file)) if file.like.ndim == 1 or column else None

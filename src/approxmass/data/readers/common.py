@@ -1,12 +1,29 @@
 """What the readers of several formats share."""
 
-__all__ = ["KINDS", "label_name", "maybe_gzip", "numbered", "one_column", "reading", "stored"]
+__all__ = [
+    "BYTES",
+    "KINDS",
+    "check_regular",
+    "header_of",
+    "label_name",
+    "maybe_gzip",
+    "numbered",
+    "one_column",
+    "reading",
+    "rows_within",
+    "stored",
+]
 
 import gzip
 import io
+import os
+import stat
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
 
 from ...errors import ApproxMassError
 
@@ -17,12 +34,60 @@ KINDS = (
 )
 
 
+# What is read at a time.
+BYTES = 1 << 24
+
+
+def rows_within(n: int, each: float) -> int:
+    """How many rows of so many bytes are read at a time: `n` or, of large ones, fewer.
+
+    Example:
+        >>> rows_within(1024, 28 * 28), rows_within(1024, 8 * 512 * 512), rows_within(1024, 1e12)
+        (1024, 8, 1)
+    """
+    return max(1, min(n, int(BYTES // max(1.0, each))))
+
+
+def check_regular(name: str, path: str | os.PathLike[str]) -> None:
+    """Refuse what is neither file nor folder, before anything opens it: it may wait for ever.
+
+    Raises:
+        ApproxMassError: it is a pipe, a socket or a device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # whoever opens it says so
+        return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    raise ApproxMassError(
+        f"{name}: is {kinds.get(stat.S_IFMT(mode), 'a device')}, which cannot be read twice: write "
+        "it to a file, and give that",
+        code="bad-source",
+    )
+
+
+def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
+    """Shape, whether in Fortran order, and type of the array at the beginning of a `.npy` file.
+
+    Raises:
+        ValueError: it is none, or one of Python's objects.
+    """
+    of, version = np.lib.format, np.lib.format.read_magic(file)
+    read = of.read_array_header_1_0 if version == (1, 0) else of.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    return tuple(shape), fortran, dtype
+
+
 @contextmanager
 def reading(name: str, wanted: str) -> Iterator[None]:
     """Name the file in whatever its reader raises; `wanted` says what it should be, and a cure."""
     try:
         yield
-    except (ApproxMassError, ImportError):
+    except (ApproxMassError, ImportError, MemoryError):
         raise
     except Exception as error:  # zip, zlib, NumPy and Arrow have one kind each, and more
         if isinstance(error, OSError) and error.strerror:

@@ -2,10 +2,10 @@
 
 __all__ = ["is_npz", "npz_array", "npz_labels", "npz_shape", "open_npz"]
 
+import math
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...errors import ApproxMassError
 from ..source import ImageSource
 from .array import open_array
-from .common import label_name, reading
+from .common import header_of, label_name, reading
 
 _WANTED = "a .npz file of numbers: save it again with numpy.savez"
 _KNOWN = ("images", "x", "arr_0")
@@ -41,8 +41,7 @@ def npz_array(name: str) -> NDArray[Any]:
         ApproxMassError: there is none, or there are several; or the file is damaged.
     """
     with _arrays(name) as (arrays, split):
-        found: NDArray[Any] = arrays[_key(name, list(arrays.keys()), split)]
-    return found
+        return _read(arrays, _key(name, list(arrays.keys()), split))
 
 
 def npz_shape(name: str) -> tuple[int, ...]:
@@ -53,11 +52,7 @@ def npz_shape(name: str) -> tuple[int, ...]:
     """
     with _arrays(name) as (arrays, split):
         key = _key(name, list(arrays.keys()), split)
-        with zipfile.ZipFile(_parts_of(name)[0]) as file, file.open(f"{key}.npy") as array:
-            version = np.lib.format.read_magic(array)
-            of = np.lib.format
-            read = of.read_array_header_1_0 if version == (1, 0) else of.read_array_header_2_0
-            return tuple(read(array)[0])
+        return _header(arrays, key)[0]
 
 
 def npz_labels(name: str) -> NDArray[Any] | None:
@@ -68,9 +63,32 @@ def npz_labels(name: str) -> NDArray[Any] | None:
             (split,) = splits
         if split is not None and (split in splits or split not in arrays):
             known = [of.format(split) for _, of in _OF_SPLIT if of.format(split) in arrays]
-            return arrays[known[0]] if known else None
+            return _read(arrays, known[0]) if known else None
         key = label_name(arrays.keys())
-        return None if key is None else arrays[key]
+        return None if key is None else _read(arrays, key)
+
+
+def _read(arrays: "np.lib.npyio.NpzFile", key: str) -> NDArray[Any]:
+    """An array, whole, where the file has as much of it as its header says.
+
+    Raises:
+        ValueError: it has less.
+    """
+    shape, dtype, held = _header(arrays, key)
+    if math.prod(shape) * dtype.itemsize > held:
+        raise ValueError("shorter than it says")
+    found: NDArray[Any] = arrays[key]
+    return found
+
+
+def _header(
+    arrays: "np.lib.npyio.NpzFile", key: str
+) -> tuple[tuple[int, ...], "np.dtype[Any]", int]:
+    """Shape and type of an array, and how many bytes the file says to have of it."""
+    assert arrays.zip is not None  # while it is open
+    with arrays.zip.open(f"{key}.npy") as array:
+        shape, _, dtype = header_of(array)
+    return shape, dtype, arrays.zip.getinfo(f"{key}.npy").file_size
 
 
 def _key(name: str, keys: list[str], split: str | None) -> str:
@@ -119,7 +137,11 @@ def _parts_of(name: str) -> tuple[Path, str | None]:
 
 
 @contextmanager
-def _arrays(name: str) -> Iterator[tuple[Mapping[str, NDArray[Any]], str | None]]:
+def _arrays(name: str) -> Iterator[tuple["np.lib.npyio.NpzFile", str | None]]:
     path, split = _parts_of(name)
-    with reading(name, _WANTED), path.open("rb") as file:
-        yield np.load(file, allow_pickle=False), split
+    with (
+        reading(name, _WANTED),
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        yield arrays, split

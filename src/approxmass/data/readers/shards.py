@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import ApproxMassError
 from ..formats import image_suffixes
 from ..remarks import Remarks
-from .common import one_column, reading
+from .common import check_regular, one_column, reading, rows_within
 from .folder import files_below, left_out
 
 _WANTED = "a Parquet file: copy it again"
@@ -59,12 +59,18 @@ class Shards:
         self._files, self._system = list(files), system
         self._others = _others(name) if others is None else others
         self._counts = []
+        held = 0
         for file in files:
+            if system is None:
+                check_regular(self._called(file), file)
             with reading(self._called(file), _WANTED):
-                self._counts.append(pq.read_metadata(file, filesystem=system).num_rows)
+                facts = pq.read_metadata(file, filesystem=system)
+                self._counts.append(facts.num_rows)
+                held += sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
         with reading(self._called(files[0]), _WANTED):
             self.schema = pq.read_schema(files[0], filesystem=system)
         self.num_rows = sum(self._counts)
+        self._row_bytes = held / max(1, self.num_rows)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -81,11 +87,13 @@ class Shards:
     def iter_batches(self, n: int, columns: list[str], start: int = 0) -> Iterator[Any]:
         """Record batches of some columns, up to `n` rows each, in order from a row on.
 
-        Files and groups of rows that lie before it are not read.
+        Of large rows, by what the files say of themselves, fewer come at a time. Files and groups
+        of rows that lie before it are not read.
 
         Raises:
             ApproxMassError: a file breaks off, or its columns are not those of the first.
         """
+        n = rows_within(n, self._row_bytes)
         for path, count in zip(self._files, self._counts, strict=True):
             if start < count:
                 with reading(self._called(path), _WANTED):
