@@ -1,9 +1,9 @@
-# make install | demo | test | test-all | mutants | bench     Everything happens in .venv; nothing else is needed.
+# make install | demo | test | test-all | mutants | attack | bench     Everything happens in .venv; nothing else is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo lint test test-all mutants pin bench clean
+.PHONY: install demo lint test test-all mutants attack pin bench clean
 
 install: $(INSTALLED)
 
@@ -37,6 +37,10 @@ test-all: lint
 # Whether the tests find one thing changed in what every number rests on; an hour on one core.
 mutants: $(INSTALLED)
 	$(BIN)/python tools/mutants.py results/mutants.json
+
+# Half an hour of attacks on readers, files, server and watcher; counts add up in results/attacks.json.
+attack: $(INSTALLED)
+	$(BIN)/python tools/attacks.py results/attacks.json
 
 # After a change that means to change a score: say why in the commit.
 pin: $(INSTALLED)
