@@ -31,7 +31,7 @@ from writes import KINDS, Writes
 KILLS = 200
 # The share of rounds inside a write, and of runs that find their outputs there already; kills in a
 # row, at most, before a command runs to its end; rounds of a child.
-INSIDE, AGAIN, IN_A_ROW, ROUNDS = 0.7, 0.6, 4, 8
+INSIDE, AGAIN, IN_A_ROW, ROUNDS = 0.85, 0.6, 4, 8
 
 
 def main() -> None:
@@ -187,6 +187,7 @@ class Inside:
         """Returns in what goes on; the child itself ends here."""
         chance, found = random.Random(self.seed), []
         places = [i for i, event in enumerate(self.events) if event[0] == self.kind]
+        start = next(i for i, event in enumerate(self.events) if event[0] != "lock")
         for _ in range(ROUNDS):
             fresh(self.folder, self.out.name)
             begun(self.name, self.folder, self.out, chance)
@@ -194,7 +195,7 @@ class Inside:
             for _ in range(chance.randint(1, IN_A_ROW)):
                 before, at, later = digests(self.out), chance.choice(places), chance.random() < 0.5
                 if not (pid := os.fork()):
-                    writes.begin(at, after=later)
+                    writes.begin(at - start, after=later)
                     return
                 if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
                     break

@@ -26,7 +26,7 @@ class Writes:
         at: That call, by number; None for none.
         after: It is done first; of a write half of it always is.
         act: What is done: `die`, or `full`, which every call from there on that needs room does.
-        first: Called once, before anything is written; it may `begin` anew.
+        first: Called once, before anything but a lock is made; it may `begin` anew.
     """
 
     told: ClassVar[list[tuple[str, str]]] = []
@@ -97,6 +97,8 @@ class Writes:
             path = os.readlink(f"/proc/self/fd/{path}")
         rest = os.path.relpath(os.fspath(path), self.below)
         name = rest.split(os.sep)[-1 if rest.startswith("pictures") else 0].split(".approxmass-")[0]
+        if name.endswith(".lock"):
+            return "lock"
         if ".checkpoint." in name:
             return "checkpoint"
         kind = name.rpartition(".")[2].rstrip("/")
@@ -119,7 +121,8 @@ class Writes:
         return wrapped
 
     def _due(self, kind: str, name: str) -> bool:
-        self._begins()
+        if kind != "lock":
+            self._begins()
         self.told.append((kind, name))
         if self.act is full:  # a full disk lets names go, and stays full
             needs = name in ("open", "fsync", "mkdir", "write")
