@@ -70,14 +70,16 @@ def markdown(facts: dict[str, Any]) -> str:
         "|---|---|---|",
         f"| spoilt inputs, {len(fuzz['readers'])} readers and bodies | {fuzz['inputs']:,} inputs; "
         f"largest peak {peak} MiB above the start | {_count(fuzz)} |",
-        f"| SIGKILL of {len(kills['kills'])} commands that write | {kills['kills in all']:,} kills, "
-        f"{sum(inside.values()):,} of them inside {len(inside)} kinds of write, "
-        f"{min(inside.values())} or more in each | {_count(kills)} |",
+        f"| SIGKILL of {len(kills['kills'])} commands that write | "
+        f"{kills['kills in all']:,} kills, {sum(inside.values()):,} of them inside "
+        f"{len(inside)} kinds of write, {min(inside.values())} or more in each | {_count(kills)} |",
         f"| full disks, limits, other users' folders | {disk['runs']:,} runs | {_count(disk)} |",
     ]
     for name, each in facts["server"]["attacks"].items():
         worst = ", ".join(f"{_words(key)} {value:,.3g}" for key, value in each["worst"].items())
-        lines.append(f"| server: {name} | {each['requests']:,} requests; {worst} | {_count(each)} |")
+        lines.append(
+            f"| server: {name} | {each['requests']:,} requests; {worst} | {_count(each)} |"
+        )
     for name, each in facts["watcher"]["attacks"].items():
         lines.append(
             f"| watcher: {name} | {each['repetitions']:,} times, {each['images']:,} images "

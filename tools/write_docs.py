@@ -48,6 +48,7 @@ DOCUMENTS = (
     "docs/vectors.md",
     "docs/scale.md",
     "docs/export.md",
+    "docs/security.md",
 )
 sys.path.append(str(ROOT / "benchmarks"))
 

@@ -1,4 +1,4 @@
-"""The detector: fit on in-distribution images, score others, decide, save and load."""
+"""The detector: fit on in-distribution images, then score, decide, explain, save and load."""
 
 __all__ = ["Detector"]
 
@@ -12,22 +12,17 @@ from torch import nn
 from .arrays import Bools, Pixels
 from .calibrated import GIVEN
 from .calibrating import recalibrated
-from .card import card
 from .data.groups import check_groups, groups_of
 from .data.open_region import open_region
 from .data.skipping import SKIP_LIMIT, Skips, check_skip_limit
-from .errors import ApproxMassError
-from .exporting import export_onnx
 from .fit_input import FitInput
-from .fitted import Fitted
 from .mass import LogProb
 from .models.base import FitRun
 from .models.kinds import MODULE
 from .models.registry import make_model
-from .models.settings import check_whole
-from .runtime.machine import is_main_process, pick_device, shared_by_processes
-from .runtime.plain import plain_process, plainly
-from .scoring import Scoring
+from .runtime.machine import is_main_process, shared_by_processes
+from .runtime.plain import plainly
+from .saving import Saving
 from .settings import Settings
 from .training.checkpoint import alone_with
 from .trimming import fitted_on_readable
@@ -36,7 +31,7 @@ from .trimming import fitted_on_readable
 _NOTHING_TRAINED = 0.75
 
 
-class Detector(Scoring):
+class Detector(Saving):
     """Learns from in-distribution images alone, and then tells which images do not belong.
 
     Images are anything that `open_images` takes: arrays, folders, files, named sources. In their
@@ -168,6 +163,7 @@ class Detector(Scoring):
         threads: int | None = None,
         **options: Any,
     ) -> None:
+        super().__init__(device=device, threads=threads)
         unsaid = isinstance(encoder, str) and encoder == "auto"
         given = options if unsaid else {"encoder": encoder, **options}
         self._given, self._said = given, given
@@ -185,10 +181,6 @@ class Detector(Scoring):
             options=_named(encoder) if method == "flow" else {},
             trim=trim,
         )
-        self.device = pick_device(device)
-        self.threads = None if threads is None else check_whole("threads", threads, 1, 4096)
-        self.skipped: tuple[str, ...] = ()
-        self._fitted: Fitted | None = None
         make_model(method, self._asked.seed, given)  # for its checks: a fit makes its own
 
     def __repr__(self) -> str:
@@ -365,80 +357,6 @@ class Detector(Scoring):
         )
         self.skipped = skips.lines
         return self
-
-    @plainly
-    def export(self, file: str | Path, *, dtype: str | None = None) -> None:
-        """Write the detector as one ONNX graph, with the gradient and the calibration inside.
-
-        Beside it, as `.pt2`, goes the same program as torch.export keeps it. In go pixels or rows,
-        as many as there are; out come every statistic, p-values and, with parts, the map. What
-        must be done to an image before is in docs/export.md; `approxmass.onnx_engine.OnnxDetector`
-        does it without PyTorch.
-
-        Arguments:
-            file: To write; ends in .onnx.
-            dtype: Of what goes in: `uint8`, or `float32` for pixels in [0, 1]; of rows of numbers
-                `float64` or `float32`. None for the first.
-
-        Raises:
-            ApproxMassError: a baseline, a calibration per group, an encoder or flow that ONNX has
-                no words for, or the extra `onnx` is not installed.
-        """
-        try:
-            self.model.to(torch.device("cpu"))
-            export_onnx(self.fitted, Path(file), dtype)
-        finally:
-            self.model.to(self.device)
-
-    @plainly
-    def save(self, folder: str | Path) -> None:
-        """Write the detector to a folder; an older detector there is replaced when this is whole.
-
-        Raises:
-            ApproxMassError: the folder holds something else, or cannot be written.
-        """
-        self.fitted.save(Path(folder), card(self, Path(folder).name))
-
-    @classmethod
-    @plainly
-    def load(
-        cls,
-        folder: str | Path,
-        *,
-        encoder: nn.Module | None = None,
-        log_prob: LogProb | None = None,
-        device: str | torch.device | None = None,
-        threads: int | None = None,
-    ) -> "Detector":
-        """Read a saved detector.
-
-        Arguments:
-            folder: Where it was saved.
-            encoder: The module that was its encoder, if torch could not export it.
-            log_prob: The density that it was made from, of `from_log_prob`.
-            device: As for a new detector; it need not be that of the fit.
-            threads: As for a new detector.
-
-        Raises:
-            ApproxMassError: no whole detector of this version there, both an encoder and a density,
-                or no such device.
-        """
-        detector = cls(device=device, threads=threads)
-        if encoder is not None and log_prob is not None:
-            raise ApproxMassError(
-                "a detector has an encoder of yours or a density of yours, not both: give one",
-                code="bad-option",
-            )
-        given = log_prob if encoder is None else encoder
-        with plain_process(detector.threads):
-            fitted = Fitted.load(Path(folder), given, detector.device)
-        detector._fitted, detector._asked = fitted, fitted.settings
-        detector._given = dict(fitted.settings.options)
-        if log_prob is not None:
-            detector._given["log_prob"] = log_prob
-        elif (module := encoder or fitted.model.module) is not None:
-            detector._given["encoder"] = module
-        return detector
 
 
 def _named(encoder: str | nn.Module) -> dict[str, Any]:

@@ -302,16 +302,7 @@ class Fitted:
         else:
             model = kind.from_saved(saved, encoder)
         model.to(device)
-        calibrations = []
-        for place, run in enumerate(held_to(list[Any], manifest["calibrations"], "calibrations")):
-            arrays = tensors_below(tensors["calibration"], str(place))
-            found = CalibrationRun.from_saved(run, {k: v.numpy() for k, v in arrays.items()})
-            calibrations.append(found)
-            for group in found.groups.values():
-                if model.decides not in group.scores:
-                    raise ValueError("no calibration scores of what decides")
-                if model.explains == (not len(group.peaks)):
-                    raise ValueError("peaks without maps, or the reverse")
+        calibrations = _calibrations(manifest, tensors["calibration"], model)
         first = calibrations[0].only
         folds = len(models_of(model))
         if facts.folds != folds or any(
@@ -333,7 +324,27 @@ class Fitted:
             settings=settings,
             facts=facts,
             model=model,
-            calibrations=tuple(calibrations),
+            calibrations=calibrations,
             probe=probe,
             digests=digests,
         )
+
+
+def _calibrations(
+    manifest: Mapping[str, Any], tensors: Mapping[str, Tensor], model: Model
+) -> tuple[CalibrationRun, ...]:
+    """Those that were saved, each with scores of what decides.
+
+    Raises:
+        ValueError: they are not of this model.
+    """
+    found = []
+    for place, run in enumerate(held_to(list[Any], manifest["calibrations"], "calibrations")):
+        arrays = tensors_below(tensors, str(place))
+        found.append(CalibrationRun.from_saved(run, {k: v.numpy() for k, v in arrays.items()}))
+        for group in found[-1].groups.values():
+            if model.decides not in group.scores:
+                raise ValueError("no calibration scores of what decides")
+            if model.explains == (not len(group.peaks)):
+                raise ValueError("peaks without maps, or the reverse")
+    return tuple(found)

@@ -2,8 +2,9 @@
 
 __all__ = ["compare"]
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +47,6 @@ def compare(
     """Fit the default on SOURCE, and show it beside its vanilla flow and plain lines."""
     from ..data.readers.mvtec import is_mvtec
     from ..evaluation.compare import compare as compared
-    from .tables import comparison_table
 
     sources = [*(ood or []), *(more_ood or [])]
     if id_source is None and is_mvtec(Path(source)):
@@ -73,14 +73,20 @@ def compare(
         say_of_set(name, lines, found.skipped[name], unit)
     emit(facts, json_file)
     if json_file != Path("-"):
-        for ood_name in sources:
-            out.print(comparison_table(facts, ood_name, unit))
-        for line in found.warnings:
-            out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
-        out.print(
-            f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
-            f"{unit}s/s. Larger score = more out-of-distribution; at 5%: share called outliers; "
-            "intervals by bootstrap: a difference whose interval holds 0 is not distinguishable.",
-            style="dim",
-            soft_wrap=True,
-        )
+        _show(facts, sources, found.warnings, unit)
+
+
+def _show(facts: dict[str, Any], sources: list[str], warnings: Sequence[str], unit: str) -> None:
+    from .tables import comparison_table
+
+    for ood_name in sources:
+        out.print(comparison_table(facts, ood_name, unit))
+    for line in warnings:
+        out.print(f"warning: {line}", style="yellow", soft_wrap=True, markup=False)
+    out.print(
+        f"Fitted in {facts['fit_seconds']:.0f} s; scores {facts['images_per_second']:.0f} "
+        f"{unit}s/s. Larger score = more out-of-distribution; at 5%: share called outliers; "
+        "intervals by bootstrap: a difference whose interval holds 0 is not distinguishable.",
+        style="dim",
+        soft_wrap=True,
+    )
