@@ -6,13 +6,11 @@ import base64
 import contextlib
 import dataclasses
 import functools
-import inspect
 import io
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -181,7 +179,7 @@ def _body_readers(seen: Detector, rows: Detector) -> Iterator[Reader]:
         return len(images_of(found, seen, limits).images) > 0
 
     def of_rows(data: bytes, r: random.Random, folder: Path) -> bool:
-        return len(rows_of(rows_in(bytearray(data), *_how(limits)), rows, limits).images) > 0
+        return len(rows_of(rows_in(bytearray(data), limits, 3), rows, limits).images) > 0
 
     def json_of(data: bytes, others: list[bytes], r: random.Random) -> bytes:
         if r.random() < 0.5:
@@ -193,11 +191,6 @@ def _body_readers(seen: Detector, rows: Detector) -> Iterator[Reader]:
     yield Reader("body, JSON of images", in_json, json_of, as_json)
     yield Reader("body, form", form, spoilt_text, as_form)
     yield Reader("body, JSON of rows", table, json_of, refusing(of_rows))
-
-
-def _how(limits: Limits) -> tuple[Any, ...]:
-    columns = "columns" in inspect.signature(rows_in).parameters
-    return (limits, 3) if columns else ("application/json", limits)
 
 
 def readers_of_ours(folder: Path) -> Iterator[Reader]:
