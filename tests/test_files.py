@@ -438,8 +438,7 @@ def test_pipes_in_a_folder_a_list_and_a_table_wait_for_nobody(tmp_path: Path) ->
         bad = [each for chunk in opened.chunks() for each in chunk.unreadable]
         assert all("is not a file" in reason for _, reason in bad)
         assert len(bad) == (0 if isinstance(source, str) else 2)
-    with mistake("bad-image", "is not a file"):
-        Detector(method="gaussian").fit(place)
+    assert Detector(method="gaussian").fit(place).facts.images == 40
     os.mkfifo(tmp_path / "rows.parquet")
     with mistake("bad-source", "is a pipe"):
         open_images(f"{tmp_path}/*.parquet")
