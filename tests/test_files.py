@@ -449,3 +449,32 @@ def test_a_detector_of_pipes_waits_for_nobody(inputs: Path, tmp_path: Path) -> N
     os.mkfifo(tmp_path / "d" / "detector.json")
     with mistake("damaged"):
         Detector.load(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels-idx1-ubyte"])
+def test_no_room_is_made_for_what_a_header_only_says(tmp_path: Path, name: str) -> None:
+    """A gigabyte by its header, in a process that may not have one."""
+    far = b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little")
+    (tmp_path / name).write_bytes(
+        far if name.endswith("npy") else b"\x00\x00\x08\x01" + (2**31).to_bytes(4, "big") + b"12"
+    )
+    script = (
+        "import resource, sys\n"
+        "from approxmass import ApproxMassError, open_images\n"
+        "from approxmass.data.labels import open_labels\n"
+        "from approxmass.data.readers import idx, npy\n"
+        "import numpy, PIL.Image\n"
+        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + 2**29, held + 2**29))\n"
+        "for opened in (open_images, open_labels):\n"
+        "    try:\n"
+        "        opened(sys.argv[1])\n"
+        "    except ApproxMassError as error:\n"
+        "        print(error.code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / name)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"damaged", "bad-source", "bad-labels"}
+    assert len(done.stdout.split()) == 2

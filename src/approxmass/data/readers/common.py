@@ -3,6 +3,7 @@
 __all__ = [
     "BYTES",
     "KINDS",
+    "at_most",
     "check_regular",
     "header_of",
     "label_name",
@@ -26,6 +27,9 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import ApproxMassError
+
+# Bytes of the header of a `.npy` file, beyond which NumPy reads none, and of a piece of a file.
+_MOST_HEADER, _PIECE = 10_000, 1 << 20
 
 KINDS = (
     "an array, a list of arrays, paths or Pillow images, a data set, a folder of images, an image "
@@ -68,6 +72,15 @@ def check_regular(name: str, path: str | os.PathLike[str]) -> None:
     )
 
 
+def at_most(file: io.BufferedIOBase, count: int) -> bytes:
+    """So many bytes, or what there is; no room is made for what is not."""
+    pieces = []
+    while count > 0 and (piece := file.read(min(count, _PIECE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
 def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
     """Shape, whether in Fortran order, and type of the array at the beginning of a `.npy` file.
 
@@ -75,6 +88,11 @@ def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, "np.dtype[Any]"]:
         ValueError: it is none, or one of Python's objects.
     """
     of, version = np.lib.format, np.lib.format.read_magic(file)
+    if version != (1, 0):  # NumPy would make room for as long a header as is said
+        place = file.tell()
+        if int.from_bytes(file.read(4), "little") > _MOST_HEADER:
+            raise ValueError("a header that is too long")
+        file.seek(place)
     read = of.read_array_header_1_0 if version == (1, 0) else of.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:

@@ -20,7 +20,7 @@ from ..modes import to_uint8
 from ..shapes import shape_of
 from ..source import ImageSource
 from ..unreadable import UnreadableError
-from .common import maybe_gzip, numbered, reading, rows_within
+from .common import at_most, maybe_gzip, numbered, reading, rows_within
 
 _WANTED = "an IDX file: download it again"
 
@@ -73,7 +73,7 @@ def idx_labels(name: str, path: Path) -> NDArray[Any] | None:
         shape = _shape(name, file)
         if len(shape) != 1:
             return None
-        labels = np.frombuffer(file.read(shape[0]), np.uint8)
+        labels = np.frombuffer(at_most(file, shape[0]), np.uint8)
     if len(labels) < shape[0]:
         raise _truncated(name)
     return labels
