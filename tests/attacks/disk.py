@@ -1,6 +1,6 @@
 """Full disks, files that may grow no more, and folders that may not be written to.
 
-    python tests/attacks/disk.py results/disk.json
+    python tests/attacks/disk.py FILE.json
 
 Every command that writes meets a disk that is full from one of its calls on (each kind of call that
 needs room, by an error in its place), files that may not grow beyond some bytes (RLIMIT_FSIZE), a
@@ -44,7 +44,7 @@ def main() -> None:
                 disk(name, folder, facts)
             print(f"{name}: {len(facts.findings)} findings so far", flush=True)
     found = {
-        "command": "python tests/attacks/disk.py results/disk.json",
+        "command": "python tests/attacks/disk.py FILE.json",
         "runs": sum(facts.done.values()),
         "by disk": dict(facts.done),
         "mounts": facts.mounts,

@@ -1,7 +1,7 @@
 """Spoilt inputs for every reader of files and of request bodies, counted over many runs.
 
-    python tests/attacks/fuzz.py results/fuzz.json --inputs 1000000
-    python tests/attacks/fuzz.py results/fuzz.json --only png,csv --seconds 60
+    python tests/attacks/fuzz.py FILE.json --inputs 1000000
+    python tests/attacks/fuzz.py FILE.json --only png,csv --seconds 60
     python tests/attacks/fuzz.py --replay png:12:345 FILE      writes that input, and reads it
 
 An input may be read or refused (`ApproxMassError`, in the server `RequestRefused`). A finding is
@@ -198,7 +198,7 @@ def run(target: Path, only: list[str], inputs: int | None, seconds: float | None
             facts["inputs"] = sum(of["inputs"] for of in facts["readers"].values())
             facts["seconds"] = round(before + time.monotonic() - started, 1)
             facts["versions"] = fuzz_readers.versions()
-            facts["command"] = "python tests/attacks/fuzz.py results/fuzz.json --inputs 1000000"
+            facts["command"] = "python tests/attacks/fuzz.py FILE.json --inputs 1000000"
             written = target.with_name(f".{target.name}.part")
             written.write_text(json.dumps(facts, indent=1) + "\n")
             os.replace(written, target)

@@ -1,6 +1,6 @@
 """Kills commands that write, at any moment and inside each kind of write, and runs them again.
 
-    python tests/attacks/kills.py results/kills.json [KILLS]
+    python tests/attacks/kills.py FILE.json [KILLS]
 
 Every command runs in a child of a process that has loaded all libraries. Some kills come at a
 random moment of its run, the others inside a write: what Python writes, syncs, renames and removes
@@ -90,7 +90,7 @@ class Facts:
     def write(self, target: Path) -> None:
         """All of it as JSON."""
         found = {
-            "command": "python tests/attacks/kills.py results/kills.json",
+            "command": "python tests/attacks/kills.py FILE.json",
             "runs": self.runs,
             "kills in all": self.all,
             "kills": dict(sorted(self.kills.items())),

@@ -1,6 +1,6 @@
 """Attacks on `watch`: files that pause, come again and move, logs cut and damaged, kills.
 
-    python tests/attacks/watcher.py results/watcher.json [REPETITIONS]
+    python tests/attacks/watcher.py FILE.json [REPETITIONS]
 
 After each repetition every image that came must be in the log as scored once: that is counted by
 the digests of what was written, not by names. A log that another program has changed must not be
@@ -394,7 +394,7 @@ def main() -> int:
     target = Path(sys.argv[1])
     repetitions = int(sys.argv[2]) if len(sys.argv) > 2 else REPETITIONS
     facts = json.loads(target.read_text()) if target.exists() else {"attacks": {}}
-    facts["command"] = "python tests/attacks/watcher.py results/watcher.json"
+    facts["command"] = "python tests/attacks/watcher.py FILE.json"
     images = np.random.default_rng(0).integers(0, 99, (200, 8, 8), np.uint8)
     of_images = Detector(method="gaussian").fit(images)
     rows = pa.table(dict(zip("abc", np.random.default_rng(0).normal(size=(3, 200)), strict=True)))
