@@ -11,6 +11,7 @@ from approxmass.calibrated import GIVEN, ONE, Calibrated, CalibrationRun
 from approxmass.calibration import fold_bound, fold_p_values, p_values, realised_rate
 from conftest import mistake
 
+DIGEST = "ab" * 32
 MADE = "2026-05-31T12:34:56+00:00"
 
 
@@ -28,7 +29,7 @@ def run(per: str | None = None, left_out: int = 0, **groups: Calibrated) -> Cali
     return CalibrationRun(
         made=MADE,
         source="usual",
-        sha256="ab",
+        sha256=DIGEST,
         per=per,
         groups=groups or {ONE: held_out()},
         left_out=left_out,
@@ -91,12 +92,12 @@ def test_what_is_known_of_the_rate_is_that_of_its_guarantee() -> None:
 def test_a_new_one_has_its_time_in_utc() -> None:
     groups = {ONE: held_out()}
     now = datetime.now(UTC)
-    made = CalibrationRun.now("usual", "ab", groups)
+    made = CalibrationRun.now("usual", DIGEST, groups)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made.made)
     assert timedelta(seconds=-1) <= datetime.fromisoformat(made.made) - now < timedelta(minutes=1)
-    assert (made.source, made.sha256, made.per, made.left_out) == ("usual", "ab", None, 0)
+    assert (made.source, made.sha256, made.per, made.left_out) == ("usual", DIGEST, None, 0)
     assert made.groups is groups
-    other = CalibrationRun.now("usual", "ab", groups, "line", 7)
+    other = CalibrationRun.now("usual", DIGEST, groups, "line", 7)
     assert (other.per, other.left_out) == ("line", 7)
 
 
@@ -112,7 +113,7 @@ def test_each_group_has_its_own_and_one_for_all_has_no_groups() -> None:
     assert groups.of("west") is groups.groups["west"]
     alone = groups.alone("west")
     assert alone.only is groups.groups["west"]
-    assert (alone.made, alone.sha256, alone.per) == (MADE, "ab", None)
+    assert (alone.made, alone.sha256, alone.per) == (MADE, DIGEST, None)
     assert (alone.source, alone.left_out) == ("usual, line west", 0)
     with mistake("bad-group", "per line ('east', 'west')"):
         _ = groups.only
@@ -199,7 +200,7 @@ def test_what_is_saved_is_named_by_place_and_what_it_is() -> None:
     assert two().facts() == {
         "made": MADE,
         "source": "usual",
-        "sha256": "ab",
+        "sha256": DIGEST,
         "per": "line",
         "left_out": 4,
         "groups": {"east": {"images": 19, "folds": 1}, "west": {"images": 25, "folds": 1}},

@@ -382,7 +382,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
             ["12x12 RGB"],
         ),
         # Pillow would start Ghostscript, and write a file for it.
-        ({"files": forms([png(IMAGES[0], "EPS")])}, 422, ["0.png is of the kind EPS"]),
+        ({"files": forms([png(IMAGES[0], "EPS")])}, 422, ["0.png is a PostScript program"]),
         ({"data": {"image": "cat.png"}, "files": {"x": b""}}, 422, ["-F image=@FILE"]),
         ({"content": b"", "headers": FORM}, 422, ["damaged or breaks off"]),
         ({"content": PART + FILES[0], "headers": FORM}, 422, ["breaks off"]),

@@ -426,7 +426,7 @@ def test_a_folder_of_images_is_one_whatever_tables_lie_in_it(tmp_path: Path) -> 
     parquet(tmp_path / "scores.parquet", IMAGES[:2])
     source = open_images(tmp_path)
     assert len(source) == 9
-    assert "1 .parquet" in source.remarks()[0]
+    assert ".parquet 1" in source.remarks()[0]
 
 
 class NoLength:

@@ -127,7 +127,7 @@ def test_each_is_made_again_of_its_options_state_and_facts(name: str) -> None:
     assert again.describe() == model.describe()
     with mistake("wrong-encoder"):
         BASELINES[name].from_saved(saved, nn.Flatten())
-    with pytest.raises(ValueError, match="options"):
+    with pytest.raises(ValueError, match="no option 'encoder'"):
         BASELINES[name].from_saved(replace(saved, options={**options, "encoder": "pca"}), None)
     with pytest.raises(ValueError, match="weights"):
         BASELINES[name].from_saved(replace(saved, facts={"weights": -1}), None)
