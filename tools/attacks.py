@@ -76,7 +76,7 @@ def markdown(facts: dict[str, Any]) -> str:
         f"| full disks, limits, other users' folders | {disk['runs']:,} runs | {_count(disk)} |",
     ]
     for name, each in facts["server"]["attacks"].items():
-        worst = ", ".join(f"{_words(key)} {value:,.3g}" for key, value in each["worst"].items())
+        worst = ", ".join(f"{_words(key)} {_short(value)}" for key, value in each["worst"].items())
         lines.append(
             f"| server: {name} | {each['requests']:,} requests; {worst} | {_count(each)} |"
         )
@@ -91,6 +91,10 @@ def markdown(facts: dict[str, Any]) -> str:
 def _count(facts: dict[str, Any]) -> int:
     found = facts["findings"]
     return found if isinstance(found, int) else len(found)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _words(key: str) -> str:

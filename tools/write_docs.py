@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attacks
 import drift_power
 import false_alarms
 import photos
@@ -122,6 +123,7 @@ def fragments() -> dict[str, str]:
         "drift_power": drift_power.power_markdown(_read("results/drift_power.json")),
         "drift_quiet": drift_power.quiet_markdown(_read("results/drift_power.json")),
         "mutants": mutants(_read("results/mutants.json")),
+        "attacks": attacks.markdown(_read("results/attacks.json")),
         "scale": scale.markdown(_read("results/scale.json")),
         "scale_memory": scale.memory_markdown(_read("results/scale.json")),
         "ray_kills": scale.kills_markdown(_read("results/ray_kills.json")),
