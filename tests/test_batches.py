@@ -10,7 +10,7 @@ import torch
 from approxmass import Detector
 from approxmass.runtime.batches import map_batches
 
-ROWS = np.random.default_rng(0).normal(size=(700, 5))
+ROWS = np.random.default_rng(0).normal(size=(1500, 5))
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +28,18 @@ def test_every_batch_comes_once_and_in_order_and_two_are_under_way_at_a_time() -
         both.wait()  # nobody gets here alone
         return batch.tolist(), torch.get_num_threads()
 
-    found = map_batches(seen, torch.arange(11), 3)
-    assert [count for _, count in found] == [3, 3, 3, 2]
+    found = map_batches(seen, torch.arange(23), 3)
+    assert [count for _, count in found] == [3] * 7 + [2]
     rows = [row for (batch, _), count in found for row in batch[:count]]
-    assert rows == list(range(11))
+    assert rows == list(range(23))
     assert {threads for (_, threads), _ in found} == {1}
     assert torch.get_num_threads() == 2
 
 
-def test_a_lone_batch_has_all_threads_to_itself() -> None:
-    found = map_batches(lambda batch: torch.get_num_threads(), torch.arange(3), 4)
-    assert found == [(2, 3)]
+@pytest.mark.parametrize("count", [3, 11])
+def test_a_few_batches_have_all_threads_each(count: int) -> None:
+    found = map_batches(lambda batch: torch.get_num_threads(), torch.arange(count), 4)
+    assert {threads for threads, _ in found} == {2}
 
 
 def test_an_error_of_one_batch_ends_the_others_and_gives_the_threads_back() -> None:
@@ -64,7 +65,7 @@ def test_gradients_are_taken_as_the_caller_takes_them(enabled: bool) -> None:
 def test_a_row_scores_the_same_in_many_batches_as_alone() -> None:
     detector = Detector(epochs=2).fit(ROWS)
     together = detector.score(ROWS)
-    for row in (0, 255, 256, 699):  # of either side of the border of a batch
+    for row in (0, 255, 256, 1499):  # of either side of the border of a batch
         alone = detector.score(ROWS[row : row + 1])
         assert alone.p_value[0] == together.p_value[row]
         for name, values in together.statistics.items():

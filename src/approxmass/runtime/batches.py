@@ -68,7 +68,8 @@ def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> lis
 
     On the CPU as many batches at a time as torch has threads, each of them in one: libraries that
     share every small step among threads wait for the slowest at each, above all where others keep
-    the cores busy, and let the last digits depend on the number of threads. A lone batch is shared.
+    the cores busy, and let the last digits depend on the number of threads. A few batches, which
+    would not pay for starting threads, are shared so.
 
     Arguments:
         function: What it makes of a row may depend on that row alone; called in several threads.
@@ -79,8 +80,9 @@ def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> lis
         >>> map_batches(lambda batch: float(batch.sum()), torch.arange(5), 2)
         [(1.0, 2), (5.0, 2), (8.0, 1)]
     """
-    threads = min(torch.get_num_threads(), -(-len(rows) // size))
-    if threads < 2 or rows.device.type != "cpu" or _at_once.get():
+    threads = torch.get_num_threads()
+    few = len(rows) < 2 * threads * size
+    if threads < 2 or few or rows.device.type != "cpu" or _at_once.get():
         return [(function(batch), count) for batch, count in fixed_batches(rows, size)]
 
     def one(task: tuple[Tensor, int]) -> tuple[T, int]:
