@@ -19,20 +19,16 @@ from typing import Any
 from approxmass.storage.atomic import write_json
 
 HERE = Path(__file__).parents[1] / "tests" / "attacks"
-# Kills more than there are, repetitions and seconds of a slice.
-_KILLS, _REPETITIONS, _FUZZ, _SERVER = 60, 15, 420, 300
 
 
-def slices(before: dict[str, Any]) -> dict[str, list[str]]:
-    """Arguments of each, after the file."""
-    killed = before.get("kills", {}).get("kills in all", 0)
-    return {
-        "fuzz": ["--seconds", str(_FUZZ)],
-        "kills": [str(killed + _KILLS)],
-        "disk": [],
-        "server": ["--seconds", str(_SERVER)],
-        "watcher": [str(_REPETITIONS)],
-    }
+# Arguments of each, after the file.
+SLICES = {
+    "fuzz": ["--seconds", "420"],
+    "kills": ["60"],
+    "disk": [],
+    "server": ["--seconds", "300"],
+    "watcher": ["15"],
+}
 
 
 def run(name: str, arguments: list[str], before: dict[str, Any] | None) -> tuple[int, Any]:
@@ -50,7 +46,7 @@ def main(target: Path, wanted: list[str]) -> int:
     facts = json.loads(target.read_text()) if target.exists() else {}
     facts["command"] = "python tools/attacks.py results/attacks.json"
     found = 0
-    for name, arguments in slices(facts).items():
+    for name, arguments in SLICES.items():
         if wanted and name not in wanted:
             continue
         print(f"{name} {' '.join(arguments)}", flush=True)
