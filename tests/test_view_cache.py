@@ -238,12 +238,12 @@ def test_views_of_one_network_are_not_those_of_another(
 
 def test_a_fit_needs_no_cache(tiny: TinyNetwork, tmp_path: Path, cache: Path) -> None:
     folder = photos(tmp_path / "photos")
-    expected = Detector("lite0", epochs=1).fit(folder).score(folder).statistic
+    expected = Detector("lite0", epochs=1, parts=False).fit(folder).score(folder).statistic
     for path in cache.iterdir():
         path.unlink()
     cache.rmdir()
     cache.write_text("a file is in its place")
-    found = Detector("lite0", epochs=1).fit(folder).score(folder).statistic
+    found = Detector("lite0", epochs=1, parts=False).fit(folder).score(folder).statistic
     np.testing.assert_array_equal(found, expected)
 
 
@@ -334,7 +334,7 @@ def test_a_score_of_photos_holds_few_of_them_at_a_time(
     tiny: TinyNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = photos(tmp_path / "photos")
-    detector = Detector("lite0", epochs=1, size=64).fit(folder)
+    detector = Detector("lite0", epochs=1, size=64, parts=False).fit(folder)
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [120]
     # As many as make so many bytes, which of photos are few.
     monkeypatch.setattr("approxmass.data.chunk._BYTES", 50 * int(np.prod(detector.shape)))
