@@ -81,7 +81,7 @@ def page_of(image: Image.Image, number: int) -> tuple[Image.Image, Declared]:
 
 
 def _pages(image: Image.Image) -> list[int]:
-    """Numbers of the frames or pages of an opened image; `_TOO_MANY` alone for too many."""
+    """Numbers of the frames or pages of an opened image; `TOO_MANY` alone for too many."""
     if image.format in _ONE_IMAGE or not getattr(image, "is_animated", False):
         return [0]
     found = list(islice(_each_page(image), MOST_PAGES + 1))

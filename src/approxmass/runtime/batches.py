@@ -89,11 +89,11 @@ def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> lis
         with torch.set_grad_enabled(gradients):
             return function(task[0]), task[1]
 
-    gradients, before = torch.is_grad_enabled(), torch.get_num_threads()
+    gradients = torch.is_grad_enabled()
     alone = functools.partial(torch.set_num_threads, 1)
     pool = ThreadPoolExecutor(threads, "batches", initializer=alone)
     try:
         return list(pool.map(one, fixed_batches(rows, size)))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # what the others set is in part the process's
+        torch.set_num_threads(threads)  # what the others set is in part the process's

@@ -10,6 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,17 +116,12 @@ def train_once(
         keep_good=False,  # nothing of a diverged network is used
     )
 
-    def known() -> State | None:
-        if not finished.exists():
-            return None
-        return unpack(finished.read_bytes(), str(finished), modules, {}, identity, State.of)
-
-    if (state := known()) is not None:
+    if (state := _known(finished, modules, identity)) is not None:
         return state
     check_cache(finished)
     # Where another process trains the same, what it has learnt is there when it ends.
     with alone(finished, "trains", wait=True):
-        if (state := known()) is not None:
+        if (state := _known(finished, modules, identity)) is not None:
             return state
         unfinished = finished.with_suffix(".unfinished")
         loop = Loop(plan, modules, optimizers, identity, checkpoint=unfinished, validate=validate)
@@ -136,6 +132,15 @@ def train_once(
     if stopped is not None:
         raise stopped
     return loop.state
+
+
+def _known(
+    finished: Path, modules: Mapping[str, nn.Module], identity: Mapping[str, Any]
+) -> State | None:
+    """The last state of a training that is in the cache, with its modules put back."""
+    if not finished.exists():
+        return None
+    return unpack(finished.read_bytes(), str(finished), modules, {}, identity, State.of)
 
 
 def _run(

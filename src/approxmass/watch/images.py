@@ -198,10 +198,8 @@ class Images:
         if not whole:
             same = last is not None and (last.size, last.modified) == (state.size, state.modified)
             return None if same else _New(file, state, b"", None)
-        if (
-            first and last is not None and start == last.digest
-        ):  # more bytes, behind those of an image
-            return None
+        if first and last is not None and start == last.digest:
+            return None  # more bytes, behind those of an image
         told = last if last is not None and last.digest == whole else None
         if told is None:
             told = self._moved(file, state, whole)
