@@ -320,6 +320,11 @@ def test_labels_come_along(tmp_path: Path) -> None:
     assert open_images(Torch(lambda i: (tensor(i), tensor(i)))).labels() is None  # no class
     pairs = [(png(x), label) for x, label in zip(IMAGES, LABELS, strict=True)]
     assert Settings().open(pairs).labels().tolist() == LABELS  # type: ignore[union-attr]
+    paths = [f"{tmp_path}/f/{name}" for name in sorted(FILES)]
+    for kind in (str, int):
+        named = [(path, kind(place)) for place, path in enumerate(paths)]
+        found = open_images(named).labels()
+        assert found.tolist() == [label for _, label in named]  # type: ignore[union-attr]
 
 
 def test_a_fit_reads_a_generator_once(detector: Detector) -> None:
@@ -536,7 +541,21 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "a name that is too long": (lambda tmp: "a" * 5000, "bad-source", "there is no such file"),
     "a pattern that is too long": (lambda tmp: f"{tmp}/{'*' * 5000}", "bad-source", "no file"),
     "a path that none can be": (lambda tmp: ["a\0b"], "bad-image", "and no image"),
-    "flat rows, once": (lambda tmp: iter([np.ones(3)]), "wrong-shape", "has shape (1, 3)"),
+    "flat rows, once": (
+        lambda tmp: iter([np.ones(3)]),
+        "wrong-shape",
+        "image 0 is a row of 3 numbers: for embeddings and tables give encoder='vectors'",
+    ),
+    "a path and a text as a list": (
+        lambda tmp: [["a.png", "cat"]] * 2,
+        "bad-image",
+        "item 0 is ['a.png', 'cat'], and no image: give paths, or pairs (path, label) as tuples",
+    ),
+    "an array of pairs": (
+        lambda tmp: np.array([["a.png", "cat"]] * 2),
+        "bad-image",
+        "item 0 is ['a.png', 'cat'], and no image",
+    ),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import betabinom
+from torch.utils.data import DataLoader, TensorDataset
 from typer.testing import CliRunner
 
 from approxmass import Detector, fitting
@@ -72,11 +73,36 @@ def test_the_same_rows_from_every_kind_of_source(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         open_vectors(tmp_path / "lists.parquet", found.columns).read(), found.read()
     )
+    # One of its columns, as images are asked for.
+    for asked in (f"{tmp_path}/lists.parquet:e", f"{tmp_path}/x.parquet:c"):
+        assert holds_vectors(asked)
+        assert not holds_vectors(f"{tmp_path}/lists.parquet:name")
+        wanted = values if asked.endswith("e") else values[:, [2]]
+        np.testing.assert_array_equal(open_vectors(asked).read()[:, 0, 0], wanted)
     some = open_vectors(tmp_path / "x.parquet", ["f", "a"])
     np.testing.assert_array_equal(some.read()[:, 0, 0], values[:, [5, 0]])
     parts = [chunk.images for chunk in open_vectors(tmp_path / "x.parquet").chunks(3)]
     assert [len(part) for part in parts][:2] == [3, 3]
     np.testing.assert_array_equal(np.concatenate(parts)[:, 0, 0], values)
+
+
+def test_data_sets_and_loaders_of_embeddings_are_rows() -> None:
+    """Alone or with labels, one by one or in batches; a generator once it is said what it is."""
+    values = torch.from_numpy(rows(20))
+    alone = TensorDataset(values)
+    labelled = TensorDataset(values, torch.arange(20))
+    loaders = [DataLoader(each, batch_size=6) for each in (alone, labelled, values)]
+    for source in (alone, labelled, *loaders):
+        assert holds_vectors(source)
+        np.testing.assert_array_equal(open_vectors(source).read()[:, 0, 0], values)
+    np.testing.assert_array_equal(open_vectors(iter(values)).read()[:, 0, 0], values)
+    # A look at the first row takes none away.
+    given = iter(values)
+    assert not holds_vectors(given)
+    assert len(list(given)) == 20
+    images = TensorDataset(torch.zeros(5, 1, 8, 8))
+    assert not holds_vectors(images)
+    assert not holds_vectors(DataLoader(images))
 
 
 def test_bfloat16_and_whole_numbers_are_numbers() -> None:
@@ -125,6 +151,9 @@ def test_columns_that_do_not_count_may_hold_anything() -> None:
         ("nowhere.csv", None, "no rows of numbers"),
         ("a" * 5000 + ".npy", None, "no rows of numbers"),
         (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
+        ((np.zeros((2, 2, 2)) for _ in range(2)), None, "item 0 is float64 of shape (2, 2, 2)"),
+        (iter(["a.png"]), None, "item 0 is <U5 of shape (1, 1)"),
+        (iter(()), None, "can be read only once"),
     ],
 )
 def test_what_is_no_table(source: object, columns: list[str] | None, words: str) -> None:

@@ -105,7 +105,7 @@ def _open(source: object) -> ImageSource:
     if isinstance(source, Image.Image | bytes | bytearray | memoryview):
         return open_list("image", [source])
     if isinstance(source, list | tuple):
-        pairs = len(source) > 0 and is_pair(source[0])
+        pairs = len(source) > 0 and is_pair(source[0], texts=True)
         return open_once("list", source) if pairs else open_list("list", source)
     if is_dataset(source):
         return open_dataset(source)
@@ -115,7 +115,8 @@ def _open(source: object) -> ImageSource:
         return open_list("list", _listed(source))
     if hasattr(source, "__array__"):
         array = as_array("array", source)
-        lists = array.ndim == 1 and array.dtype.kind in "OSU"  # of paths, bytes or arrays
+        # Of paths, bytes or arrays.
+        lists = array.dtype.kind in "SU" or (array.ndim == 1 and array.dtype.kind == "O")
         return open_list("list", array.tolist()) if lists else open_array("array", array)
     return _open_iterable(source)
 

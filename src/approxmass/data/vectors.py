@@ -3,12 +3,13 @@
 __all__ = ["SUFFIXES", "VectorSource", "holds_vectors", "open_vectors"]
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..arrays import Bools, Shape
 from ..errors import ApproxMassError, Code
@@ -16,10 +17,20 @@ from .chunk import Chunk
 from .options import at_least_one
 from .readers.array import plain_tensor
 from .readers.common import check_regular, numbered, rows_within
+from .readers.hub import is_dataset
 from .readers.npy import NpyRows
 from .readers.npz import is_npz, npz_array, npz_shape
+from .readers.rows import first_row, rows_in_order
 from .readers.shards import Shards, encoded_columns, remarks_of, shards_of
-from .readers.tables import Table, frame_columns, frame_table, is_frame, is_table, open_table
+from .readers.tables import (
+    Table,
+    frame_columns,
+    frame_table,
+    is_frame,
+    is_table,
+    of_numbers,
+    open_table,
+)
 from .remarks import Remarks
 from .source import ImageSource
 
@@ -139,8 +150,8 @@ class VectorSource(ImageSource):
 def holds_vectors(source: Any) -> bool:
     """Whether something is rows of numbers, where nobody has said so.
 
-    It is if it is an array of two axes or the file of one, a CSV file, or a frame or Parquet files
-    without a column of images.
+    It is if it is an array of two axes or the file of one, a CSV file, a frame or Parquet files
+    without a column of images, or a data set or a loader of torch whose first item is a row.
 
     Example:
         >>> holds_vectors(np.zeros((50, 8))), holds_vectors(np.zeros((50, 8, 8)))
@@ -162,7 +173,16 @@ def holds_vectors(source: Any) -> bool:
         if isinstance(first, list | tuple):
             return bool(first) and all(isinstance(each, int | float | np.number) for each in first)
         return getattr(first, "ndim", 0) == 1
+    if _comes_in_items(source):
+        return getattr(first_row(source), "ndim", 0) == 1
     return getattr(source, "ndim", 0) == 2
+
+
+def _comes_in_items(source: Any) -> bool:
+    """Whether something gives items one by one, and is neither an array nor a list."""
+    whole = hasattr(source, "__array__") or hasattr(source, "to_list") or is_dataset(source)
+    gives = isinstance(source, Iterable) or hasattr(source, "__getitem__")
+    return gives and not whole and not isinstance(source, list | tuple | bytes | Image.Image)
 
 
 def _holds_images(name: str) -> bool:
@@ -170,8 +190,10 @@ def _holds_images(name: str) -> bool:
     found = shards_of(name)
     if found is None:  # a CSV file
         return False
-    schema = Shards(name, found[0]).schema
-    return found[1] is not None or "image" in schema.names or bool(encoded_columns(schema))
+    schema, column = Shards(name, found[0]).schema, found[1]
+    if column is not None:
+        return column not in schema.names or not of_numbers(schema.field(column).type)
+    return "image" in schema.names or bool(encoded_columns(schema))
 
 
 def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSource:
@@ -182,8 +204,11 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
 
             - an array `(N, D)` or anything that turns into one, such as a tensor or a list;
             - the path of a `.npy` or `.npz` file of one (`FILE.npz:ARRAY` where it holds several),
-              of a `.csv` or a `.parquet` file, or of a folder of the latter;
-            - a frame of pandas or polars, or a table of Arrow.
+              of a `.csv` or a `.parquet` file, or of a folder of the latter (`FILE.parquet:COLUMN`
+              for one column);
+            - a frame of pandas or polars, or a table of Arrow;
+            - a torch Dataset or DataLoader, or a generator, of rows or of batches of rows, alone
+              or as the first entries of tuples: read now, into memory.
         columns: Those of a table that count, in this order; None for all. A column that holds
             lists of one length is as many numbers.
 
@@ -202,8 +227,13 @@ def open_vectors(source: Any, columns: Sequence[str] | None = None) -> VectorSou
         return _open_path(str(source), Path(source), columns)
     if is_frame(source):
         return _of_table(frame_table(source, columns))
-    rows = _as_matrix("array", source)
-    return _of_rows("array", rows, lambda start, stop: rows[start:stop], columns)
+    name = "array"
+    if _comes_in_items(source):
+        name = type(source).__name__
+        data = source if isinstance(source, Iterable) else (source[i] for i in range(len(source)))
+        source = rows_in_order(name, data)
+    rows = _as_matrix(name, source)
+    return _of_rows(name, rows, lambda start, stop: rows[start:stop], columns)
 
 
 def _open_path(name: str, path: Path, columns: Sequence[str] | None) -> VectorSource:

@@ -34,23 +34,24 @@ def kind_of(item: Any) -> Kind | None:
     return "an array" if hasattr(item, "__array__") or isinstance(item, list | tuple) else None
 
 
-def is_pair(item: Any) -> bool:
+def is_pair(item: Any, *, texts: bool = False) -> bool:
     """Whether an item is an image with its label, or a dict of such, not an image alone.
 
+    Arguments:
+        item: Of a list or a data set.
+        texts: Two texts in a tuple are a path and its label; otherwise they are two paths.
+
     Example:
-        >>> is_pair(("a.png", 3)), is_pair([[0, 1], [2, 3]])
-        (True, False)
+        >>> is_pair(("a.png", "cat"), texts=True), is_pair(["a.png", 3]), is_pair([[0, 1], [2, 3]])
+        (True, True, False)
     """
     if isinstance(item, Mapping):
         return kind_of(item) is None
-    return (
-        isinstance(item, tuple)
-        and len(item) > 1
-        and not isinstance(item[0], list | tuple)
-        and kind_of(item[0]) is not None
-        and _label(item[1]) is not None
-        and kind_of(item[1]) != kind_of(item[0])
-    )
+    if not isinstance(item, tuple | list) or len(item) < 2 or isinstance(item[0], list | tuple):
+        return False
+    if kind_of(item[0]) is None or _label(item[1]) is None:
+        return False
+    return kind_of(item[1]) != kind_of(item[0]) or (texts and isinstance(item, tuple))
 
 
 def encoded(item: Any) -> tuple[str | None, Encoded]:

@@ -84,6 +84,12 @@ def _open_arrays(name: str, items: Sequence[Any], labels: _Labels | None) -> Ima
         as_array(f"{name}: image {i}", item, code="bad-image") for i, item in enumerate(items)
     ]
     for i, array in enumerate(arrays):
+        if array.dtype.kind in "SU":
+            raise ApproxMassError(
+                f"{name}: item {i} is {array.tolist()!r:.80}, and no image: give paths, or pairs "
+                "(path, label) as tuples",
+                code="bad-image",
+            )
         same_as_first(name, i, array, arrays[0])
     if not arrays:
         return open_array(name, np.empty(0))

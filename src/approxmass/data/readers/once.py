@@ -73,6 +73,12 @@ class _Kept:
         self._count += 1
 
     def _add_array(self, array: NDArray[Any]) -> None:
+        if array.ndim == 1 and array.size > 1:
+            raise ApproxMassError(
+                f"{self._name}: image {self._count} is a row of {array.size} numbers: for "
+                "embeddings and tables give encoder='vectors'",
+                code="wrong-shape",
+            )
         self._first = array if self._first is None else self._first
         same_as_first(self._name, self._count, array, self._first)
         if array.dtype.kind == "f" and array.size:

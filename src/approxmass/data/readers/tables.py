@@ -1,6 +1,14 @@
 """Tables of numbers: Parquet and CSV files, and frames in memory, all as Arrow knows them."""
 
-__all__ = ["Table", "frame_columns", "frame_table", "is_frame", "is_table", "open_table"]
+__all__ = [
+    "Table",
+    "frame_columns",
+    "frame_table",
+    "is_frame",
+    "is_table",
+    "of_numbers",
+    "open_table",
+]
 
 import os
 import re
@@ -99,11 +107,14 @@ def frame_columns(frame: Any) -> list[str]:
 
 
 def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
-    """Some columns of a CSV file, or of Parquet files (see `shards_of`); None for all.
+    """Some columns of a CSV file, or of Parquet files; None for what the name asks for, or all.
 
     Raises:
         ApproxMassError: it cannot be read, has no such column, or one that is not of numbers.
     """
+    shards = shards_of(name)
+    if columns is None and shards is not None and shards[1] is not None:
+        columns = [shards[1]]
     with reading(name, _WANTED):
         return _table(name, _opened(name, path), columns)
 
@@ -192,9 +203,9 @@ def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
     import pyarrow as pa
 
     kind = field.type
-    if pa.types.is_fixed_size_list(kind) and _numeric(kind.value_type):
+    if pa.types.is_fixed_size_list(kind) and of_numbers(kind):
         return int(kind.list_size)
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _numeric(kind.value_type):
+    if hasattr(kind, "value_type") and of_numbers(kind):
         batches = (
             opened.iter_batches(256, columns=[field.name])
             if hasattr(opened, "iter_batches")
@@ -202,7 +213,7 @@ def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
         )
         known = (batch.column(0).drop_null() for batch in batches)
         return next((len(lists[0]) for lists in known if len(lists)), 0)
-    if _numeric(kind):
+    if of_numbers(kind):
         return None
     raise ApproxMassError(
         f"{name}: the column {field.name} is {kind}, not numbers: name the columns that count "
@@ -211,10 +222,19 @@ def _length(name: str, opened: Any, field: "pa.Field") -> int | None:
     )
 
 
-def _numeric(kind: "pa.DataType") -> bool:
+def of_numbers(kind: "pa.DataType") -> bool:
+    """Whether a column of a type holds numbers, or lists of them.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> of_numbers(pa.int8()), of_numbers(pa.list_(pa.float32())), of_numbers(pa.binary())
+        (True, True, False)
+    """
     import pyarrow as pa
 
     types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return not hasattr(kind.value_type, "value_type") and of_numbers(kind.value_type)
     return bool(
         types.is_integer(kind)
         or types.is_floating(kind)
