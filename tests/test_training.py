@@ -23,6 +23,7 @@ from approxmass.training.flow import (
     TrainingSettings,
     train,
 )
+from approxmass.training.threads import step_threads
 from conftest import mistake
 
 SETTINGS = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7)
@@ -505,3 +506,33 @@ def test_the_device_of_a_training_is_the_one_asked_for() -> None:
     assert {p.device.type for p in trained.parameters()} == {"cpu"}
     with mistake("no-device"):
         train(flow(), data(), SETTINGS, device="abacus")
+
+
+def test_a_small_step_computes_in_one_thread_and_leaves_the_others_as_they_were() -> None:
+    """Where there are several; and gives the same weights, however many there are."""
+    before, data = torch.get_num_threads(), torch.randn(400, 4)
+    settings, learnt, seen = TrainingSettings(alpha=0.5, epochs=1, batch_size=64), [], set()
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            flow = VectorFlow("realnvp", 4, seed=0)
+            train(flow, data, settings, on_step=lambda _: seen.add(torch.get_num_threads()))
+            assert torch.get_num_threads() == threads
+            learnt.append(torch.cat([value.flatten() for value in flow.state_dict().values()]))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+    assert torch.equal(*learnt)
+
+
+def test_a_large_step_may_take_all_threads() -> None:
+    flow = VectorFlow("realnvp", 64)
+    assert step_threads(flow, torch.zeros(1, 64), 64) == 1
+    assert step_threads(flow, torch.zeros(1, 64), 100_000) > 64
+    # Of pixels, too, and nothing has moved: a step is looked at without training.
+    pixels = RealNVP.preset("compact", (1, 28, 28)).train()
+    state = {name: value.clone() for name, value in pixels.state_dict().items()}
+    assert step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), 16) == 1
+    assert step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), 64) > 1
+    assert pixels.training
+    assert all(torch.equal(value, state[name]) for name, value in pixels.state_dict().items())

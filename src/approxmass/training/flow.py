@@ -34,6 +34,7 @@ from ..runtime.machine import pick_device
 from ..runtime.schema import Count, Finite, Positive
 from .cuda_graph import GraphedObjective
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
+from .threads import step_threads, threads_of_step
 
 # A smoothed loss this many nats per dimension above its best has left for good; weights with one
 # within a tenth of that are worth keeping.
@@ -188,12 +189,13 @@ def train(
         shown = mass if settings.alpha else None
         on_step(StepReport(state.step, plan.steps, epoch, loss, nll, shown, state.seconds))
 
-    state = loop.run(
-        work.step,
-        resume=resume,
-        complete=work.complete,
-        on_step=None if on_step is None else report,
-    )
+    with threads_of_step(work.threads):
+        state = loop.run(
+            work.step,
+            resume=resume,
+            complete=work.complete,
+            on_step=None if on_step is None else report,
+        )
     flow.eval()
     return [
         EpochRecord(
@@ -218,6 +220,8 @@ class _Work:
         self.flow, self.settings, self.device = flow, settings, device
         self.data = data.to(device)
         flow.to(device).train()
+        batch = min(settings.batch_size, len(data))
+        self.threads = step_threads(flow, self.data, math.ceil(batch / self.processes))
         # Not fused: that goes by the order in memory, in which weights and moments that were
         # resumed from a checkpoint can differ.
         optimizer = torch.optim.AdamW(
@@ -231,7 +235,7 @@ class _Work:
         self.plan = Plan(
             name="the flow",
             count=len(data),
-            batch_size=min(settings.batch_size, len(data)),
+            batch_size=batch,
             epochs=settings.epochs,
             seed=settings.seed,
             schedule=_learning_rate,
