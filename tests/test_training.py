@@ -1,9 +1,11 @@
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from approxmass.training.flow import (
     TrainingSettings,
     train,
 )
-from approxmass.training.threads import step_threads
+from approxmass.training.threads import depends_on_company, step_threads
 from conftest import mistake
 
 SETTINGS = TrainingSettings(alpha=0.5, epochs=3, batch_size=32, seed=7)
@@ -508,21 +510,62 @@ def test_the_device_of_a_training_is_the_one_asked_for() -> None:
         train(flow(), data(), SETTINGS, device="abacus")
 
 
-def test_a_small_step_computes_in_one_thread_and_leaves_the_others_as_they_were() -> None:
-    """Where there are several; and gives the same weights, however many there are."""
-    before, data = torch.get_num_threads(), torch.randn(400, 4)
-    settings, learnt, seen = TrainingSettings(alpha=0.5, epochs=1, batch_size=64), [], set()
+@contextlib.contextmanager
+def so_many_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        for threads in (1, 4):
-            torch.set_num_threads(threads)
-            flow = VectorFlow("realnvp", 4, seed=0)
-            train(flow, data, settings, on_step=lambda _: seen.add(torch.get_num_threads()))
-            assert torch.get_num_threads() == threads
-            learnt.append(torch.cat([value.flatten() for value in flow.state_dict().values()]))
+        yield
+        assert torch.get_num_threads() == count  # whatever was set within
     finally:
         torch.set_num_threads(before)
+
+
+def learnt(threads: int, **changed: Any) -> torch.Tensor:
+    """All weights after a few steps on 16 numbers, of batches that are worth four threads."""
+    rows = torch.randn(5000, 16, generator=torch.Generator().manual_seed(0))
+    settings = TrainingSettings(alpha=0.5, epochs=1, batch_size=1000, **changed)
+    trained = VectorFlow("realnvp", 16, seed=0)
+    with so_many_threads(threads):
+        train(trained, rows, settings)
+    return torch.cat([value.flatten() for value in trained.state_dict().values()])
+
+
+def test_a_small_step_computes_in_one_thread_and_so_gives_the_same_in_every_machine() -> None:
+    rows, seen = torch.randn(400, 4), set()
+    settings, weights = TrainingSettings(alpha=0.5, epochs=1, batch_size=64), []
+    for threads in (1, 4):
+        trained = VectorFlow("realnvp", 4, seed=0)
+        with so_many_threads(threads):
+            train(trained, rows, settings, on_step=lambda _: seen.add(torch.get_num_threads()))
+        weights.append(torch.cat([value.flatten() for value in trained.state_dict().values()]))
     assert seen == {1}
-    assert torch.equal(*learnt)
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("changed", [{}, {"penalty_every": 2}, {"clip": 0.1}])
+def test_shares_of_a_batch_are_the_batch(changed: dict[str, Any]) -> None:
+    """To rounding, where the sums are of 1,000 rows or of three shares of 333 or 334."""
+    torch.testing.assert_close(learnt(3, **changed), learnt(1, **changed), rtol=1e-3, atol=1e-5)
+
+
+def test_shares_are_the_same_at_each_run_whichever_thread_is_first() -> None:
+    assert torch.equal(learnt(4), learnt(4))
+
+
+def test_what_fails_in_a_share_is_told_and_the_threads_are_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Objective.forward
+
+    def forward(self: Objective, x: torch.Tensor, alpha: float) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("in a share")
+        return whole(self, x, alpha)
+
+    monkeypatch.setattr("approxmass.training.flow.Objective.forward", forward)
+    with so_many_threads(2), pytest.raises(RuntimeError, match="in a share"):
+        learnt(2)
 
 
 def test_a_large_step_may_take_all_threads() -> None:
@@ -532,7 +575,13 @@ def test_a_large_step_may_take_all_threads() -> None:
     # Of pixels, too, and nothing has moved: a step is looked at without training.
     pixels = RealNVP.preset("compact", (1, 28, 28)).train()
     state = {name: value.clone() for name, value in pixels.state_dict().items()}
-    assert step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), 16) == 1
+    assert step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), 4) == 1
     assert step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), 64) > 1
     assert pixels.training
     assert all(torch.equal(value, state[name]) for name, value in pixels.state_dict().items())
+
+
+def test_a_batch_whose_rows_depend_on_each_other_is_not_shared() -> None:
+    presets = {"compact": False, "paper": True}
+    for name, depends in presets.items():
+        assert depends_on_company(RealNVP.preset(name, (1, 28, 28))) is depends

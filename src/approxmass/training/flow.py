@@ -13,6 +13,7 @@ __all__ = [
     "train",
 ]
 
+import functools
 import hashlib
 import json
 import math
@@ -34,7 +35,7 @@ from ..runtime.machine import pick_device
 from ..runtime.schema import Count, Finite, Positive
 from .cuda_graph import GraphedObjective
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
-from .threads import step_threads, threads_of_step
+from .threads import StepThreads, depends_on_company, step_threads
 
 # A smoothed loss this many nats per dimension above its best has left for good; weights with one
 # within a tenth of that are worth keeping.
@@ -189,7 +190,7 @@ def train(
         shown = mass if settings.alpha else None
         on_step(StepReport(state.step, plan.steps, epoch, loss, nll, shown, state.seconds))
 
-    with threads_of_step(work.threads):
+    with work.threads:
         state = loop.run(
             work.step,
             resume=resume,
@@ -221,7 +222,9 @@ class _Work:
         self.data = data.to(device)
         flow.to(device).train()
         batch = min(settings.batch_size, len(data))
-        self.threads = step_threads(flow, self.data, math.ceil(batch / self.processes))
+        worth = step_threads(flow, self.data, math.ceil(batch / self.processes))
+        alone = device.type == "cpu" and self.processes == 1
+        self.threads = StepThreads(worth, shares=alone and not depends_on_company(flow))
         # Not fused: that goes by the order in memory, in which weights and moments that were
         # resumed from a checkpoint can differ.
         optimizer = torch.optim.AdamW(
@@ -232,6 +235,8 @@ class _Work:
         # The averaging of gradients over processes is not for a graph.
         graphed = device.type == "cuda" and self.processes == 1
         self.backward = GraphedObjective(self.objective) if graphed else self._eager
+        if self.threads.shares:
+            self.backward = self._in_shares
         self.plan = Plan(
             name="the flow",
             count=len(data),
@@ -289,6 +294,26 @@ class _Work:
         terms = self.objective(mine if len(mine) else x[:1], alpha)
         loss, nll, mass = (weight * term for term in terms)
         self.accelerator.backward(loss)
+        return loss, nll, mass
+
+    def _in_shares(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_eager`, each thread of a share of the batch; summed in their order."""
+        parameters = list(self.flow.parameters())
+
+        def one(rows: Tensor) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
+            terms = [len(rows) / len(x) * term for term in self.objective(rows, alpha)]
+            found = torch.autograd.grad(terms[0], parameters, allow_unused=True)
+            return [term.detach() for term in terms], found
+
+        found = self.threads.map(one, x.tensor_split(min(self.threads.count, len(x))))
+        for parameter, *shares in zip(
+            parameters, *(gradients for _, gradients in found), strict=True
+        ):
+            known = [each for each in shares if each is not None]
+            parameter.grad = functools.reduce(torch.add, known) if known else None
+        loss, nll, mass = (
+            functools.reduce(torch.add, of) for of in zip(*(t for t, _ in found), strict=True)
+        )
         return loss, nll, mass
 
 
