@@ -10,7 +10,7 @@ import torch
 from approxmass import Detector
 from approxmass.runtime.batches import map_batches
 
-ROWS = np.random.default_rng(0).normal(size=(1500, 5))
+ROWS = np.random.default_rng(0).normal(size=(4500, 5))
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,17 @@ def test_every_batch_comes_once_and_in_order_and_two_are_under_way_at_a_time() -
     assert rows == list(range(23))
     assert {threads for (_, threads), _ in found} == {1}
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_many_rows_come_in_larger_batches_of_whole_parts(threads: int) -> None:
+    torch.set_num_threads(threads)
+    found = map_batches(lambda batch: batch.tolist(), torch.arange(101), 4, 16)
+    assert [len(batch) for batch, _ in found] == [16] * 6 + [8]
+    assert [row for batch, count in found for row in batch[:count]] == list(range(101))
+    # So that every thread has some.
+    found = map_batches(lambda batch: batch.tolist(), torch.arange(8 * threads), 4, 16)
+    assert len(found) >= threads
 
 
 @pytest.mark.parametrize("count", [3, 11])
@@ -65,7 +76,8 @@ def test_gradients_are_taken_as_the_caller_takes_them(enabled: bool) -> None:
 def test_a_row_scores_the_same_in_many_batches_as_alone() -> None:
     detector = Detector(epochs=2).fit(ROWS)
     together = detector.score(ROWS)
-    for row in (0, 255, 256, 1499):  # of either side of the border of a batch
+    # Of either side of the border of a part, of a batch, and at the end.
+    for row in (0, 255, 256, 1023, 1024, 4499):
         alone = detector.score(ROWS[row : row + 1])
         assert alone.p_value[0] == together.p_value[row]
         for name, values in together.statistics.items():

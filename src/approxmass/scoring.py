@@ -180,7 +180,8 @@ class Scoring:
         source = self.open(images)
         groups = self._groups(source, per)
         done = 0
-        for chunk in source.chunks(chunk_size(self.shape), shape=self.shape, threads=self.threads):
+        count = chunk_size(self.shape, quick=self.model.quick)
+        for chunk in source.chunks(count, shape=self.shape, threads=self.threads):
             some = None if groups is None else groups[done : done + len(chunk.names)]
             done += len(chunk.names)
             yield chunk if some is None else chunk.grouped(some, self.fitted.in_use.refusal)

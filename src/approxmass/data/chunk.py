@@ -11,17 +11,21 @@ from ..errors import ApproxMassError, Code
 from .frame import Box
 
 # Images decoded or scored at a time: as many as make so many bytes, within bounds.
-_MOST, _BYTES = 2048, 1 << 24
+_MOST, _MOST_IF_QUICK, _BYTES = 2048, 8192, 1 << 24
 
 
-def chunk_size(shape: Shape) -> int:
+def chunk_size(shape: Shape, *, quick: bool = False) -> int:
     """How many images `(C, H, W)` are read together.
+
+    Arguments:
+        shape: Of the images.
+        quick: They are scored within a moment, so that a bar moves on all the same.
 
     Example:
         >>> chunk_size((1, 28, 28)), chunk_size((3, 256, 256))
         (2048, 85)
     """
-    return min(_MOST, max(1, _BYTES // math.prod(shape)))
+    return min(_MOST_IF_QUICK if quick else _MOST, max(1, _BYTES // math.prod(shape)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,6 +111,11 @@ class FlowScorer(nn.Module):
             return 16 if on_cpu else 64
         return 256 if on_cpu else 2048
 
+    @property
+    def _largest_batch(self) -> int:
+        """Rows that go through together where there are many; of images no more than a batch."""
+        return 4 * self.batch_size if self.parts is None and self.latent is None else 0
+
     def fit(
         self,
         training: Tensor,
@@ -307,7 +312,7 @@ class FlowScorer(nn.Module):
 
         parts = [
             {name: values[:count] for name, values in part.items()}
-            for part, count in map_batches(found, views, self.batch_size)
+            for part, count in map_batches(found, views, self.batch_size, self._largest_batch)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -1,4 +1,4 @@
-"""Batches of one fixed size, so that the arithmetic of a row does not depend on its company."""
+"""Batches of fixed sizes, so that the arithmetic of a row does not depend on its company."""
 
 __all__ = ["all_at_once", "fixed_batches", "map_batches", "padded"]
 
@@ -63,18 +63,24 @@ def fixed_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
         yield padded(some, size), len(some)
 
 
-def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> list[tuple[T, int]]:
-    """What `function` makes of each of `fixed_batches`, in their order, and how many are real.
+def map_batches(
+    function: Callable[[Tensor], T], rows: Tensor, size: int, largest: int = 0
+) -> list[tuple[T, int]]:
+    """What `function` makes of batches of all rows, in their order, and how many are real.
 
     On the CPU as many batches at a time as torch has threads, each of them in one: libraries that
     share every small step among threads wait for the slowest at each, above all where others keep
     the cores busy, and let the last digits depend on the number of threads. A few batches, which
     would not pay for starting threads, are shared so.
 
+    Many rows come in larger batches, as there is less to do besides the arithmetic: of several
+    times `size`, by which a product of matrices goes through them anyhow.
+
     Arguments:
         function: What it makes of a row may depend on that row alone; called in several threads.
         rows: `(N, ...)`.
-        size: Rows of a batch.
+        size: Rows of a batch, or of its parts.
+        largest: Rows of a batch where there are many; no more than `size` if that is more.
 
     Example:
         >>> map_batches(lambda batch: float(batch.sum()), torch.arange(5), 2)
@@ -82,8 +88,15 @@ def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> lis
     """
     threads = torch.get_num_threads()
     few = len(rows) < 2 * threads * size
-    if threads < 2 or few or rows.device.type != "cpu" or _at_once.get():
+    if few or rows.device.type != "cpu" or _at_once.get():
         return [(function(batch), count) for batch, count in fixed_batches(rows, size)]
+    at_once = max(1, min(largest, len(rows) // threads) // size) * size
+    batches = (
+        (padded(some, -(-len(some) // size) * size), len(some))
+        for some in torch.split(rows, at_once)
+    )
+    if threads < 2:
+        return [(function(batch), count) for batch, count in batches]
 
     def one(task: tuple[Tensor, int]) -> tuple[T, int]:
         with torch.set_grad_enabled(gradients):
@@ -93,7 +106,7 @@ def map_batches(function: Callable[[Tensor], T], rows: Tensor, size: int) -> lis
     alone = functools.partial(torch.set_num_threads, 1)
     pool = ThreadPoolExecutor(threads, "batches", initializer=alone)
     try:
-        return list(pool.map(one, fixed_batches(rows, size)))
+        return list(pool.map(one, batches))
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # what the others set is in part the process's

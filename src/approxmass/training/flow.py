@@ -35,7 +35,7 @@ from ..runtime.machine import pick_device
 from ..runtime.schema import Count, Finite, Positive
 from .cuda_graph import GraphedObjective
 from .loop import Loop, Plan, State, Step, TrainingDivergedError
-from .threads import StepThreads, depends_on_company, step_threads
+from .threads import StepThreads, step_shares, step_threads
 
 # A smoothed loss this many nats per dimension above its best has left for good; weights with one
 # within a tenth of that are worth keeping.
@@ -222,9 +222,12 @@ class _Work:
         self.data = data.to(device)
         flow.to(device).train()
         batch = min(settings.batch_size, len(data))
-        worth = step_threads(flow, self.data, math.ceil(batch / self.processes))
-        alone = device.type == "cpu" and self.processes == 1
-        self.threads = StepThreads(worth, shares=alone and not depends_on_company(flow))
+        own = math.ceil(batch / self.processes)
+        shared = device.type == "cpu" and self.processes == 1
+        self.threads = StepThreads(
+            step_threads(flow, self.data, own),
+            step_shares(flow, self.data, own) if shared else 1,
+        )
         # Not fused: that goes by the order in memory, in which weights and moments that were
         # resumed from a checkpoint can differ.
         optimizer = torch.optim.AdamW(
@@ -235,7 +238,7 @@ class _Work:
         # The averaging of gradients over processes is not for a graph.
         graphed = device.type == "cuda" and self.processes == 1
         self.backward = GraphedObjective(self.objective) if graphed else self._eager
-        if self.threads.shares:
+        if self.threads.shares > 1:
             self.backward = self._in_shares
         self.plan = Plan(
             name="the flow",
@@ -305,7 +308,7 @@ class _Work:
             found = torch.autograd.grad(terms[0], parameters, allow_unused=True)
             return [term.detach() for term in terms], found
 
-        found = self.threads.map(one, x.tensor_split(min(self.threads.count, len(x))))
+        found = self.threads.map(one, x.tensor_split(self.threads.shares))
         for parameter, *shares in zip(
             parameters, *(gradients for _, gradients in found), strict=True
         ):

@@ -1,8 +1,9 @@
 """The threads in which a step of a training computes: how many it is worth, and who takes what."""
 
-__all__ = ["StepThreads", "depends_on_company", "step_threads"]
+__all__ = ["StepThreads", "step_shares", "step_threads"]
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
@@ -16,13 +17,16 @@ from ..flows import Flow
 
 T = TypeVar("T")
 
-# The mean product of a thread's share has to be this many operations: below, the threads wait for
-# each other longer than they compute (docs/performance.md).
-_FLOP_A_THREAD = 8e6
+# Measured (docs/performance.md). A thread takes part in the products of a step where each of it is
+# so many operations a thread: below, the threads wait for each other longer than they compute.
+_FLOP_A_THREAD = 18e6
+# A thread takes a share of the batch where that has so many rows, or places of images: below, what
+# each does once a step, whatever the rows, outweighs.
+_ROWS_OF_A_SHARE = 512
 
 
 def step_threads(flow: Flow, data: Tensor, batch: int) -> int:
-    """As many threads as the mean product of a step keeps busy, at least 1.
+    """As many threads as the mean product of a step keeps busy together, at least 1.
 
     Arguments:
         flow: What is trained.
@@ -33,7 +37,7 @@ def step_threads(flow: Flow, data: Tensor, batch: int) -> int:
         >>> from approxmass.flows import VectorFlow
         >>> flow, data = VectorFlow("realnvp", 64), torch.zeros(1, 64)
         >>> [step_threads(flow, data, batch) for batch in (64, 1024)]
-        [1, 7]
+        [1, 3]
     """
     training = flow.training
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -44,34 +48,58 @@ def step_threads(flow: Flow, data: Tensor, batch: int) -> int:
     return max(1, int(batch * mean / _FLOP_A_THREAD))
 
 
+def step_shares(flow: Flow, data: Tensor, batch: int) -> int:
+    """As many threads as a share of the batch each keeps busy; 1 where it is not to be shared.
+
+    With BatchNorm what becomes of a row depends on the others.
+
+    Example:
+        >>> from approxmass.flows import RealNVP, VectorFlow
+        >>> [step_shares(VectorFlow("realnvp", 4), torch.zeros(1, 4), n) for n in (512, 1024)]
+        [1, 2]
+        >>> flows = [RealNVP.preset(of, (1, 28, 28)) for of in ("compact", "paper")]
+        >>> [step_shares(flow, torch.zeros(1, 1, 28, 28), 16) for flow in flows]
+        [6, 1]
+    """
+    if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in flow.modules()):
+        return 1
+    # A flow of images works at half their resolution.
+    rows = batch * max(1, math.prod(data.shape[2:]) // 4)
+    return max(1, min(batch, rows // _ROWS_OF_A_SHARE))
+
+
 class StepThreads:
     """Within it a training computes in no more threads than its steps keep busy.
 
-    Where rows do not depend on each other, each thread takes a share of the batch: a step is some
-    hundred products one after the other, and so threads wait for each other once and not a hundred
-    times, which costs most where other programs keep the cores busy.
+    Best each thread takes a share of the batch: a step is some hundred products one after the
+    other, and so threads wait for each other once and not a hundred times, which costs most where
+    other programs keep the cores busy. A batch too small for that is computed by all threads
+    together, or by one.
 
     Arguments:
-        count: How many a step is worth; no more are used than torch has.
-        shares: Each takes a share; else all take part in every product.
+        together: Threads that a product of the whole batch is worth.
+        shares: Threads that have a share each; 1 for no shares. No more are used than torch has.
+
+    Attributes:
+        shares: As many as there are.
 
     Example:
-        >>> with StepThreads(2, shares=True) as threads:
+        >>> with StepThreads(1, shares=2) as threads:
         ...     threads.map(lambda rows: float(rows.sum()), [torch.ones(2), torch.ones(1)])
         [2.0, 1.0]
     """
 
-    def __init__(self, count: int, *, shares: bool) -> None:
+    def __init__(self, together: int, shares: int) -> None:
         self.before = torch.get_num_threads()
-        self.count = min(count, self.before)
-        self.shares = shares and self.count > 1
+        self.shares = min(shares, self.before)
+        self._together = 1 if self.shares > 1 else min(together, self.before)
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
-        alone = functools.partial(torch.set_num_threads, 1)
-        if self.shares:
-            self._pool = ThreadPoolExecutor(self.count - 1, "share", initializer=alone)
-        torch.set_num_threads(1 if self.shares else self.count)
+        if self.shares > 1:
+            alone = functools.partial(torch.set_num_threads, 1)
+            self._pool = ThreadPoolExecutor(self.shares - 1, "share", initializer=alone)
+        torch.set_num_threads(self._together)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,13 +113,3 @@ class StepThreads:
             return [function(part) for part in parts]
         others = [self._pool.submit(function, part) for part in parts[1:]]
         return [function(parts[0]), *(other.result() for other in others)]
-
-
-def depends_on_company(flow: nn.Module) -> bool:
-    """Whether what a flow makes of a row depends on the batch, as with BatchNorm.
-
-    Example:
-        >>> depends_on_company(nn.Sequential(nn.BatchNorm2d(3))), depends_on_company(nn.ReLU())
-        (True, False)
-    """
-    return any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in flow.modules())
