@@ -27,7 +27,6 @@ import numpy as np
 
 from approxmass import Detector
 from approxmass.paper.runs import Runs
-from photos import folder
 from timing import ratio
 
 KINDS = ("vectors", "pca", "lite0")
@@ -133,6 +132,8 @@ def measured(kind: str, condition: str, photos: Path) -> dict[str, dict[str, flo
 
 def main(target: Path) -> None:
     """Run what is not there yet."""
+    from photos import folder
+
     identity = {"command": f"python benchmarks/busy.py {target}"}
     runs = Runs(target, ("kind", "condition", "turn"), identity, resume=True)
     with tempfile.TemporaryDirectory() as place:
@@ -145,29 +146,34 @@ def main(target: Path) -> None:
                 print(each, condition, turn, found, flush=True)
 
 
-def times(facts: dict[str, Any], kind: str, condition: str, work: str) -> dict[str, float] | None:
-    """How many times as long as its base something takes, by turns; None where it was not run.
+def markdown(facts: dict[str, Any]) -> str:
+    """A row for each kind and what it does; in brackets the range over turns."""
+    others = CONDITIONS[2:]
+    lines = [
+        "| kind | quiet, s | " + " | ".join(others) + " |",
+        "|---|---|" + "---|" * len(others),
+    ]
+    for kind in KINDS:
+        for work in ("fit", "score"):
+            quiet = statistics.median(_seconds(facts, kind, QUIET, work))
+            cells = [_times(facts, kind, condition, work) for condition in others]
+            lines.append(f"| {kind}, {work} | {quiet:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
-    The base of limits to one core is one thread, of the others the quiet machine.
-    """
+
+def _times(facts: dict[str, Any], kind: str, condition: str, work: str) -> str:
+    """How many times as long as its base: one thread for one core, else the quiet machine."""
     base = ONE if condition in (AFFINITY, QUOTA) else QUIET
-    own, other = (
-        [
-            row[work]
-            for row in sorted(facts["rows"], key=lambda row: row["turn"])
-            if (row["kind"], row["condition"]) == (kind, of)
-        ]
-        for of in (condition, base)
-    )
-    return ratio(own, other) if own else None
+    own, other = (_seconds(facts, kind, of, work) for of in (condition, base))
+    if not own:
+        return "-"
+    found = ratio(own, other)
+    return f"{found['median']:.2f}x ({found['low']:.2f}-{found['high']:.2f})"
 
 
-def quiet_seconds(facts: dict[str, Any], kind: str, work: str) -> float:
-    """The median of the quiet runs."""
-    rows = facts["rows"]
-    return statistics.median(
-        row[work] for row in rows if (row["kind"], row["condition"]) == (kind, QUIET)
-    )
+def _seconds(facts: dict[str, Any], kind: str, condition: str, work: str) -> list[float]:
+    rows = sorted(facts["rows"], key=lambda row: row["turn"])
+    return [row[work] for row in rows if (row["kind"], row["condition"]) == (kind, condition)]
 
 
 if __name__ == "__main__":

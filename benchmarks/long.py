@@ -170,5 +170,28 @@ def main(target: Path, embeddings: Path, parts: list[str]) -> None:
         write(target, facts)
 
 
+def markdown(facts: dict[str, Any]) -> str:
+    """By tenths of the rows: memory, descriptors, rate."""
+    lines = [
+        "| run | tenth | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10 |",
+        "|---|---|" + "---|" * 10,
+    ]
+    names = {
+        "watch": "`watch`, {scored:,} images",
+        "score": "`score`, {scored:,} rows of {columns:,} numbers",
+    }
+    for key, name in names.items():
+        found = facts[key]
+        tenths = found["tenths"]
+        for what, words in (
+            ("mib", "memory, MiB"),
+            ("descriptors", "descriptors"),
+            ("rows_per_second", "rows/s"),
+        ):
+            cells = [f"{each[what]:,.0f}" for each in tenths]
+            lines.append(f"| {name.format(**found)} | {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

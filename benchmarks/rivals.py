@@ -196,28 +196,48 @@ def main(target: Path, embeddings: Path) -> None:
                 print(name, policy, seed, found, flush=True)
 
 
-def summary(facts: dict[str, Any], policy: str) -> dict[str, dict[str, Any]]:
-    """Of each rival the median seconds with their range, the mean AUROC, and who beats it."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in RIVALS:
-        rows = [row for row in facts["rows"] if (row["name"], row["policy"]) == (name, policy)]
-        seconds = {key: sorted(row[f"{key}_seconds"] for row in rows) for key in ("fit", "score")}
-        areas = {
-            each: statistics.mean(row["auroc"][each] for row in rows) for each in rows[0]["auroc"]
-        }
-        found[name] = {**seconds, "auroc": areas, "mean": statistics.mean(areas.values())}
-
-    def costs(name: str) -> tuple[float, float, float]:
-        own = found[name]
-        return statistics.median(own["fit"]), statistics.median(own["score"]), -own["mean"]
-
-    for name in found:
-        found[name]["beaten_by"] = [
+def markdown(facts: dict[str, Any]) -> str:
+    """A row for each; who is as quick in both and as good is better off."""
+    found = {
+        policy: {name: _summary(facts, name, policy) for name in RIVALS} for policy in POLICIES
+    }
+    sets = list(facts["rows"][0]["auroc"])
+    lines = [
+        "| method | fit, s | score, s | under the libraries' defaults, s | AUROC, mean | "
+        + " | ".join(sets)
+        + " | quicker and better |",
+        "|---|---|---|---|---|" + "---|" * len(sets) + "---|",
+    ]
+    for name, own in found["policy"].items():
+        plain = found["defaults"][name]
+        cells = [f"{own['auroc'][each]:.3f}" for each in sets]
+        beaten = [
             other
-            for other in found
-            if other != name and all(a <= b for a, b in zip(costs(other), costs(name), strict=True))
+            for other, theirs in found["policy"].items()
+            if other != name
+            and all(a <= b for a, b in zip(_costs(theirs), _costs(own), strict=True))
         ]
-    return found
+        lines.append(
+            f"| {name} | {_spread(own['fit'])} | {_spread(own['score'])} "
+            f"| {statistics.median(plain['fit']):.2f}, {statistics.median(plain['score']):.2f} "
+            f"| {own['mean']:.4f} | {' | '.join(cells)} | {', '.join(beaten) or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def _summary(facts: dict[str, Any], name: str, policy: str) -> dict[str, Any]:
+    rows = [row for row in facts["rows"] if (row["name"], row["policy"]) == (name, policy)]
+    areas = {each: statistics.mean(row["auroc"][each] for row in rows) for each in rows[0]["auroc"]}
+    seconds = {key: [row[f"{key}_seconds"] for row in rows] for key in ("fit", "score")}
+    return {**seconds, "auroc": areas, "mean": statistics.mean(areas.values())}
+
+
+def _costs(own: dict[str, Any]) -> tuple[float, float, float]:
+    return statistics.median(own["fit"]), statistics.median(own["score"]), -own["mean"]
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,13 @@ Writes `table.md` and `growth.svg` there. docs/performance.md has the same table
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import busy
+import long
+import rivals
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -341,6 +346,11 @@ def gpu() -> str:
     )
 
 
+def _told(markdown: Callable[[Any], str], name: str) -> str:
+    facts = _read(name)
+    return f"{markdown(facts)}\n\n{_machine(facts)}."
+
+
 TABLES = {
     "pixels": pixels,
     "vectors": vectors,
@@ -350,6 +360,9 @@ TABLES = {
     "growth": growth,
     "levers": levers,
     "lazy": lazy,
+    "busy": lambda: _told(busy.markdown, "busy"),
+    "rivals": lambda: _told(rivals.markdown, "rivals"),
+    "long": lambda: _told(long.markdown, "long"),
     "gpu": gpu,
 }
 

@@ -522,13 +522,14 @@ def so_many_threads(count: int) -> Iterator[None]:
 
 
 def learnt(threads: int, **changed: Any) -> torch.Tensor:
-    """All weights after a few steps on 16 numbers, of batches that are worth four threads."""
+    """Log-densities after a few steps on 16 numbers, of batches that are worth four threads."""
     rows = torch.randn(10_000, 16, generator=torch.Generator().manual_seed(0))
     settings = TrainingSettings(alpha=0.5, epochs=1, batch_size=2000, **changed)
     trained = VectorFlow("realnvp", 16, seed=0)
     with so_many_threads(threads):
         train(trained, rows, settings)
-    return torch.cat([value.flatten() for value in trained.state_dict().values()])
+    with torch.no_grad():
+        return trained.log_prob(rows)
 
 
 def test_a_small_step_computes_in_one_thread_and_so_gives_the_same_in_every_machine() -> None:
@@ -546,7 +547,7 @@ def test_a_small_step_computes_in_one_thread_and_so_gives_the_same_in_every_mach
 @pytest.mark.parametrize("changed", [{}, {"penalty_every": 2}, {"clip": 0.1}])
 def test_shares_of_a_batch_are_the_batch(changed: dict[str, Any]) -> None:
     """To rounding, where the sums are of 2,000 rows or of three shares of 666 or 667."""
-    torch.testing.assert_close(learnt(3, **changed), learnt(1, **changed), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(learnt(3, **changed), learnt(1, **changed), rtol=1e-4, atol=1e-4)
 
 
 def test_shares_are_the_same_at_each_run_whichever_thread_is_first() -> None:

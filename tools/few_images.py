@@ -46,7 +46,7 @@ _PHOTO_SETS = ("magnetic_tile", "plantvillage_apple", "gtsrb_speed")
 SEEDS = {
     "fashion_mnist": 100,
     _MEANS: 100,
-    **dict.fromkeys(_PHOTO_SETS, 10),
+    **dict.fromkeys(_PHOTO_SETS, 6),
     **{name + _OTHER: 5 for name in _PHOTO_SETS},
 }
 # Test images of each kind.

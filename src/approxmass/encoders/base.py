@@ -3,7 +3,7 @@
 __all__ = ["Encoder", "UnitOf", "through"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..arrays import Shape
 from ..data.frame import Box
 from ..data.pixels import unit_pixels
-from ..runtime.batches import padded
+from ..runtime.batches import fixed_batches, map_batches
 from ..runtime.machine import all_processes, is_shared
 
 # What belongs together among N images, `(N,)`: copies of an image, or a group.
@@ -119,6 +119,7 @@ def through(
     *,
     device: torch.device | None = None,
     size: int = 1024,
+    apart: bool = False,
 ) -> Tensor:
     """What `function` makes of pixels in [0, 1], `(N, D)` float32 on the CPU.
 
@@ -129,6 +130,7 @@ def through(
         images: `(N, C, H, W)`, uint8 or in [0, 1].
         device: Where to compute; None for the CPU.
         size: Images at a time, no more and no less: the last ones are padded.
+        apart: It may be called in several threads at a time, on the CPU.
 
     Example:
         >>> through(lambda x: x.mean((1, 2, 3)), torch.full((3, 1, 2, 2), 255, dtype=torch.uint8))
@@ -140,14 +142,20 @@ def through(
     rank = torch.distributed.get_rank() if count > 1 else 0
     share = -(-len(images) // count)
     mine = images[rank * share : (rank + 1) * share]
+
+    def rows(batch: Tensor) -> Tensor:
+        found = function(unit_pixels(batch.to(device or "cpu"))).float()
+        return found.reshape(len(batch), -1).cpu()
+
+    if apart and (device is None or device.type == "cpu"):
+        parts: Iterable[tuple[Tensor, int]] = map_batches(rows, mine, size)
+    else:
+        parts = ((rows(batch), known) for batch, known in fixed_batches(mine, size))
     found = torch.empty(0)
-    for start in range(0, len(mine), size):
-        some = mine[start : start + size]
-        rows = function(unit_pixels(padded(some, size).to(device or "cpu"))).float()
-        rows = rows[: len(some)].reshape(len(some), -1)
-        if start == 0:
-            found = torch.empty(len(mine), rows.shape[1])
-        found[start : start + size] = rows
+    for place, (some, known) in enumerate(parts):
+        if place == 0:
+            found = torch.empty(len(mine), some.shape[1])
+        found[place * size : place * size + known] = some[:known]
     return found if count == 1 else _gathered(found, len(images), count)
 
 

@@ -107,7 +107,7 @@ class PooledEncoder(Encoder):
 
         With parts, what is seen at each place goes on after them, and then the places.
         """
-        rows = through(self._seen, images, device=self.center.device, size=_TOGETHER)
+        rows = through(self._seen, images, device=self.center.device, size=_TOGETHER, apart=True)
         if not self.widths:
             return rows
         where = boxes or [Box(0, 0, *self.input)] * len(rows)

@@ -308,7 +308,9 @@ class _Work:
             found = torch.autograd.grad(terms[0], parameters, allow_unused=True)
             return [term.detach() for term in terms], found
 
-        found = self.threads.map(one, x.tensor_split(self.threads.shares))
+        # As processes take theirs.
+        shares = [x[i :: self.threads.shares] for i in range(min(self.threads.shares, len(x)))]
+        found = self.threads.map(one, shares)
         for parameter, *shares in zip(
             parameters, *(gradients for _, gradients in found), strict=True
         ):
