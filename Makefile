@@ -46,7 +46,7 @@ attack: $(INSTALLED)
 pin: $(INSTALLED)
 	$(BIN)/python tests/pinned/make.py tests/pinned/scores.json
 
-# Half an hour; DATA=folder of image sets times the fit on FashionMNIST.
+# An hour on quiet cores; DATA=folder of image sets adds what needs photos. An hour more: benchmarks/long.py.
 RESULTS := benchmarks/results
 bench: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
@@ -55,6 +55,14 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/scoring.py $(RESULTS)/scoring.json
 	$(BIN)/python benchmarks/photos.py $(RESULTS)/photos.json
 	$(BIN)/python benchmarks/growth.py $(RESULTS)/growth.json
+	$(BIN)/python benchmarks/serve.py $(RESULTS)/serve.json
+	$(BIN)/python benchmarks/busy.py .busy.json && mv .busy.json $(RESULTS)/busy.json
+ifdef DATA
+	$(BIN)/python benchmarks/embeddings.py $(DATA) .embeddings.npz
+	$(BIN)/python benchmarks/rivals.py .rivals.json .embeddings.npz && mv .rivals.json $(RESULTS)/rivals.json
+	$(BIN)/python tools/scale.py results/scale.json $(DATA)
+	$(BIN)/python tools/onnx_parity.py $(DATA) results/onnx_parity.json
+endif
 	$(BIN)/python benchmarks/table.py $(RESULTS)
 
 clean:

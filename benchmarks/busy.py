@@ -134,7 +134,7 @@ def main(target: Path) -> None:
     """Run what is not there yet."""
     from photos import folder
 
-    identity = {"command": f"python benchmarks/busy.py {target}"}
+    identity = {"command": "python benchmarks/busy.py benchmarks/results/busy.json"}
     runs = Runs(target, ("kind", "condition", "turn"), identity, resume=True)
     with tempfile.TemporaryDirectory() as place:
         photos = folder(Path(place) / "photos", PHOTOS, SIZE)

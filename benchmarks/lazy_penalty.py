@@ -10,6 +10,8 @@ it ends; what is there already is not run again. Hours in all: `make bench` does
 """
 
 import itertools
+import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -140,6 +142,31 @@ def main(data: Path, folder: Path, parts: list[str]) -> None:
                 }
             )
             print(name, k, seed, f"{seconds:.0f} s", auc, flush=True)
+
+
+def markdown(folder: Path) -> str:
+    """The ablation of the lazy penalty: means over seeds and sets of outliers."""
+    rows = []
+    for part, scores in (
+        ("pca_float32", ("mass", "fused")),
+        ("pca", ("mass", "fused")),
+        ("grey", ("mass", "fused")),
+        ("colour", ("mass", "latent_fit")),
+    ):
+        found = json.loads((folder / f"lazy_penalty_{part}.json").read_text())["rows"]
+        for k in sorted({row["k"] for row in found}):
+            mine = [row for row in found if row["k"] == k]
+            cells = [part.replace("_", " in "), str(k), str(len(mine))]
+            for score in scores:
+                each = [statistics.mean(a[score] for a in row["auroc"].values()) for row in mine]
+                cells.append(
+                    f"{score} {statistics.mean(each):.4f} ({min(each):.4f}-{max(each):.4f})"
+                )
+            cells.append(f"{statistics.mean(row['test_nll'] for row in mine):,.1f}")
+            rows.append(cells)
+    heads = ["flow", "k", "seeds", "mean AUROC (by seed)", "and", "NLL of ID test images"]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -181,7 +181,9 @@ def main(target: Path, embeddings: Path) -> None:
     """Run what is not there yet, each in a process of its own."""
     from approxmass.paper.runs import Runs
 
-    identity = {"command": f"python benchmarks/rivals.py {target} {embeddings.name}"}
+    identity = {
+        "command": "python benchmarks/rivals.py benchmarks/results/rivals.json embeddings.npz"
+    }
     runs = Runs(target, ("name", "policy", "seed"), identity, resume=True)
     for seed in range(SEEDS):
         for name in RIVALS:

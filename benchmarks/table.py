@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import busy
+import lazy_penalty
 import long
 import rivals
 
@@ -134,7 +135,9 @@ def vectors() -> str:
             f"float32 {errors['float32']:.1e}, bfloat16 {errors['bfloat16']:.1e}. A penalised step "
             f"is {flops:.1f} MFLOP an image; a 1024x256x256 product runs at "
             f"{product['float32']:,.0f} GFLOP/s in float32 and {product['bfloat16']:,.0f} in "
-            f"bfloat16, which would be {best:,.0f} images/s. {_machine(facts)}.",
+            f"bfloat16, which would be {best:,.0f} images/s. With threads that wait as torch has "
+            f"them by default: {_times(facts['under_defaults']['times_zuko'])} of zuko's. "
+            f"{_machine(facts)}.",
         ]
     )
 
@@ -270,32 +273,6 @@ def levers() -> str:
     )
 
 
-def lazy() -> str:
-    """The ablation of the lazy penalty: means over seeds and sets of outliers."""
-    rows = []
-    for part, scores in (
-        ("pca_float32", ("mass", "fused")),
-        ("pca", ("mass", "fused")),
-        ("grey", ("mass", "fused")),
-        ("colour", ("mass", "latent_fit")),
-    ):
-        found = _read(f"lazy_penalty_{part}")["rows"]
-        for k in sorted({row["k"] for row in found}):
-            mine = [row for row in found if row["k"] == k]
-            cells = [part.replace("_", " in "), str(k), str(len(mine))]
-            for score in scores:
-                each = [statistics.mean(a[score] for a in row["auroc"].values()) for row in mine]
-                cells.append(
-                    f"{score} {statistics.mean(each):.4f} ({min(each):.4f}-{max(each):.4f})"
-                )
-            cells.append(f"{statistics.mean(row['test_nll'] for row in mine):,.1f}")
-            rows.append(cells)
-    return _table(
-        ["flow", "k", "seeds", "mean AUROC (by seed)", "and", "NLL of ID test images"],
-        rows,
-    )
-
-
 def gpu() -> str:
     """The published flows on a GPU."""
     facts, started = _read("gpu"), _read("gpu_compile")
@@ -359,7 +336,7 @@ TABLES = {
     "serve": serve,
     "growth": growth,
     "levers": levers,
-    "lazy": lazy,
+    "lazy": lambda: lazy_penalty.markdown(FOLDER),
     "busy": lambda: _told(busy.markdown, "busy"),
     "rivals": lambda: _told(rivals.markdown, "rivals"),
     "long": lambda: _told(long.markdown, "long"),
