@@ -30,7 +30,7 @@ from approxmass.paper.runs import Runs
 from timing import ratio
 
 KINDS = ("vectors", "pca", "lite0")
-TURNS = 5
+TURNS = 3
 QUIET, ONE, BUSY = "quiet", "one thread", "beside a busy process a core"
 AFFINITY, QUOTA, TOGETHER = "one core by affinity", "one core by quota", "three fits at once"
 CONDITIONS = (QUIET, ONE, BUSY, AFFINITY, QUOTA, TOGETHER)
