@@ -551,6 +551,16 @@ BAD: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "bad-image",
         "item 0 is ['a.png', 'cat'], and no image: give paths, or pairs (path, label) as tuples",
     ),
+    "pairs of images": (
+        lambda tmp: [("a.png", "b.png")] * 2,
+        "bad-image",
+        "item 0 is ['a.png', 'b.png'], and no image",
+    ),
+    "one text as an array": (
+        lambda tmp: np.array("a.png"),
+        "bad-image",
+        "array: holds <U5 values",
+    ),
     "an array of pairs": (
         lambda tmp: np.array([["a.png", "cat"]] * 2),
         "bad-image",

@@ -521,8 +521,11 @@ def so_many_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+SHARED = TrainingSettings(alpha=0.5, epochs=1)
+
+
 def learnt(threads: int, **changed: Any) -> torch.Tensor:
-    """Log-densities after a few steps on 16 numbers, of batches that are worth four threads."""
+    """Log-densities after a few steps on 16 numbers, of batches that are worth three shares."""
     rows = torch.randn(10_000, 16, generator=torch.Generator().manual_seed(0))
     settings = TrainingSettings(alpha=0.5, epochs=1, batch_size=2000, **changed)
     trained = VectorFlow("realnvp", 16, seed=0)
@@ -551,7 +554,7 @@ def test_shares_of_a_batch_are_the_batch(changed: dict[str, Any]) -> None:
 
 
 def test_shares_are_the_same_at_each_run_whichever_thread_is_first() -> None:
-    assert torch.equal(learnt(4), learnt(4))
+    assert torch.equal(learnt(3), learnt(3))
 
 
 def test_what_fails_in_a_share_is_told_and_the_threads_are_as_before(
@@ -565,14 +568,45 @@ def test_what_fails_in_a_share_is_told_and_the_threads_are_as_before(
         return whole(self, x, alpha)
 
     monkeypatch.setattr("approxmass.training.flow.Objective.forward", forward)
-    with so_many_threads(2), pytest.raises(RuntimeError, match="in a share"):
-        learnt(2)
+    rows = torch.randn(2048, 4)
+    with so_many_threads(2):
+        with pytest.raises(RuntimeError, match="in a share"):
+            train(VectorFlow("realnvp", 4), rows, replace(SHARED, batch_size=1024))
+        assert torch.get_num_threads() == 2
 
 
-def test_a_look_at_a_step_moves_nothing() -> None:
-    pixels = RealNVP.preset("paper", (1, 28, 28)).train()
-    state = {name: value.clone() for name, value in pixels.state_dict().items()}
-    found = [step_threads(pixels, torch.zeros(1, 1, 28, 28, dtype=torch.uint8), n) for n in (1, 64)]
-    assert found[0] < found[1]
-    assert pixels.training
-    assert all(torch.equal(value, state[name]) for name, value in pixels.state_dict().items())
+def test_trainings_at_a_time_give_the_threads_back() -> None:
+    """Whichever begins within the other, and ends after it."""
+    rows, begun, ended = torch.randn(2048, 4), threading.Event(), threading.Event()
+    settings, seen = replace(SHARED, batch_size=64), list[int]()
+
+    def later() -> None:
+        assert begun.wait(60)
+        train(VectorFlow("realnvp", 4), rows, settings, on_step=lambda _: ended.wait(60))
+        seen.append(torch.get_num_threads())
+
+    with so_many_threads(2):
+        other = threading.Thread(target=later)
+        other.start()
+        train(VectorFlow("realnvp", 4), rows, settings, on_step=lambda _: begun.set())
+        ended.set()
+        other.join()
+        assert torch.get_num_threads() == 2
+    assert seen == [2]
+
+
+def test_what_is_frozen_stays_as_it_is_in_shares_too() -> None:
+    flow = VectorFlow("realnvp", 16, seed=0)
+    frozen = next(iter(flow.parameters())).requires_grad_(False)
+    before = frozen.clone()
+    with so_many_threads(2):
+        train(flow, torch.randn(4096, 16), replace(SHARED, batch_size=2048))
+    assert torch.equal(frozen, before)
+
+
+def test_large_products_are_worth_more_threads() -> None:
+    pixels, images = RealNVP.preset("paper", (1, 28, 28)), torch.zeros(1, 1, 28, 28)
+    found = [step_threads(pixels, images, batch) for batch in (1, 64, 640)]
+    assert found == sorted(found)
+    assert found[0] < found[1] < found[2]
+    assert step_threads(VectorFlow("realnvp", 768), torch.zeros(1, 768), 64) == 1

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_the_same_rows_from_every_kind_of_source(tmp_path: Path) -> None:
     for asked in (f"{tmp_path}/lists.parquet:e", f"{tmp_path}/x.parquet:c"):
         assert holds_vectors(asked)
         assert not holds_vectors(f"{tmp_path}/lists.parquet:name")
+        with mistake("bad-option", "x.parquet:a asks for the column a, and f, b is wanted"):
+            open_vectors(f"{tmp_path}/x.parquet:a", ["f", "b"])
         wanted = values if asked.endswith("e") else values[:, [2]]
         np.testing.assert_array_equal(open_vectors(asked).read()[:, 0, 0], wanted)
     some = open_vectors(tmp_path / "x.parquet", ["f", "a"])
@@ -96,6 +99,20 @@ def test_data_sets_and_loaders_of_embeddings_are_rows() -> None:
         assert holds_vectors(source)
         np.testing.assert_array_equal(open_vectors(source).read()[:, 0, 0], values)
     np.testing.assert_array_equal(open_vectors(iter(values)).read()[:, 0, 0], values)
+    for several in (values.split(6), map(list, values.split(6)), [[each] for each in values]):
+        np.testing.assert_array_equal(open_vectors(iter(several)).read()[:, 0, 0], values)
+    pairs = ([(row, 3) for row in some] for some in values.split(6))
+    np.testing.assert_array_equal(open_vectors(pairs).read()[:, 0, 0], values)
+
+    def again() -> Iterator[Rows]:
+        row = np.empty(6)
+        for each in values:
+            row[:] = each
+            yield row
+
+    np.testing.assert_array_equal(open_vectors(again()).read()[:, 0, 0], values)
+    # Where an item is made of several, nobody knows before.
+    assert not holds_vectors(DataLoader(alone, collate_fn=lambda rows: rows[0]))
     # A look at the first row takes none away.
     given = iter(values)
     assert not holds_vectors(given)
@@ -152,7 +169,11 @@ def test_columns_that_do_not_count_may_hold_anything() -> None:
         ("a" * 5000 + ".npy", None, "no rows of numbers"),
         (pa.table({"e": [[1.0, 2.0], [1.0]]}), None, "not all of 2 numbers"),
         ((np.zeros((2, 2, 2)) for _ in range(2)), None, "item 0 is float64 of shape (2, 2, 2)"),
-        (iter(["a.png"]), None, "item 0 is <U5 of shape (1, 1)"),
+        (iter(["a.png"]), None, "item 0 is <U5 of shape ()"),
+        (iter([1.0, 2.0]), None, "item 0 is float64 of shape ()"),
+        (range(3), None, "item 0 is int64 of shape ()"),
+        ({0: [1.0, 2.0]}, None, "rows of numbers are an array (N, D)"),
+        (bytearray(9), None, "rows of numbers are an array (N, D)"),
         (iter(()), None, "can be read only once"),
     ],
 )

@@ -116,7 +116,9 @@ def _open(source: object) -> ImageSource:
     if hasattr(source, "__array__"):
         array = as_array("array", source)
         # Of paths, bytes or arrays.
-        lists = array.dtype.kind in "SU" or (array.ndim == 1 and array.dtype.kind == "O")
+        lists = (array.ndim and array.dtype.kind in "SU") or (
+            array.ndim == 1 and array.dtype.kind == "O"
+        )
         return open_list("list", array.tolist()) if lists else open_array("array", array)
     return _open_iterable(source)
 

@@ -3,7 +3,7 @@
 __all__ = ["SUFFIXES", "VectorSource", "holds_vectors", "open_vectors"]
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +38,8 @@ from .source import ImageSource
 _TOGETHER = 1024
 # What names of files of rows end in.
 SUFFIXES = (".csv", ".npy", ".npz", ".parquet")
+# What gives items, and is no list of rows that come one by one.
+_WHOLE = (list, tuple, Mapping, bytes, bytearray, memoryview, Image.Image)
 # Opens the rows anew, `(k, D)` each, in order: up to `n` at a time, from a place on.
 _Blocks = Callable[[int, int], Iterator[NDArray[Any]]]
 
@@ -181,8 +183,10 @@ def holds_vectors(source: Any) -> bool:
 def _comes_in_items(source: Any) -> bool:
     """Whether something gives items one by one, and is neither an array nor a list."""
     whole = hasattr(source, "__array__") or hasattr(source, "to_list") or is_dataset(source)
-    gives = isinstance(source, Iterable) or hasattr(source, "__getitem__")
-    return gives and not whole and not isinstance(source, list | tuple | bytes | Image.Image)
+    gives = isinstance(source, Iterable) or (
+        hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    )
+    return gives and not whole and not isinstance(source, _WHOLE)
 
 
 def _holds_images(name: str) -> bool:

@@ -147,7 +147,9 @@ def _conv2d(
 ) -> Tensor:
     """`F.conv2d`, which in one thread leaves oneDNN and takes nearly twice as long."""
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
-    if plain and torch.get_num_threads() == 1 and hasattr(torch, "mkldnn_convolution"):
+    backend = torch.backends.mkldnn
+    there = backend.is_available() and backend.enabled  # type: ignore[no-untyped-call]
+    if plain and there and hasattr(torch, "mkldnn_convolution") and torch.get_num_threads() == 1:
         return torch.mkldnn_convolution(x, weight, bias, pad, [stride] * 2, [1, 1], groups)
     return F.conv2d(x, weight, bias, stride, pad, groups=groups)
 
@@ -186,6 +188,7 @@ class EfficientNetLite(Network):
     """
 
     stride = 32
+    apart = True
 
     def __init__(self, name: str) -> None:
         super().__init__()

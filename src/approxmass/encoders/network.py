@@ -20,6 +20,7 @@ class Network(nn.Module, ABC):
         side: Of the square input that suits it.
         square: It takes no input but that square.
         resample: How its images are scaled.
+        apart: Several threads may call it at a time.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Network(nn.Module, ABC):
     side: int
     square: bool = False
     resample: Resample = "bilinear"
+    apart: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

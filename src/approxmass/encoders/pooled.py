@@ -5,6 +5,7 @@ __all__ = ["PooledEncoder"]
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -107,7 +108,9 @@ class PooledEncoder(Encoder):
 
         With parts, what is seen at each place goes on after them, and then the places.
         """
-        rows = through(self._seen, images, device=self.center.device, size=_TOGETHER, apart=True)
+        rows = through(
+            self._seen, images, device=self.center.device, size=_TOGETHER, apart=self.network.apart
+        )
         if not self.widths:
             return rows
         where = boxes or [Box(0, 0, *self.input)] * len(rows)
@@ -163,7 +166,9 @@ class PooledEncoder(Encoder):
     def _seen(self, x: Tensor) -> Tensor:
         """A view without the places `(N, ...)` of pixels `(N, C, H, W)` in [0, 1]; grey is RGB."""
         x = x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        with torch.backends.cudnn.flags(allow_tf32=False):  # float32 there as here
+        # On a GPU in float32, as here; these flags are the whole process's.
+        exact = torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
+        with exact:
             maps = [each.float() for each in self.network(x)]
         rows = self._pooled(maps)
         if not self.widths:

@@ -114,7 +114,8 @@ class FlowScorer(nn.Module):
     @property
     def _largest_batch(self) -> int:
         """Rows that go through together where there are many; of images no more than a batch."""
-        return 4 * self.batch_size if self.parts is None and self.latent is None else 0
+        small = self.parts is not None or self.latent is not None
+        return 0 if small or self.device.type != "cpu" else 4 * self.batch_size
 
     def fit(
         self,

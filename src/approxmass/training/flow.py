@@ -301,7 +301,7 @@ class _Work:
 
     def _in_shares(self, x: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
         """As `_eager`, each thread of a share of the batch; summed in their order."""
-        parameters = list(self.flow.parameters())
+        parameters = [each for each in self.flow.parameters() if each.requires_grad]
 
         def one(rows: Tensor) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
             terms = [len(rows) / len(x) * term for term in self.objective(rows, alpha)]

@@ -4,21 +4,21 @@ __all__ = ["StepThreads", "step_shares", "step_threads"]
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ..data.pixels import unit_pixels
 from ..flows import Flow
 
 T = TypeVar("T")
 
-# Measured (docs/performance.md). A thread takes part in the products of a step where each of it is
-# so many operations a thread: below, the threads wait for each other longer than they compute.
+# Measured (docs/performance.md). A thread takes part in the products of a step where each of them,
+# as they are counted here, is so many operations a thread: below, threads wait for each other
+# longer than they compute.
 _FLOP_A_THREAD = 18e6
 # A thread takes a share of the batch where that has so many rows, or places of images: below, what
 # each does once a step, whatever the rows, outweighs.
@@ -39,13 +39,9 @@ def step_threads(flow: Flow, data: Tensor, batch: int) -> int:
         >>> [step_threads(flow, data, batch) for batch in (64, 1024)]
         [1, 3]
     """
-    training = flow.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        flow.eval().log_prob(unit_pixels(data[:1]))
-    flow.train(training)
-    products = sum(weight.ndim > 1 for weight in flow.parameters())
-    mean = counter.get_total_flops() / max(1, products)
-    return max(1, int(batch * mean / _FLOP_A_THREAD))
+    weights = [weight.numel() for weight in flow.parameters() if weight.ndim > 1]
+    mean = sum(weights) / max(1, len(weights))
+    return max(1, int(2 * batch * _places(data) * mean / _FLOP_A_THREAD))
 
 
 def step_shares(flow: Flow, data: Tensor, batch: int) -> int:
@@ -63,9 +59,12 @@ def step_shares(flow: Flow, data: Tensor, batch: int) -> int:
     """
     if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in flow.modules()):
         return 1
-    # A flow of images works at half their resolution.
-    rows = batch * max(1, math.prod(data.shape[2:]) // 4)
-    return max(1, min(batch, rows // _ROWS_OF_A_SHARE))
+    return max(1, min(batch, batch * _places(data) // _ROWS_OF_A_SHARE))
+
+
+def _places(data: Tensor) -> int:
+    """Of an input, at which a weight is applied: flows of images work at half their resolution."""
+    return max(1, math.prod(data.shape[2:]) // 4)
 
 
 class StepThreads:
@@ -90,22 +89,30 @@ class StepThreads:
     """
 
     def __init__(self, together: int, shares: int) -> None:
-        self.before = torch.get_num_threads()
-        self.shares = min(shares, self.before)
-        self._together = 1 if self.shares > 1 else min(together, self.before)
+        most = _Before.threads or torch.get_num_threads()
+        self.shares = min(shares, most)
+        self._together = 1 if self.shares > 1 else min(together, most)
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         if self.shares > 1:
             alone = functools.partial(torch.set_num_threads, 1)
             self._pool = ThreadPoolExecutor(self.shares - 1, "share", initializer=alone)
+        with _Before.lock:
+            if not _Before.inside:
+                _Before.threads = torch.get_num_threads()
+            _Before.inside += 1
         torch.set_num_threads(self._together)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.before)
+        with _Before.lock:
+            torch.set_num_threads(_Before.threads)
+            _Before.inside -= 1
+            if not _Before.inside:
+                _Before.threads = 0
 
     def map(self, function: Callable[[Tensor], T], parts: Sequence[Tensor]) -> list[T]:
         """What a function makes of each part, in their order; the first in this thread."""
@@ -113,3 +120,12 @@ class StepThreads:
             return [function(part) for part in parts]
         others = [self._pool.submit(function, part) for part in parts[1:]]
         return [function(parts[0]), *(other.result() for other in others)]
+
+
+class _Before:
+    """Threads that torch had before the first of the trainings under way: some of what one sets
+    is the whole process's, and another may begin in the midst of it."""
+
+    lock = threading.Lock()
+    inside = 0
+    threads = 0

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...errors import ApproxMassError
 from ..decode import Encoded
+from ..formats import image_suffixes
 from .common import label_name
 
 Kind = Literal["bytes", "a path", "a Pillow image", "a row of bytes or a path", "an array"]
@@ -39,7 +40,8 @@ def is_pair(item: Any, *, texts: bool = False) -> bool:
 
     Arguments:
         item: Of a list or a data set.
-        texts: Two texts in a tuple are a path and its label; otherwise they are two paths.
+        texts: Two texts in a tuple are a path and its label, if the second is not called like
+            an image; otherwise they are two paths.
 
     Example:
         >>> is_pair(("a.png", "cat"), texts=True), is_pair(["a.png", 3]), is_pair([[0, 1], [2, 3]])
@@ -51,7 +53,10 @@ def is_pair(item: Any, *, texts: bool = False) -> bool:
         return False
     if kind_of(item[0]) is None or _label(item[1]) is None:
         return False
-    return kind_of(item[1]) != kind_of(item[0]) or (texts and isinstance(item, tuple))
+    if kind_of(item[1]) != kind_of(item[0]):
+        return True
+    both = isinstance(item, tuple) and all(isinstance(each, str) for each in item[:2])
+    return texts and both and Path(item[1]).suffix.lower() not in image_suffixes()
 
 
 def encoded(item: Any) -> tuple[str | None, Encoded]:

@@ -2,7 +2,7 @@
 
 __all__ = ["first_row", "rows_in_order"]
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ def rows_in_order(name: str, items: Iterable[Any]) -> NDArray[Any]:
 
     Arguments:
         name: What an error calls it.
-        items: Each a row `(D,)`, or a batch of some `(k, D)`; or a tuple or a list whose first
-            entry is one, as with labels.
+        items: Each a row `(D,)`, or a batch of some: an array `(k, D)`, or a list of rows; or a
+            tuple or a list whose first entry is one, as with labels.
 
     Raises:
         ApproxMassError: there is nothing, an item is neither, or rows are of several lengths.
@@ -29,20 +29,21 @@ def rows_in_order(name: str, items: Iterable[Any]) -> NDArray[Any]:
     """
     found: list[NDArray[Any]] = []
     for place, item in enumerate(items):
-        rows = np.atleast_2d(as_array(f"{name}: item {place}", _alone(item)))
-        if rows.ndim != 2 or rows.dtype.kind not in "biuf":
+        # A copy: it may be given again with other numbers in it, or be kept open.
+        rows = np.array(as_array(f"{name}: item {place}", _alone(item)))
+        if rows.ndim not in (1, 2) or rows.dtype.kind not in "biuf":
             raise ApproxMassError(
                 f"{name}: item {place} is {rows.dtype} of shape {rows.shape}: rows of numbers are "
                 "arrays (D,), or (k, D) for a batch",
                 code="bad-source",
             )
-        if found and rows.shape[1] != found[0].shape[1]:
+        if found and rows.shape[-1] != found[0].shape[-1]:
             raise ApproxMassError(
-                f"{name}: item {place} has rows of {rows.shape[1]} numbers, and those before it of "
-                f"{found[0].shape[1]}: give all the same",
+                f"{name}: item {place} has rows of {rows.shape[-1]} numbers, and those before it "
+                f"of {found[0].shape[-1]}: give all the same",
                 code="wrong-shape",
             )
-        found.append(rows)
+        found.append(np.atleast_2d(rows))
     if not found:
         raise ApproxMassError(
             f"{name}: holds no rows: a generator or an iterator can be read only once, so make it "
@@ -53,22 +54,45 @@ def rows_in_order(name: str, items: Iterable[Any]) -> NDArray[Any]:
 
 
 def first_row(source: Any) -> Any:
-    """The first item of a data set or a loader of torch, without its label; None where nobody
-    can look without taking it away, as from a generator.
+    """The first item of a data set of torch, or of what a loader loads, without its label.
+
+    None where nobody can look without taking it away, as from a generator, or where what comes
+    out is made of several.
 
     Example:
         >>> first_row(iter([1, 2])) is None
         True
     """
-    data = getattr(source, "dataset", source)  # of a loader, which may have workers to start
-    if isinstance(data, Mapping | Iterator):
+    data = source
+    if hasattr(source, "dataset") and hasattr(source, "collate_fn"):  # a loader
+        if getattr(source.collate_fn, "__module__", "") != "torch.utils.data._utils.collate":
+            return None
+        data = source.dataset
+    if isinstance(data, Iterator) or not hasattr(data, "__getitem__"):
         return None
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    try:
         return _alone(data[0]) if len(data) else None
-    return _alone(next(iter(data), None)) if isinstance(data, Iterable) else None
+    except (TypeError, LookupError, NotImplementedError):  # of streams, and of what is no list
+        return None
 
 
 def _alone(item: Any) -> Any:
-    """An item without its label."""
-    pair = isinstance(item, tuple | list) and len(item) > 0 and np.ndim(item[0]) > 0
-    return item[0] if pair else item
+    """An item without its labels, if it has some."""
+    if not isinstance(item, tuple | list) or not len(item):
+        return item
+    if isinstance(item, list) and isinstance(item[0], tuple):  # each with its label
+        return [_alone(each) for each in item]
+    axes = [_axes(each) for each in item]
+    rows = len(set(axes)) == 1 and axes[0] == 1 and len({len(each) for each in item}) == 1
+    if rows and (isinstance(item, list) or len(item) > 2):
+        return item if not hasattr(item[0], "detach") else [as_array("", each) for each in item]
+    return item[0] if axes[0] else item
+
+
+def _axes(value: Any) -> int:
+    """Of an array, a tensor or nested lists; -1 for what is none."""
+    if hasattr(value, "ndim"):
+        return int(value.ndim)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return 0
+    return 1 + _axes(value[0]) if len(value) else 1

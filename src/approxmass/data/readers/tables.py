@@ -113,8 +113,15 @@ def open_table(name: str, path: Path, columns: Sequence[str] | None) -> Table:
         ApproxMassError: it cannot be read, has no such column, or one that is not of numbers.
     """
     shards = shards_of(name)
-    if columns is None and shards is not None and shards[1] is not None:
-        columns = [shards[1]]
+    asked = None if shards is None else shards[1]
+    if asked is not None and columns is None:
+        columns = [asked]
+    elif asked is not None and asked not in {_ELEMENT.sub("", each) for each in columns or ()}:
+        raise ApproxMassError(
+            f"{name} asks for the column {asked}, and {', '.join(columns or ())} is wanted: leave "
+            "one of both out",
+            code="bad-option",
+        )
     with reading(name, _WANTED):
         return _table(name, _opened(name, path), columns)
 
