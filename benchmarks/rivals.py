@@ -6,7 +6,7 @@ The rows are made by embeddings.py: 10,000 to fit on, 1,000 others and four sets
 to score. Everything with its defaults; the loops of zuko and normflows by likelihood, of 20 epochs
 in batches of 512, on standardised columns. Each run is a process of its own,
 once under the defaults of its libraries and once under the waiting policy that ours sets, in turns
-with the others; the clock starts when all is imported and read. Three seeds. Stopped, it goes on
+with the others; the clock starts when all is imported and read. Two seeds. Stopped, it goes on
 with the next run.
 """
 
@@ -30,7 +30,7 @@ from sklearn.neighbors import NearestNeighbors
 Rows = NDArray[np.float32]
 # Fits on rows, under a seed, and gives what scores others, larger where more out-of-distribution.
 Fit = Callable[[Rows, int], Callable[[Rows], Any]]
-SEEDS = 3
+SEEDS = 2
 EPOCHS, BATCH = 20, 512
 POLICIES: dict[str, dict[str, str]] = {"defaults": {}, "policy": {"GOMP_SPINCOUNT": "1000"}}
 OURS = "ours"

@@ -3,7 +3,6 @@
 __all__ = ["shrunk_covariance", "symmetric_root", "unit"]
 
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from ..errors import ApproxMassError
@@ -36,14 +35,12 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
         True
     """
     with one_blas_thread():
-        fitted = LedoitWolf(assume_centered=True).fit(centered.numpy())
-    covariance = torch.from_numpy(fitted.covariance_)
-    # Two different images give no reason to doubt; but what is not seen is not known to be 0.
-    share = min(1.0, times * max(fitted.shrinkage_, 1 / len(centered)))
-    if share > fitted.shrinkage_:
         plain = centered.T @ centered / len(centered)
-        equal = plain.diagonal().mean() * torch.eye(len(plain), dtype=plain.dtype)
-        covariance = (1 - share) * plain + share * equal
+    shrinkage = _shrinkage(centered, plain)
+    # Two different images give no reason to doubt; but what is not seen is not known to be 0.
+    share = min(1.0, max(shrinkage, times * max(shrinkage, 1 / len(centered))))
+    equal = plain.diagonal().mean() * torch.eye(len(plain), dtype=plain.dtype)
+    covariance = (1 - share) * plain + share * equal
     variances, axes = torch.linalg.eigh(covariance)
     if not variances[0] > 0:
         raise ApproxMassError(
@@ -51,6 +48,19 @@ def shrunk_covariance(centered: Tensor, *, times: float = 1.0) -> tuple[Tensor, 
             code="no-variation",
         )
     return variances, axes
+
+
+def _shrinkage(centered: Tensor, plain: Tensor) -> float:
+    """The share of the sphere that Ledoit and Wolf (2004, lemma 3.2 to 3.5) mix in.
+
+    As scikit-learn's, which for wide rows takes as long as all else: a sum over the products of
+    all pairs of squared columns is one over the fourth powers of the lengths of rows.
+    """
+    count, columns = centered.shape
+    mean, size = plain.diagonal().mean(), plain.square().sum()
+    error = (centered.square().sum(1).square().mean() - size) / count
+    spread = size - columns * mean**2
+    return 0.0 if error <= 0 or spread <= 0 else float(min(error / spread, torch.tensor(1.0)))
 
 
 def symmetric_root(variances: Tensor, axes: Tensor) -> Tensor:
