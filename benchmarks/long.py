@@ -181,6 +181,8 @@ def markdown(facts: dict[str, Any]) -> str:
         "score": "`score`, {scored:,} rows of {columns:,} numbers",
     }
     for key, name in names.items():
+        if key not in facts:
+            continue
         found = facts[key]
         tenths = found["tenths"]
         for what, words in (

@@ -124,6 +124,10 @@ def vectors() -> str:
         found["gradient_error"],
         found["product_gigaflop_per_second"],
     )
+    waiting = ""
+    if "under_defaults" in facts:
+        own = _times(facts["under_defaults"]["times_zuko"])
+        waiting = f"With threads that wait as torch has them by default: {own} of zuko's. "
     flops = found["megaflop_per_image"]
     best = max(product.values()) * 1e3 / flops
     return "\n\n".join(
@@ -135,9 +139,7 @@ def vectors() -> str:
             f"float32 {errors['float32']:.1e}, bfloat16 {errors['bfloat16']:.1e}. A penalised step "
             f"is {flops:.1f} MFLOP an image; a 1024x256x256 product runs at "
             f"{product['float32']:,.0f} GFLOP/s in float32 and {product['bfloat16']:,.0f} in "
-            f"bfloat16, which would be {best:,.0f} images/s. With threads that wait as torch has "
-            f"them by default: {_times(facts['under_defaults']['times_zuko'])} of zuko's. "
-            f"{_machine(facts)}.",
+            f"bfloat16, which would be {best:,.0f} images/s. {waiting}{_machine(facts)}.",
         ]
     )
 
@@ -260,26 +262,15 @@ def levers() -> str:
         for name, found in facts["kinds"].items()
     ]
     compiled, adam = facts["compiled"], facts["optimizer_milliseconds"]
-    steps = [
-        [name, *(_rate(arms[arm]) for arm in arms)]
-        for name, arms in facts["step_milliseconds"].items()
-    ]
-    arms = list(next(iter(facts["step_milliseconds"].values())))
-    named = {"colour": "of the colour flow", "codes": "of one of codes of 129 numbers"}
-    optimizers = "; ".join(
-        f"{named[flow]} {each['AdamW']:.1f} ms a step, fused {each['AdamW, fused']:.1f}, with all "
-        f"weights in one vector {each['AdamW, flat']:.1f}"
-        for flow, each in adam.items()
-    )
     return "\n\n".join(
         [
             _table(["step, colour, batch 64", "images/s", "to plain"], rows),
-            _table(["training, milliseconds a step", *arms], steps),
             f"torch.compile of the plain step (torch.func.grad within, bfloat16): "
             f"{compiled['first_seconds']:.0f} s to its first step (what it compiled once was still "
             f"in its cache), then "
             f"{_rate(compiled['images_per_second'])} images/s, {_times(compiled['times_ours'])} of "
-            f"ours beside it. AdamW with clipping takes {optimizers}. {_machine(facts)}.",
+            f"ours beside it. AdamW with clipping takes {adam['AdamW']:.1f} ms a step, fused "
+            f"{adam['AdamW, fused']:.1f} ms. {_machine(facts)}.",
         ]
     )
 
