@@ -277,7 +277,7 @@ def test_a_module_that_torch_cannot_export_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_stream_is_scored_as_the_whole(fitted: Detector) -> None:
-    x = textures(5000, seed=5)
+    x = textures(10_000, seed=5)
     parts = [scores.statistic for _, scores in fitted.score_chunks(x)]
     assert len(parts) > 1
     np.testing.assert_array_equal(np.concatenate(parts), fitted.score(x).statistic)
