@@ -336,9 +336,9 @@ def test_a_score_of_photos_holds_few_of_them_at_a_time(
     folder = photos(tmp_path / "photos")
     detector = Detector("lite0", epochs=1, size=64, parts=False).fit(folder)
     assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [120]
-    # As many as make so many bytes, which of photos are few.
+    # As many whole sixteens as make so many bytes, which of photos are few.
     monkeypatch.setattr("approxmass.data.chunk._BYTES", 50 * int(np.prod(detector.shape)))
-    assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [50, 50, 20]
+    assert [len(chunk.names) for chunk, _ in detector.score_chunks(folder)] == [48, 48, 24]
     monkeypatch.setattr("approxmass.data.chunk._BYTES", 1000)
     some = sorted(folder.iterdir())[:3]
     chunks = list(detector.score_chunks(some))
