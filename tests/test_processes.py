@@ -128,11 +128,13 @@ def test_scores_are_those_of_one_process(both: tuple[Path, Path], name: str) -> 
     for statistic in one:
         near = np.isclose(two[statistic], one[statistic], rtol=1e-4, atol=1e-4)
         # Weights agree to rounding. Where a unit is as near to its kink, one of both has it on the
-        # other side, and the gradient, which is the mass, jumps; the density does not.
-        flipped = 0 if statistic in ("nll", "residual", "neighbour", "p_value") else 1
+        # other side, and the gradient, which is the mass, jumps, and with it a rank; the density
+        # does not.
+        flipped = 0 if statistic in ("nll", "residual", "neighbour") else 1
         assert (~near).sum() <= flipped, statistic
+        most = 1 / 100 if statistic == "p_value" else 1e-3  # a rank, of some 130
         np.testing.assert_allclose(
-            two[statistic], one[statistic], rtol=1e-3, atol=1e-3, err_msg=statistic
+            two[statistic], one[statistic], rtol=1e-3, atol=most, err_msg=statistic
         )
 
 
