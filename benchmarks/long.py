@@ -44,7 +44,7 @@ def looked_at(
             try:
                 status = (process / "status").read_text()
                 descriptors = len(os.listdir(process / "fd"))
-            except (OSError, FileNotFoundError):  # it has just ended
+            except OSError:  # it has just ended
                 break
             if "VmRSS" not in status:
                 break

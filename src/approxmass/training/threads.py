@@ -16,7 +16,7 @@ from ..flows import Flow
 
 T = TypeVar("T")
 
-# Measured (docs/performance.md). A thread takes part in the products of a step where each of them,
+# By trial on two cores. A thread takes part in the products of a step where each of them,
 # as they are counted here, is so many operations a thread: below, threads wait for each other
 # longer than they compute.
 _FLOP_A_THREAD = 18e6

@@ -90,7 +90,7 @@ def _alone(item: Any) -> Any:
 
 
 def _axes(value: Any) -> int:
-    """Of an array, a tensor or nested lists; -1 for what is none."""
+    """Of an array, a tensor or nested lists; 0 of what is none."""
     if hasattr(value, "ndim"):
         return int(value.ndim)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
